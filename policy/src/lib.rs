@@ -1,0 +1,37 @@
+//! Tollgate's pure core: decides what is allowed, from values.
+//!
+//! No sockets, no files, no clock, no randomness, no async. Every function is total: the same
+//! values give the same answer, in the proxy, in `tollgate explain`, in tests and under a fuzzer.
+//!
+//! Code map, in the order of a request:
+//! [`head`] (raw HTTP/1 heads) → [`target`] and [`path`] (what is asked) → [`fields`] (headers that
+//! are ours) → [`credential`] (form of a key) → [`identity`] (who asks) → [`route`] and [`router`]
+//! (what it needs, and the decision) → [`limit`] and [`window`] (what it costs).
+//! The policy file: [`tree`] → [`shape`] → [`file`] → [`compile`], with [`problem`] for everything
+//! that is wrong with it. [`explain`] prints what these same functions return.
+
+pub mod compile;
+pub mod cors;
+pub mod credential;
+pub mod explain;
+pub mod fields;
+pub mod file;
+pub mod head;
+pub mod identity;
+pub mod limit;
+pub mod path;
+pub mod problem;
+pub mod route;
+pub mod router;
+pub mod shape;
+pub mod span;
+pub mod target;
+pub mod tree;
+pub mod units;
+pub mod window;
+
+pub use compile::compile;
+pub use identity::{Environment, Identity, Key, KeyClass, KeyFault, Organization, Scope, Scopes};
+pub use problem::{Problem, Problems, Source};
+pub use route::{Access, Api, Circumstances, Grant, Policy, Refusal, Route};
+pub use target::{Method, Target, TargetFault};

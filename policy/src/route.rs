@@ -1,0 +1,357 @@
+//! The compiled policy: APIs, routes, and the one place where access is decided.
+//!
+//! A [`Grant`] can only be made by [`Api::authorize`]; whoever holds one knows that identity,
+//! address, origin, route and scopes were checked. There is no default access: a route without an
+//! answer to "who may call it" does not compile, and a request without a route is refused.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cors::Cors;
+use crate::credential::Secret;
+use crate::file::{LimitHeadersFile as LimitHeaders, OutageFile as Outage};
+use crate::identity::{Environment, Identity, Key, KeyClass, Organization, Scope, Scopes};
+use crate::limit::{Charges, Limit, Plan};
+use crate::router::Router;
+use crate::target::{Host, Target};
+
+/// Who may call a route. There is deliberately no `Default`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone, with or without a credential.
+    Public,
+    /// Any working credential of the API.
+    Authenticated,
+    /// A working credential with all of these scopes.
+    Scopes(Scopes),
+}
+
+/// Whether missing scopes refuse a request or are only counted and logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Refuse.
+    Enforce,
+    /// Count and log.
+    Shadow,
+}
+
+/// Limit class of a route, for credentials without a class of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteClass {
+    /// Counts against the plan's read limit.
+    Read,
+    /// Counts against the plan's write limit.
+    Write,
+}
+
+/// Protocols that pass only where a route says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Protocols {
+    /// WebSocket upgrades.
+    pub websocket: bool,
+    /// Answers that never end.
+    pub sse: bool,
+    /// gRPC.
+    pub grpc: bool,
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Unique in its API; a metric label.
+    pub id: Arc<str>,
+    /// Who may call it.
+    pub access: Access,
+    /// Whether public keys may.
+    pub public_keys: bool,
+    /// Its limit class.
+    pub class: RouteClass,
+    /// Tokens a request takes.
+    pub cost: u32,
+    /// Its own limits.
+    pub limits: Box<[Limit]>,
+    /// Largest request body, in bytes.
+    pub body_bytes_max: u64,
+    /// Longest silence of the upstream; `None` for the upstream's own.
+    pub timeout: Option<Duration>,
+    /// Protocols allowed.
+    pub protocols: Protocols,
+    /// Whether paths with escaped characters outside ASCII match.
+    pub unicode_paths: bool,
+    /// What limits do while their store cannot answer.
+    pub outage: Outage,
+    /// Enforced or shadowed.
+    pub mode: Mode,
+}
+
+/// HTTP version towards an upstream.
+pub use crate::file::HttpVersionFile as HttpVersion;
+
+/// TLS towards an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Name its certificate must carry.
+    pub name: Box<str>,
+    /// Whether the certificate is checked.
+    pub verify: bool,
+}
+
+/// Active health checks of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Path that must answer 200; `None` when a connection is enough.
+    pub path: Option<Box<str>>,
+    /// Time between checks.
+    pub every: Duration,
+}
+
+/// One backend of an API, as data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// `host:port`, used in turn.
+    pub addresses: Box<[Box<str>]>,
+    /// TLS, or plain HTTP.
+    pub tls: Option<UpstreamTls>,
+    /// HTTP version.
+    pub http: HttpVersion,
+    /// How often names are resolved again.
+    pub resolve_every: Duration,
+    /// Active health checks.
+    pub health: Option<Health>,
+    /// Longest time to connect.
+    pub connect_timeout: Duration,
+    /// Longest silence.
+    pub timeout: Duration,
+    /// Further tries of a request that reached no backend.
+    pub retries: u32,
+    /// Host sent instead of the client's.
+    pub host: Option<Box<str>>,
+}
+
+/// One API.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Its name; a metric label.
+    pub name: Arc<str>,
+    /// `realm` of `WWW-Authenticate`; printable ASCII without quote and backslash.
+    pub realm: Box<str>,
+    /// Hosts, lower case.
+    pub hosts: Box<[Box<str>]>,
+    /// Key prefixes and what they open.
+    pub prefixes: Box<[(Box<str>, Environment)]>,
+    /// Whether keys without checksum are looked up.
+    pub foreign_keys: bool,
+    /// Scopes and what they allow, in words.
+    pub scopes: Box<[(Scope, Box<str>)]>,
+    /// Plans by name.
+    pub plans: HashMap<Box<str>, Plan>,
+    /// Name of the plan of organizations that name none or one that is gone.
+    pub default_plan: Box<str>,
+    /// Classes of keys that may be used from a browser.
+    pub browser_keys: Box<[KeyClass]>,
+    /// Cross-origin rules.
+    pub cors: Option<Cors>,
+    /// Which limit headers are sent.
+    pub limit_headers: LimitHeaders,
+    /// Backend for live credentials.
+    pub live: Upstream,
+    /// Backend for test credentials.
+    pub test: Option<Upstream>,
+    /// All routes.
+    pub routes: Box<[Route]>,
+    pub(crate) router: Router,
+    pub(crate) fallback_plan: Plan,
+}
+
+/// Why a request that was understood is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No credential, and the request needs one (or its route is nobody's business).
+    MissingCredential,
+    /// A known caller asked for what is not there.
+    NoSuchRoute,
+    /// The path has escaped text that the route does not accept.
+    UnicodePath,
+    /// These scopes are needed and not all there.
+    MissingScopes {
+        /// What the route requires.
+        required: Scopes,
+    },
+    /// A public key on a route that does not take public keys.
+    PublicKeyNotAccepted,
+    /// The key may not be used from this address.
+    AddressNotAllowed,
+    /// The key may not be used from this origin.
+    OriginNotAllowed,
+    /// The key belongs on a server and came from a browser.
+    ServerOnlyKey,
+}
+
+/// What a decision needs of a request beside target and identity.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// The caller's address.
+    pub address: IpAddr,
+    /// `Origin`, if sent.
+    pub origin: Option<&'a str>,
+    /// Whether the request carries fetch metadata (`Sec-Fetch-*`), which only browsers send.
+    pub has_fetch_metadata: bool,
+}
+
+/// Proof that a request may be forwarded, as far as access goes. Limits come next.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant<'p, 'i> {
+    /// The API.
+    pub api: &'p Api,
+    /// The route.
+    pub route: &'p Route,
+    /// Who asks.
+    pub identity: Identity<'i>,
+    /// Scopes are missing but the route only shadows its authorization.
+    pub shadowed: bool,
+    _only_authorize_makes_one: (),
+}
+
+impl<'p> Grant<'p, '_> {
+    /// The buckets to charge; `None` for anonymous callers of public routes, who have no budget.
+    pub fn charges(&self) -> Option<Charges<'p>> {
+        match self.identity {
+            Identity::Anonymous => None,
+            Identity::Key(key, organization) => {
+                Some(self.api.plan(organization).charges(&self.route.limits, self.route.cost, key, organization))
+            }
+        }
+    }
+
+    /// The backend that the caller's environment opens.
+    pub fn upstream(&self) -> &'p Upstream {
+        match (self.identity.environment(), &self.api.test) {
+            (Environment::Test, Some(test)) => test,
+            (Environment::Test, None) | (Environment::Live, _) => &self.api.live,
+        }
+    }
+}
+
+/// What the prefix of a credential says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// A key that could exist and should be looked up.
+    Key(Environment),
+    /// Nothing that could exist: refused without a look-up.
+    Junk,
+}
+
+impl Api {
+    /// What a credential is, from its prefix and form alone.
+    pub fn classify(&self, secret: Secret<'_>) -> CredentialKind {
+        use crate::credential::{KeyForm, key_form};
+        let prefixed = self.prefixes.iter().find(|(prefix, _)| secret.expose().starts_with(&**prefix));
+        let Some((prefix, environment)) = prefixed else { return CredentialKind::Junk };
+        match key_form(secret, prefix) {
+            KeyForm::Minted => CredentialKind::Key(*environment),
+            KeyForm::Foreign if self.foreign_keys => CredentialKind::Key(*environment),
+            KeyForm::Foreign | KeyForm::Malformed => CredentialKind::Junk,
+        }
+    }
+
+    /// The route that a target matches, if any.
+    pub fn find(&self, target: &Target<'_>) -> Option<&Route> {
+        let index = self.router.find(target.path.as_str(), target.method)?;
+        self.routes.get(index as usize)
+    }
+
+    /// The plan of an organization; one whose plan is gone is on the default plan.
+    pub fn plan(&self, organization: &Organization) -> &Plan {
+        self.plans.get(&organization.plan).or_else(|| self.plans.get(&self.default_plan)).unwrap_or(&self.fallback_plan)
+    }
+
+    /// Decides whether an identity may make a request, in the documented order: address, origin,
+    /// route, scopes. The key's own validity was checked when it became an [`Identity`].
+    pub fn authorize<'p, 'i>(
+        &'p self,
+        target: &Target<'_>,
+        identity: Identity<'i>,
+        circumstances: &Circumstances<'_>,
+    ) -> Result<Grant<'p, 'i>, Refusal> {
+        if let Identity::Key(key, _) = identity {
+            self.check_place(key, circumstances)?;
+        }
+        let route = match (self.find(target), identity) {
+            (Some(route), Identity::Key(..)) => route,
+            (Some(route), Identity::Anonymous) if route.access == Access::Public => route,
+            (Some(_) | None, Identity::Anonymous) => return Err(Refusal::MissingCredential),
+            (None, Identity::Key(..)) => return Err(Refusal::NoSuchRoute),
+        };
+        if target.path.has_unicode() && !route.unicode_paths {
+            return Err(Refusal::UnicodePath);
+        }
+        let shadowed = match (route.check_scopes(identity), route.mode) {
+            (Ok(()), Mode::Enforce | Mode::Shadow) => false,
+            (Err(_), Mode::Shadow) => true,
+            (Err(refusal), Mode::Enforce) => return Err(refusal),
+        };
+        Ok(Grant { api: self, route, identity, shadowed, _only_authorize_makes_one: () })
+    }
+
+    /// Address, browser and origin rules of a key.
+    fn check_place(&self, key: &Key, circumstances: &Circumstances<'_>) -> Result<(), Refusal> {
+        if !key.networks.is_empty() && !key.networks.iter().any(|n| n.contains(&circumstances.address)) {
+            return Err(Refusal::AddressNotAllowed);
+        }
+        let is_browser = circumstances.origin.is_some() || circumstances.has_fetch_metadata;
+        if is_browser && !self.browser_keys.contains(&key.class) {
+            return Err(Refusal::ServerOnlyKey);
+        }
+        if !key.origins.is_empty()
+            && !circumstances.origin.is_some_and(|sent| key.origins.iter().any(|o| o.matches(sent)))
+        {
+            return Err(Refusal::OriginNotAllowed);
+        }
+        Ok(())
+    }
+}
+
+impl Route {
+    fn check_scopes(&self, identity: Identity<'_>) -> Result<(), Refusal> {
+        let Identity::Key(key, _) = identity else { return Ok(()) };
+        if key.class == KeyClass::Public && !self.public_keys && self.access != Access::Public {
+            return Err(Refusal::PublicKeyNotAccepted);
+        }
+        match &self.access {
+            Access::Public | Access::Authenticated => Ok(()),
+            Access::Scopes(required) if required.iter().all(|scope| identity.has(scope)) => Ok(()),
+            Access::Scopes(required) => Err(Refusal::MissingScopes { required: required.clone() }),
+        }
+    }
+}
+
+/// Everything that one set of policy files says. Immutable; replaced as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// The APIs.
+    pub apis: Box<[Api]>,
+    pub(crate) hosts: HashMap<Box<str>, usize>,
+}
+
+impl Policy {
+    /// The API that a host belongs to.
+    pub fn api_at(&self, host: &Host<'_>) -> Option<&Api> {
+        self.apis.get(*self.hosts.get(host.as_str())?)
+    }
+
+    /// The API with that name.
+    pub fn api(&self, name: &str) -> Option<&Api> {
+        self.apis.iter().find(|api| &*api.name == name)
+    }
+
+    /// The API and environment that a prefix of the text opens, whatever host it came to.
+    pub fn api_of_key(&self, secret: Secret<'_>) -> Option<(&Api, &str, Environment)> {
+        self.apis.iter().find_map(|api| {
+            let (prefix, environment) =
+                api.prefixes.iter().find(|(prefix, _)| secret.expose().starts_with(&**prefix))?;
+            Some((api, &**prefix, *environment))
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! Finding the route of a path.
+//!
+//! Patterns are whole segments: literal, `*` (exactly one non-empty segment) or, at the end, `**`
+//! (one segment or more). The order is total: segment by segment from the left a literal beats
+//! `*`, and `*` beats `**`. The path decides first and the method second: when the best pattern has
+//! no route for the method, nothing matches, because falling through to a wider pattern would
+//! apply rules that the narrower one was written to replace.
+
+use std::collections::HashMap;
+
+use crate::path::SEGMENTS_MAX;
+use crate::target::Method;
+
+/// Index of a route in its API.
+pub type RouteIndex = u32;
+
+/// One pattern, parsed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pattern {
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Segment {
+    Literal(Box<str>),
+    One,
+    Rest,
+}
+
+impl Pattern {
+    /// Parses a pattern; a literal must be canonical already, so that what is written is matched.
+    pub fn parse(s: &str) -> Result<Self, String> {
+        let rest = s.strip_prefix('/').ok_or_else(|| format!("the pattern `{s}` must start with `/`"))?;
+        let parts: Vec<&str> = rest.split('/').collect();
+        if parts.len() > SEGMENTS_MAX {
+            return Err(format!("the pattern `{s}` has more than {SEGMENTS_MAX} segments"));
+        }
+        let last = parts.len() - 1;
+        let mut segments = Vec::with_capacity(parts.len());
+        for (i, part) in parts.iter().enumerate() {
+            segments.push(match *part {
+                "*" => Segment::One,
+                "**" if i == last => Segment::Rest,
+                "**" => return Err(format!("in `{s}`, `**` can only be the last segment")),
+                literal if literal.contains('*') => {
+                    return Err(format!(
+                        "in `{s}`, `*` must be a whole segment; a part of a segment cannot be matched"
+                    ));
+                }
+                literal => Segment::Literal(literal.into()),
+            });
+        }
+        let literal: String =
+            parts.iter().map(|p| if p.contains('*') { "/x".into() } else { format!("/{p}") }).collect();
+        match crate::path::CanonicalPath::parse(literal.as_bytes()) {
+            Ok(path) if path.as_str() == literal => Ok(Pattern { segments }),
+            Ok(path) => Err(format!("the pattern `{s}` is not canonical; write `{}`", path.as_str())),
+            Err(fault) => Err(format!("no request can match `{s}`: {}", fault.detail())),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    literals: HashMap<Box<str>, usize>,
+    one: Option<usize>,
+    rest: Option<Leaf>,
+    leaf: Option<Leaf>,
+}
+
+type Leaf = [Option<RouteIndex>; Method::ALL.len()];
+
+/// All patterns of an API as a tree; each tree node is visited at most once per look-up.
+#[derive(Clone, Debug)]
+pub struct Router {
+    nodes: Vec<Node>,
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Router { nodes: vec![Node::default()] }
+    }
+}
+
+impl Router {
+    /// Adds a pattern for a method; the route already there, if any, is returned and stays.
+    pub fn insert(&mut self, pattern: &Pattern, method: Method, route: RouteIndex) -> Option<RouteIndex> {
+        let mut at = 0usize;
+        let mut is_rest = false;
+        for segment in &pattern.segments {
+            let fresh = self.nodes.len();
+            let node = self.nodes.get_mut(at)?;
+            at = match segment {
+                Segment::Literal(text) => *node.literals.entry(text.clone()).or_insert(fresh),
+                Segment::One => *node.one.get_or_insert(fresh),
+                Segment::Rest => {
+                    is_rest = true;
+                    break;
+                }
+            };
+            if at == fresh {
+                self.nodes.push(Node::default());
+            }
+        }
+        let node = self.nodes.get_mut(at)?;
+        let leaf = if is_rest { &mut node.rest } else { &mut node.leaf };
+        let slot = leaf.get_or_insert_default().get_mut(method.rule() as usize)?;
+        match *slot {
+            Some(taken) => Some(taken),
+            None => {
+                *slot = Some(route);
+                None
+            }
+        }
+    }
+
+    /// The route for a path (which starts with a slash) and a method.
+    pub fn find(&self, path: &str, method: Option<Method>) -> Option<RouteIndex> {
+        let leaf = self.leaf(0, path.strip_prefix('/'))?;
+        leaf.get(method?.rule() as usize).copied().flatten()
+    }
+
+    fn leaf(&self, at: usize, rest: Option<&str>) -> Option<&Leaf> {
+        let node = self.nodes.get(at)?;
+        let Some(rest) = rest else { return node.leaf.as_ref() };
+        let (segment, after) = match rest.split_once('/') {
+            Some((segment, after)) => (segment, Some(after)),
+            None => (rest, None),
+        };
+        let literal = node.literals.get(segment).and_then(|next| self.leaf(*next, after));
+        let one = || node.one.filter(|_| !segment.is_empty()).and_then(|next| self.leaf(next, after));
+        literal.or_else(one).or(node.rest.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn router(patterns: &[&str]) -> Router {
+        let mut router = Router::default();
+        for (i, pattern) in patterns.iter().enumerate() {
+            let taken = router.insert(&Pattern::parse(pattern).unwrap(), Method::Get, i as u32);
+            assert_eq!(taken, None, "{pattern}");
+        }
+        router
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins_segment_by_segment() {
+        let router = router(&["/v2/packs", "/v2/packs/*", "/v2/packs/**", "/v2/packs/new", "/v2/*/icons", "/**"]);
+        for (path, route) in [
+            ("/v2/packs", Some(0)),
+            ("/v2/packs/7", Some(1)),
+            ("/v2/packs/new", Some(3)),
+            ("/v2/packs/7/icons", Some(2)),
+            ("/v2/packs/", Some(2)),
+            ("/v2/sets/icons", Some(4)),
+            ("/v2/packsX", Some(5)),
+            ("/", Some(5)),
+        ] {
+            assert_eq!(router.find(path, Some(Method::Get)), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_method_never_falls_through_to_a_wider_pattern() {
+        let mut router = router(&["/a/b"]);
+        router.insert(&Pattern::parse("/a/*").unwrap(), Method::Post, 9);
+        assert_eq!(router.find("/a/b", Some(Method::Post)), None);
+        assert_eq!(router.find("/a/c", Some(Method::Post)), Some(9));
+        assert_eq!(router.find("/a/b", Some(Method::Head)), Some(0));
+        assert_eq!(router.find("/a/b", None), None);
+    }
+
+    #[test]
+    fn a_rest_pattern_does_not_match_its_own_prefix() {
+        let router = router(&["/v2/billing/**"]);
+        assert_eq!(router.find("/v2/billing", Some(Method::Get)), None);
+        assert_eq!(router.find("/v2/billingX/1", Some(Method::Get)), None);
+        assert_eq!(router.find("/v2/billing/usage/today", Some(Method::Get)), Some(0));
+    }
+
+    #[test]
+    fn a_pattern_that_no_request_can_match_is_refused() {
+        for pattern in ["v2", "/v2/**/x", "/v2/pa*", "/v2//x", "/v2/../x", "/v2/%70acks", "/v2/a b", "/v2;x"] {
+            assert!(Pattern::parse(pattern).is_err(), "{pattern}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_match_is_always_a_match_of_the_pattern(
+            patterns in proptest::collection::vec("(/(a|b|\\*)){1,4}(/\\*\\*)?", 1..12), path in "(/(a|b|c)){1,5}",
+        ) {
+            let mut router = Router::default();
+            for (i, p) in patterns.iter().enumerate() {
+                router.insert(&Pattern::parse(p).unwrap(), Method::Get, i as u32);
+            }
+            let fits = |pattern: &str| {
+                let (want, have): (Vec<_>, Vec<_>) = (pattern.split('/').collect(), path.split('/').collect());
+                let open = want.last() == Some(&"**");
+                let fixed = if open { want.len() - 1 } else { want.len() };
+                (if open { have.len() > fixed } else { have.len() == fixed })
+                    && want.iter().take(fixed).zip(&have).all(|(w, h)| *w == "*" || w == h)
+            };
+            match router.find(&path, Some(Method::Get)) {
+                Some(i) => prop_assert!(fits(&patterns[i as usize])),
+                None => prop_assert!(!patterns.iter().any(|p| fits(p))),
+            }
+        }
+    }
+}
