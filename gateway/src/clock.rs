@@ -1,0 +1,68 @@
+//! Time as an input. The only file that reads the wall clock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Says what time it is, in Unix milliseconds.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now_ms(&self) -> u64;
+}
+
+/// The machine's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct System;
+
+impl Clock for System {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+    fn now_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A clock that stands until it is set: for tests and benches.
+#[derive(Debug, Default)]
+pub struct Manual(AtomicU64);
+
+impl Manual {
+    /// A clock that shows this time.
+    pub fn at(now_ms: u64) -> Self {
+        Manual(AtomicU64::new(now_ms))
+    }
+
+    /// Sets the time; it may go back.
+    pub fn set(&self, now_ms: u64) {
+        self.0.store(now_ms, Ordering::SeqCst);
+    }
+
+    /// Moves the time forward.
+    pub fn advance(&self, by_ms: u64) {
+        self.0.fetch_add(by_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Manual {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// An instant as people and JSON read it: RFC 3339 in UTC with milliseconds.
+pub fn rfc3339(ms: u64) -> String {
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| format!("{ms}ms"), |at| format!("{at:.3}"))
+}
+
+/// Reads an RFC 3339 instant, or a plain date (its first instant in UTC).
+pub fn parse_instant(s: &str) -> Result<u64, String> {
+    let instant = s.parse::<jiff::Timestamp>().or_else(|_| {
+        s.parse::<jiff::civil::Date>()
+            .and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC))
+            .map(|zoned| zoned.timestamp())
+    });
+    let explain = || format!("`{s}` is not a time; write `2027-01-31` or `2027-01-31T12:00:00Z`");
+    instant.ok().and_then(|at| u64::try_from(at.as_millisecond()).ok()).ok_or_else(explain)
+}

@@ -1,0 +1,356 @@
+//! The shared store: Redis or Valkey, alone, behind Sentinel, or as a cluster.
+//!
+//! Every command touches one key (hash tags keep a cluster happy), every call has a deadline, and
+//! a breaker answers at once while the server is known to be away. Records change by
+//! compare-and-set in a one-key script. Changes are announced in a capped stream, which gateways
+//! read blocking: pushed within milliseconds, and nothing is lost over a reconnect.
+
+mod link;
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use redis::{Cmd, FromRedisValue, cmd};
+
+pub use self::link::RedisSettings;
+use self::link::Link;
+use super::{
+    Change, Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
+    OrganizationRecord, Position, Store, StoreError, Usage,
+};
+use crate::digest::Digest;
+
+/// Entries of the change stream kept for gateways that lag.
+const CHANGES_KEPT: usize = 100_000;
+/// Longest wait for changes before an empty answer, in milliseconds.
+const WAIT_MS: u64 = 1_000;
+/// Tries of a compare-and-set before giving up: as many writers at once on one record.
+const TRIES_MAX: usize = 16;
+
+const CHANGES: &str = "tollgate:changes";
+const GATEWAYS: &str = "tollgate:gateways";
+const ORGANIZATIONS: &str = "tollgate:organizations";
+const ALL_KEYS: &str = "tollgate:keys";
+const COUNTERS: &str = "tollgate:counters";
+
+/// Replaces a value if it is still the one that was read. One key.
+const SWAP: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end return 0";
+/// Raises a counter saved in a hash field, compared as zero-padded text. One key.
+const RAISE: &str = "for i = 1, #ARGV, 2 do local old = redis.call('HGET', KEYS[1], ARGV[i]) if not old or old < ARGV[i + 1] then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end end return 0";
+
+fn key_by_digest(hex: &str) -> String {
+    format!("tollgate:key:{{{hex}}}")
+}
+
+fn digest_by_id(id: &str) -> String {
+    format!("tollgate:id:{{{id}}}")
+}
+
+fn usage_by_id(id: &str) -> String {
+    format!("tollgate:usage:{{{id}}}")
+}
+
+fn organization_by_id(id: &str) -> String {
+    format!("tollgate:organization:{{{id}}}")
+}
+
+fn keys_of(organization: &str) -> String {
+    format!("tollgate:keys:{{{organization}}}")
+}
+
+/// A store in Redis.
+pub struct RedisStore {
+    commands: Link,
+    feed: Link,
+}
+
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+fn text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+/// Stream ids as numbers: milliseconds and sequence.
+fn stream_id(id: &str) -> (u64, u64) {
+    let (ms, n) = id.split_once('-').unwrap_or((id, "0"));
+    (ms.parse().unwrap_or(0), n.parse().unwrap_or(0))
+}
+
+type Entries = Vec<(String, HashMap<String, String>)>;
+
+impl RedisStore {
+    /// Reads the URL; connects on first use.
+    pub fn open(url: &str, settings: &RedisSettings) -> Result<Self, StoreError> {
+        Ok(RedisStore {
+            commands: Link::new(url, settings, settings.timeout)?,
+            feed: Link::new(url, settings, std::time::Duration::from_millis(WAIT_MS) + settings.connect_timeout)?,
+        })
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        self.commands.ask(command).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<String>, StoreError> {
+        self.ask(cmd("GET").arg(key)).await
+    }
+
+    async fn announce(&self, kind: &str, subject: &str) -> Result<Position, StoreError> {
+        let mut add = cmd("XADD");
+        add.arg(CHANGES).arg("MAXLEN").arg("~").arg(CHANGES_KEPT).arg("*").arg(kind).arg(subject);
+        self.ask::<String>(&add).await.map(Position)
+    }
+
+    /// Reads, changes and writes a record until nobody else wrote in between.
+    async fn swap<T, F>(&self, key: &str, what: &str, change: F) -> Result<T, StoreError>
+    where
+        T: serde::de::DeserializeOwned + serde::Serialize + Send,
+        F: Fn(&mut T) -> Result<(), StoreError> + Send,
+    {
+        for _ in 0..TRIES_MAX {
+            let before = self.get(key).await?.ok_or_else(|| StoreError::NotFound(what.to_owned()))?;
+            let mut record: T = json(&before)?;
+            change(&mut record)?;
+            let mut swap = cmd("EVAL");
+            swap.arg(SWAP).arg(1).arg(key).arg(&before).arg(text(&record)?);
+            if self.ask::<i64>(&swap).await? == 1 {
+                return Ok(record);
+            }
+        }
+        Err(StoreError::Unavailable(format!("{what} is being changed by too many writers at once")))
+    }
+
+    async fn with_usage(&self, mut key: KeyRecord) -> Result<KeyRecord, StoreError> {
+        let seen: HashMap<String, String> = self.ask(cmd("HGETALL").arg(usage_by_id(&key.id))).await?;
+        key.last_use = seen.get("last_use").map(|t| json(t)).transpose()?;
+        key.exposed = seen.get("exposed").map(|t| json(t)).transpose()?;
+        Ok(key)
+    }
+
+    /// Whether the stream still holds everything after a position.
+    async fn is_gapless(&self, after: &Position) -> Result<bool, StoreError> {
+        let (first, last): (Entries, Entries) = (
+            self.feed.ask(cmd("XRANGE").arg(CHANGES).arg("-").arg("+").arg("COUNT").arg(1)).await?,
+            self.feed.ask(cmd("XREVRANGE").arg(CHANGES).arg("+").arg("-").arg("COUNT").arg(1)).await?,
+        );
+        let at = stream_id(&after.0);
+        Ok(match (first.first(), last.first()) {
+            (Some((first, _)), Some((last, _))) => {
+                let was_trimmed = stream_id(first) > at && at != (0, 0);
+                stream_id(last) >= at && !was_trimmed
+            }
+            (_, _) => at == (0, 0),
+        })
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    async fn find_key(&self, digest: &Digest) -> Result<Option<KeyRecord>, StoreError> {
+        let found = self.get(&key_by_digest(&digest.to_hex())).await?;
+        let key: Option<KeyRecord> = found.as_deref().map(json).transpose()?;
+        Ok(key.filter(|key| key.digest.matches(digest)))
+    }
+
+    async fn key(&self, id: &str) -> Result<KeyRecord, StoreError> {
+        let missing = || StoreError::NotFound(format!("key {id}"));
+        let digest = self.get(&digest_by_id(id)).await?.ok_or_else(missing)?;
+        let record = self.get(&key_by_digest(&digest)).await?.ok_or_else(missing)?;
+        self.with_usage(json(&record)?).await
+    }
+
+    async fn keys(&self, organization: Option<&str>) -> Result<Vec<KeyRecord>, StoreError> {
+        let list = organization.map_or_else(|| ALL_KEYS.to_owned(), keys_of);
+        let ids: Vec<String> = self.ask(cmd("ZREVRANGE").arg(list).arg(0).arg(LIST_MAX - 1)).await?;
+        let mut keys = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.key(&id).await {
+                Ok(key) => keys.push(key),
+                Err(StoreError::NotFound(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(keys)
+    }
+
+    async fn insert_key(&self, key: &KeyRecord) -> Result<Position, StoreError> {
+        if self.organization(&key.organization).await?.is_none() {
+            return Err(StoreError::NotFound(format!("organization {}", key.organization)));
+        }
+        let hex = key.digest.to_hex();
+        let taken = || StoreError::Exists("this key".to_owned());
+        let new_id: Option<String> = self.ask(cmd("SET").arg(digest_by_id(&key.id)).arg(&hex).arg("NX")).await?;
+        new_id.ok_or_else(taken)?;
+        let mut set = cmd("SET");
+        set.arg(key_by_digest(&hex)).arg(text(key)?).arg("NX");
+        if self.ask::<Option<String>>(&set).await?.is_none() {
+            self.ask::<i64>(cmd("DEL").arg(digest_by_id(&key.id))).await?;
+            return Err(taken());
+        }
+        for list in [ALL_KEYS.to_owned(), keys_of(&key.organization)] {
+            self.ask::<i64>(cmd("ZADD").arg(list).arg(key.created_ms).arg(&key.id)).await?;
+        }
+        self.announce("key", &hex).await
+    }
+
+    async fn change_key(&self, id: &str, change: KeyChange) -> Result<(KeyRecord, Position), StoreError> {
+        let what = format!("key {id}");
+        let digest = self.get(&digest_by_id(id)).await?.ok_or_else(|| StoreError::NotFound(what.clone()))?;
+        let key = self.swap(&key_by_digest(&digest), &what, |key| change.apply(key)).await?;
+        let position = self.announce("key", &digest).await?;
+        Ok((key, position))
+    }
+
+    async fn organization(&self, id: &str) -> Result<Option<OrganizationRecord>, StoreError> {
+        self.get(&organization_by_id(id)).await?.as_deref().map(json).transpose()
+    }
+
+    async fn organizations(&self) -> Result<Vec<OrganizationRecord>, StoreError> {
+        let mut ids: Vec<String> = self.ask(cmd("SMEMBERS").arg(ORGANIZATIONS)).await?;
+        ids.sort();
+        ids.truncate(LIST_MAX);
+        let mut list = Vec::with_capacity(ids.len());
+        for id in ids {
+            list.extend(self.organization(&id).await?);
+        }
+        Ok(list)
+    }
+
+    async fn insert_organization(&self, organization: &OrganizationRecord) -> Result<Position, StoreError> {
+        let id = &organization.id;
+        let mut set = cmd("SET");
+        set.arg(organization_by_id(id)).arg(text(organization)?).arg("NX");
+        if self.ask::<Option<String>>(&set).await?.is_none() {
+            return Err(StoreError::Exists(format!("organization {id}")));
+        }
+        self.ask::<i64>(cmd("SADD").arg(ORGANIZATIONS).arg(id)).await?;
+        self.announce("organization", id).await
+    }
+
+    async fn change_organization(
+        &self,
+        id: &str,
+        change: OrganizationChange,
+    ) -> Result<(OrganizationRecord, Position), StoreError> {
+        let apply = |organization: &mut OrganizationRecord| {
+            change.apply(organization);
+            Ok(())
+        };
+        let organization = self.swap(&organization_by_id(id), &format!("organization {id}"), apply).await?;
+        let position = self.announce("organization", id).await?;
+        Ok((organization, position))
+    }
+
+    async fn record_usage(&self, usage: &[Usage]) -> Result<(), StoreError> {
+        for seen in usage {
+            match &seen.sighting {
+                super::Sighting::Used(last) => {
+                    let set = cmd("HSET").arg(usage_by_id(&seen.key)).arg("last_use").arg(text(last)?).to_owned();
+                    self.ask::<i64>(&set).await?;
+                }
+                super::Sighting::Exposed(ms, how) => {
+                    let mut set = cmd("HSETNX");
+                    set.arg(usage_by_id(&seen.key)).arg("exposed").arg(text(&(ms, how))?);
+                    self.ask::<i64>(&set).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn save_counters(&self, counters: &[Counter]) -> Result<(), StoreError> {
+        for chunk in counters.chunks(500) {
+            let mut raise = cmd("EVAL");
+            raise.arg(RAISE).arg(1).arg(COUNTERS);
+            for Counter { bucket, period, word } in chunk {
+                raise.arg(format!("{bucket:032x}/{}", period.short())).arg(format!("{word:020}"));
+            }
+            self.ask::<i64>(&raise).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_counters(&self) -> Result<Vec<Counter>, StoreError> {
+        let saved: HashMap<String, String> = self.ask(cmd("HGETALL").arg(COUNTERS)).await?;
+        let read = |(field, word): (&String, &String)| {
+            let (bucket, period) = field.split_once('/')?;
+            Some((u128::from_str_radix(bucket, 16).ok()?, period.to_owned(), word.parse().ok()?))
+        };
+        saved
+            .iter()
+            .map(|entry| {
+                let (bucket, period, word) =
+                    read(entry).ok_or_else(|| StoreError::Corrupt("a saved counter".to_owned()))?;
+                super::counter(bucket, &period, word)
+            })
+            .collect()
+    }
+
+    async fn position(&self) -> Result<Position, StoreError> {
+        let last: Entries = self.ask(cmd("XREVRANGE").arg(CHANGES).arg("+").arg("-").arg("COUNT").arg(1)).await?;
+        Ok(Position(last.first().map_or_else(|| "0-0".to_owned(), |(id, _)| id.clone())))
+    }
+
+    async fn changes(&self, after: &Position) -> Result<Changes, StoreError> {
+        if !self.is_gapless(after).await? {
+            return Ok(Changes { list: vec![Change::Everything], position: self.position().await? });
+        }
+        let mut read = cmd("XREAD");
+        read.arg("COUNT").arg(10_000).arg("BLOCK").arg(WAIT_MS).arg("STREAMS").arg(CHANGES).arg(&after.0);
+        let streams: Option<HashMap<String, Entries>> = self.feed.ask(&read).await?;
+        let mut changes = Changes { list: Vec::new(), position: after.clone() };
+        for (id, fields) in streams.into_iter().flat_map(HashMap::into_values).flatten() {
+            changes.list.extend(fields.iter().map(|(kind, subject)| super::record_change(kind, subject)));
+            changes.position = Position(id);
+        }
+        Ok(changes)
+    }
+
+    async fn acknowledge(&self, gateway: &GatewaySeen) -> Result<(), StoreError> {
+        self.ask::<i64>(cmd("HSET").arg(GATEWAYS).arg(&gateway.id).arg(text(gateway)?)).await.map(|_| ())
+    }
+
+    async fn gateways(&self, now_ms: u64) -> Result<Vec<GatewaySeen>, StoreError> {
+        let all: HashMap<String, String> = self.ask(cmd("HGETALL").arg(GATEWAYS)).await?;
+        let mut list = Vec::new();
+        for (id, seen) in all {
+            let seen: GatewaySeen = json(&seen)?;
+            if seen.seen_ms + GATEWAY_SILENCE_MS >= now_ms {
+                list.push(seen);
+            } else if seen.seen_ms + 10 * GATEWAY_SILENCE_MS < now_ms {
+                self.leave(&id).await?;
+            }
+        }
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(list)
+    }
+
+    async fn leave(&self, gateway: &str) -> Result<(), StoreError> {
+        self.ask::<i64>(cmd("HDEL").arg(GATEWAYS).arg(gateway)).await.map(|_| ())
+    }
+
+    async fn warnings(&self) -> Result<Vec<String>, StoreError> {
+        let info: String = self.ask(cmd("INFO").arg("persistence")).await?;
+        let config: Result<HashMap<String, String>, _> = self.ask(cmd("CONFIG").arg("GET").arg("save")).await;
+        let appends = info.lines().any(|line| line.trim() == "aof_enabled:1");
+        let snapshots = config.is_ok_and(|c| c.get("save").is_some_and(|s| !s.is_empty()));
+        if appends || snapshots {
+            return Ok(Vec::new());
+        }
+        Ok(vec![
+            "this Redis keeps nothing on disk, and it is the record of organizations and keys: \
+             a restart of Redis loses them; set `appendonly yes`"
+                .to_owned(),
+        ])
+    }
+
+    fn is_at(&self, a: &str, b: &Position) -> bool {
+        stream_id(a) >= stream_id(&b.0)
+    }
+}

@@ -1,0 +1,472 @@
+//! The embedded store: one SQLite file, nothing to install.
+//!
+//! Write-ahead logging lets the command line write while the gateway serves. Every change appends
+//! a row to `changes` in the same transaction; a gateway watches `PRAGMA data_version`, which tells
+//! in a microsecond whether another connection has written, and then reads the new rows.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
+use rusqlite_migration::{M, Migrations};
+
+use super::{
+    Change, Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
+    OrganizationRecord, Position, Store, StoreError, Usage,
+};
+use crate::digest::Digest;
+
+/// How often a waiting gateway looks for changes.
+const POLL: Duration = Duration::from_millis(10);
+/// Longest wait for changes before an empty answer.
+const WAIT: Duration = Duration::from_secs(1);
+/// Longest wait for another process's write lock.
+const BUSY: Duration = Duration::from_secs(5);
+/// Rows of `changes` kept for gateways that lag.
+const CHANGES_KEPT: i64 = 100_000;
+
+const MIGRATIONS: &[M<'static>] = &[M::up(
+    "CREATE TABLE organizations (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+     CREATE TABLE keys (
+         id TEXT PRIMARY KEY,
+         digest BLOB NOT NULL UNIQUE,
+         organization TEXT NOT NULL REFERENCES organizations (id),
+         created_ms INTEGER NOT NULL,
+         record TEXT NOT NULL,
+         last_use TEXT,
+         exposed TEXT
+     ) STRICT;
+     CREATE INDEX keys_by_organization ON keys (organization, created_ms);
+     CREATE INDEX keys_by_age ON keys (created_ms);
+     CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, subject TEXT NOT NULL) STRICT;
+     CREATE TABLE gateways (id TEXT PRIMARY KEY, position TEXT NOT NULL, seen_ms INTEGER NOT NULL) STRICT;
+     CREATE TABLE counters (bucket BLOB PRIMARY KEY, period TEXT NOT NULL, word INTEGER NOT NULL) STRICT;",
+)];
+
+/// A store in one SQLite file.
+pub struct SqliteStore {
+    writer: Arc<Mutex<Connection>>,
+    reader: Arc<Mutex<Connection>>,
+    watcher: Arc<Mutex<Connection>>,
+}
+
+fn unavailable(error: rusqlite::Error) -> StoreError {
+    match error {
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..) => StoreError::Corrupt(error.to_string()),
+        other => StoreError::Unavailable(other.to_string()),
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(connection)
+}
+
+impl SqliteStore {
+    /// Opens the file, creating and migrating it as needed.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || {
+            if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
+                std::fs::create_dir_all(folder)
+                    .map_err(|e| StoreError::Unavailable(format!("cannot make {}: {e}", folder.display())))?;
+            }
+            let at = |e: rusqlite::Error| StoreError::Unavailable(format!("{}: {e}", path.display()));
+            let mut writer = connect(&path).map_err(at)?;
+            Migrations::from_slice(MIGRATIONS)
+                .to_latest(&mut writer)
+                .map_err(|e| StoreError::Unavailable(format!("{}: {e}", path.display())))?;
+            let shared = |c| Arc::new(Mutex::new(c));
+            Ok(SqliteStore {
+                writer: shared(writer),
+                reader: shared(connect(&path).map_err(at)?),
+                watcher: shared(connect(&path).map_err(at)?),
+            })
+        });
+        opened.await.map_err(|e| StoreError::Unavailable(e.to_string()))?
+    }
+
+    async fn on<T: Send + 'static>(
+        connection: &Arc<Mutex<Connection>>,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let connection = connection.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let mut guard = connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            work(&mut guard)
+        });
+        done.await.map_err(|e| StoreError::Unavailable(e.to_string()))?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        Self::on(&self.reader, work).await
+    }
+
+    /// Runs a change in one immediate transaction.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        Self::on(&self.writer, move |connection| {
+            let behavior = rusqlite::TransactionBehavior::Immediate;
+            let transaction = connection.transaction_with_behavior(behavior).map_err(unavailable)?;
+            let value = work(&transaction)?;
+            transaction.commit().map_err(unavailable)?;
+            Ok(value)
+        })
+        .await
+    }
+}
+
+const KEY_COLUMNS: &str = "record, last_use, exposed";
+
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+fn text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+type KeyRow = (String, Option<String>, Option<String>);
+
+fn key_row(row: &Row<'_>) -> Result<KeyRow, rusqlite::Error> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+}
+
+fn key_record((record, last_use, exposed): KeyRow) -> Result<KeyRecord, StoreError> {
+    let mut key: KeyRecord = json(&record)?;
+    key.last_use = last_use.as_deref().map(json).transpose()?;
+    key.exposed = exposed.as_deref().map(json).transpose()?;
+    Ok(key)
+}
+
+fn find_id(connection: &Connection, id: &str) -> Result<KeyRecord, StoreError> {
+    connection
+        .query_row(&format!("SELECT {KEY_COLUMNS} FROM keys WHERE id = ?1"), [id], key_row)
+        .optional()
+        .map_err(unavailable)?
+        .ok_or_else(|| StoreError::NotFound(format!("key {id}")))
+        .and_then(key_record)
+}
+
+fn find_organization(connection: &Connection, id: &str) -> Result<Option<OrganizationRecord>, StoreError> {
+    connection
+        .query_row("SELECT record FROM organizations WHERE id = ?1", [id], |row| row.get::<_, String>(0))
+        .optional()
+        .map_err(unavailable)?
+        .map(|record| json(&record))
+        .transpose()
+}
+
+fn announce(transaction: &Transaction<'_>, kind: &str, subject: &str) -> Result<Position, StoreError> {
+    transaction
+        .execute("INSERT INTO changes (kind, subject) VALUES (?1, ?2)", [kind, subject])
+        .map_err(unavailable)?;
+    let seq = transaction.last_insert_rowid();
+    transaction.execute("DELETE FROM changes WHERE seq <= ?1", [seq - CHANGES_KEPT]).map_err(unavailable)?;
+    Ok(Position(seq.to_string()))
+}
+
+fn exists_or(error: rusqlite::Error, what: String) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation) => StoreError::Exists(what),
+        Some(_) | None => unavailable(error),
+    }
+}
+
+fn seq(position: &Position) -> i64 {
+    position.0.parse().unwrap_or(0)
+}
+
+fn changes_after(connection: &Connection, after: i64) -> Result<Changes, StoreError> {
+    let bounds = "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM changes";
+    let (first, last): (i64, i64) =
+        connection.query_row(bounds, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(unavailable)?;
+    if last < after || (first > 1 && first > after + 1) {
+        let position = Position(last.to_string());
+        return Ok(Changes { list: vec![Change::Everything], position });
+    }
+    let mut statement = connection
+        .prepare_cached("SELECT seq, kind, subject FROM changes WHERE seq > ?1 ORDER BY seq LIMIT 10000")
+        .map_err(unavailable)?;
+    let rows = statement
+        .query_map([after], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))
+        .map_err(unavailable)?;
+    let mut changes = Changes { list: Vec::new(), position: Position(after.to_string()) };
+    for row in rows {
+        let (seq, kind, subject) = row.map_err(unavailable)?;
+        changes.list.push(super::record_change(&kind, &subject));
+        changes.position = Position(seq.to_string());
+    }
+    Ok(changes)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+
+    async fn find_key(&self, digest: &Digest) -> Result<Option<KeyRecord>, StoreError> {
+        let digest = *digest;
+        self.read(move |connection| {
+            let mut statement = connection
+                .prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM keys WHERE digest = ?1"))
+                .map_err(unavailable)?;
+            let row = statement.query_row([&digest.as_bytes()[..]], key_row).optional().map_err(unavailable)?;
+            let key = row.map(key_record).transpose()?;
+            Ok(key.filter(|key| key.digest.matches(&digest)))
+        })
+        .await
+    }
+
+    async fn key(&self, id: &str) -> Result<KeyRecord, StoreError> {
+        let id = id.to_owned();
+        self.read(move |connection| find_id(connection, &id)).await
+    }
+
+    async fn keys(&self, organization: Option<&str>) -> Result<Vec<KeyRecord>, StoreError> {
+        let organization = organization.map(str::to_owned);
+        self.read(move |connection| {
+            let mut statement = connection
+                .prepare(&format!(
+                    "SELECT {KEY_COLUMNS} FROM keys WHERE ?1 IS NULL OR organization = ?1
+                     ORDER BY created_ms DESC, id LIMIT {LIST_MAX}"
+                ))
+                .map_err(unavailable)?;
+            let rows = statement.query_map([organization], key_row).map_err(unavailable)?;
+            rows.map(|row| row.map_err(unavailable).and_then(key_record)).collect()
+        })
+        .await
+    }
+
+    async fn insert_key(&self, key: &KeyRecord) -> Result<Position, StoreError> {
+        let key = key.clone();
+        self.write(move |transaction| {
+            if find_organization(transaction, &key.organization)?.is_none() {
+                return Err(StoreError::NotFound(format!("organization {}", key.organization)));
+            }
+            transaction
+                .execute(
+                    "INSERT INTO keys (id, digest, organization, created_ms, record) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![key.id, &key.digest.as_bytes()[..], key.organization, key.created_ms, text(&key)?],
+                )
+                .map_err(|e| exists_or(e, "this key".to_owned()))?;
+            announce(transaction, "key", &key.digest.to_hex())
+        })
+        .await
+    }
+
+    async fn change_key(&self, id: &str, change: KeyChange) -> Result<(KeyRecord, Position), StoreError> {
+        let id = id.to_owned();
+        self.write(move |transaction| {
+            let mut key = find_id(transaction, &id)?;
+            change.apply(&mut key)?;
+            transaction
+                .execute("UPDATE keys SET record = ?2 WHERE id = ?1", [&id, &text(&key)?])
+                .map_err(unavailable)?;
+            let position = announce(transaction, "key", &key.digest.to_hex())?;
+            Ok((key, position))
+        })
+        .await
+    }
+
+    async fn organization(&self, id: &str) -> Result<Option<OrganizationRecord>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |connection| find_organization(connection, &id)).await
+    }
+
+    async fn organizations(&self) -> Result<Vec<OrganizationRecord>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection
+                .prepare(&format!("SELECT record FROM organizations ORDER BY id LIMIT {LIST_MAX}"))
+                .map_err(unavailable)?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0)).map_err(unavailable)?;
+            rows.map(|row| row.map_err(unavailable).and_then(|record| json(&record))).collect()
+        })
+        .await
+    }
+
+    async fn insert_organization(&self, organization: &OrganizationRecord) -> Result<Position, StoreError> {
+        let organization = organization.clone();
+        self.write(move |transaction| {
+            let id = &organization.id;
+            transaction
+                .execute("INSERT INTO organizations (id, record) VALUES (?1, ?2)", [id, &text(&organization)?])
+                .map_err(|e| exists_or(e, format!("organization {id}")))?;
+            announce(transaction, "organization", id)
+        })
+        .await
+    }
+
+    async fn change_organization(
+        &self,
+        id: &str,
+        change: OrganizationChange,
+    ) -> Result<(OrganizationRecord, Position), StoreError> {
+        let id = id.to_owned();
+        self.write(move |transaction| {
+            let missing = || StoreError::NotFound(format!("organization {id}"));
+            let mut organization = find_organization(transaction, &id)?.ok_or_else(missing)?;
+            change.apply(&mut organization);
+            transaction
+                .execute("UPDATE organizations SET record = ?2 WHERE id = ?1", [&id, &text(&organization)?])
+                .map_err(unavailable)?;
+            let position = announce(transaction, "organization", &id)?;
+            Ok((organization, position))
+        })
+        .await
+    }
+
+    async fn record_usage(&self, usage: &[Usage]) -> Result<(), StoreError> {
+        let usage = usage.to_vec();
+        self.write(move |transaction| {
+            for seen in &usage {
+                let mut key = match find_id(transaction, &seen.key) {
+                    Ok(key) => key,
+                    Err(StoreError::NotFound(_)) => continue,
+                    Err(other) => return Err(other),
+                };
+                seen.apply(&mut key);
+                let (last_use, exposed) = (
+                    key.last_use.as_ref().map(text).transpose()?,
+                    key.exposed.as_ref().map(text).transpose()?,
+                );
+                transaction
+                    .execute(
+                        "UPDATE keys SET last_use = ?2, exposed = ?3 WHERE id = ?1",
+                        params![seen.key, last_use, exposed],
+                    )
+                    .map_err(unavailable)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn save_counters(&self, counters: &[Counter]) -> Result<(), StoreError> {
+        let counters = counters.to_vec();
+        self.write(move |transaction| {
+            for Counter { bucket, period, word } in &counters {
+                transaction
+                    .execute(
+                        "INSERT INTO counters (bucket, period, word) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (bucket) DO UPDATE SET word = max(word, excluded.word)",
+                        params![&bucket.to_be_bytes()[..], period.short(), word.cast_signed()],
+                    )
+                    .map_err(unavailable)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn load_counters(&self) -> Result<Vec<Counter>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare("SELECT bucket, period, word FROM counters").map_err(unavailable)?;
+            let rows = statement
+                .query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?)))
+                .map_err(unavailable)?;
+            rows.map(|row| {
+                let (bucket, period, word) = row.map_err(unavailable)?;
+                super::counter(u128::from_be_bytes(bucket), &period, word.cast_unsigned())
+            })
+            .collect()
+        })
+        .await
+    }
+
+    async fn position(&self) -> Result<Position, StoreError> {
+        self.read(|connection| {
+            let last = "SELECT coalesce(max(seq), 0) FROM changes";
+            let seq: i64 = connection.query_row(last, [], |row| row.get(0)).map_err(unavailable)?;
+            Ok(Position(seq.to_string()))
+        })
+        .await
+    }
+
+    async fn changes(&self, after: &Position) -> Result<Changes, StoreError> {
+        let from = seq(after);
+        let watcher = self.watcher.clone();
+        let waiting = tokio::task::spawn_blocking(move || {
+            let connection = watcher.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let version = |c: &Connection| c.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0));
+            let started = Instant::now();
+            let mut known = None;
+            while started.elapsed() < WAIT {
+                let seen = version(&connection).map_err(unavailable)?;
+                if known != Some(seen) {
+                    known = Some(seen);
+                    let changes = changes_after(&connection, from)?;
+                    if !changes.list.is_empty() {
+                        return Ok(changes);
+                    }
+                }
+                std::thread::sleep(POLL);
+            }
+            Ok(Changes { list: Vec::new(), position: Position(from.to_string()) })
+        });
+        waiting.await.map_err(|e| StoreError::Unavailable(e.to_string()))?
+    }
+
+    async fn acknowledge(&self, gateway: &GatewaySeen) -> Result<(), StoreError> {
+        let gateway = gateway.clone();
+        self.write(move |transaction| {
+            transaction
+                .execute(
+                    "INSERT OR REPLACE INTO gateways (id, position, seen_ms) VALUES (?1, ?2, ?3)",
+                    params![gateway.id, gateway.position, gateway.seen_ms],
+                )
+                .map_err(unavailable)?;
+            let gone = gateway.seen_ms.saturating_sub(10 * GATEWAY_SILENCE_MS);
+            transaction.execute("DELETE FROM gateways WHERE seen_ms < ?1", [gone]).map_err(unavailable)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn gateways(&self, now_ms: u64) -> Result<Vec<GatewaySeen>, StoreError> {
+        self.read(move |connection| {
+            let since = now_ms.saturating_sub(GATEWAY_SILENCE_MS);
+            let mut statement = connection
+                .prepare_cached("SELECT id, position, seen_ms FROM gateways WHERE seen_ms >= ?1 ORDER BY id")
+                .map_err(unavailable)?;
+            let rows = statement
+                .query_map([since], |row| {
+                    Ok(GatewaySeen { id: row.get(0)?, position: row.get(1)?, seen_ms: row.get(2)? })
+                })
+                .map_err(unavailable)?;
+            rows.map(|row| row.map_err(unavailable)).collect()
+        })
+        .await
+    }
+
+    async fn leave(&self, gateway: &str) -> Result<(), StoreError> {
+        let gateway = gateway.to_owned();
+        self.write(move |transaction| {
+            transaction.execute("DELETE FROM gateways WHERE id = ?1", [gateway]).map_err(unavailable)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn warnings(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn is_at(&self, a: &str, b: &Position) -> bool {
+        a.parse::<i64>().unwrap_or(0) >= seq(b)
+    }
+}
