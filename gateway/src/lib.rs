@@ -1,7 +1,30 @@
-//! Tollgate's I/O: the gateway itself.
+//! Tollgate's I/O: the gateway itself, as a library so that tests and benches can call it.
+//!
+//! Code map, in the order of a request: [`edge`] and [`guarded`] (connections) → [`hooks`] (the
+//! engine's calls) → [`request`] (one head, one reading) → [`proxy`] (the story) → [`identify`] and
+//! [`store`] (who asks) → [`limit`] → [`upstream`] and [`forward`] (where it goes, what is seen
+//! there) → [`answer`] and [`deny`] (what we say ourselves) → [`observe`] (one record each).
+//! Around it: [`config`], [`snapshot`], [`reload`], [`tls`], [`server`] (wiring), [`cli`].
+
+pub mod answer;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod deny;
 pub mod digest;
-pub mod random;
-pub mod store;
+pub mod edge;
+pub mod forward;
+pub mod guarded;
+pub mod hooks;
 pub mod identify;
 pub mod limit;
+pub mod observe;
+pub mod proxy;
+pub mod random;
+pub mod reload;
+pub mod request;
+pub mod server;
+pub mod snapshot;
+pub mod store;
+pub mod tls;
+pub mod upstream;

@@ -1,2 +1,11 @@
-//! x
-fn main() {}
+//! Parses arguments, dispatches, exits.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    gateway::tls::install_provider();
+    gateway::cli::run()
+}

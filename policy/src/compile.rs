@@ -54,7 +54,8 @@ pub fn compile(sources: Vec<Source>) -> Result<Policy, Problems> {
     let hosts = unique_hosts(&apis, &mut problems);
     unique_names_and_prefixes(&apis, &mut problems);
     if problems.is_empty() {
-        return Ok(Policy { apis: apis.into_iter().map(|(_, api)| api).collect(), hosts });
+        let numbered = (0..).zip(apis).map(|(index, (_, api))| Api { index, ..api });
+        return Ok(Policy { apis: numbered.collect(), hosts });
     }
     problems.sort_by_key(|p| p.span);
     problems.dedup();

@@ -14,7 +14,7 @@ use crate::credential::Secret;
 use crate::file::{LimitHeadersFile as LimitHeaders, OutageFile as Outage};
 use crate::identity::{Environment, Identity, Key, KeyClass, Organization, Scope, Scopes};
 use crate::limit::{Charges, Limit, Plan};
-use crate::router::Router;
+use crate::router::{RouteIndex, Router};
 use crate::target::{Host, Target};
 
 /// Who may call a route. There is deliberately no `Default`.
@@ -60,6 +60,8 @@ pub struct Protocols {
 /// One route.
 #[derive(Clone, Debug)]
 pub struct Route {
+    /// Its place in the API.
+    pub index: RouteIndex,
     /// Unique in its API; a metric label.
     pub id: Arc<str>,
     /// Who may call it.
@@ -133,6 +135,8 @@ pub struct Upstream {
 /// One API.
 #[derive(Clone, Debug)]
 pub struct Api {
+    /// Its place in the policy.
+    pub index: u32,
     /// Its name; a metric label.
     pub name: Arc<str>,
     /// `realm` of `WWW-Authenticate`; printable ASCII without quote and backslash.

@@ -63,3 +63,12 @@ pub trait Limiter: Send + Sync {
     /// How many buckets are held.
     fn buckets(&self) -> usize;
 }
+
+impl Verdict {
+    /// The standing to show: that of the documented limit, or of the one that was violated.
+    pub fn standing(&self) -> Standing {
+        match self {
+            Verdict::Admitted(standing) | Verdict::Over { standing, .. } => *standing,
+        }
+    }
+}

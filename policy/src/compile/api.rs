@@ -57,6 +57,7 @@ pub(super) fn compile(api: &ApiFile, problems: &mut Vec<Problem>) -> Option<Api>
     let live = upstream(&api.upstreams.live, problems);
     let test = api.upstreams.test.as_ref().map(|file| upstream(file, problems));
     let compiled = Api {
+        index: 0,
         name: Arc::from(api.name.as_str()),
         realm: realm(api, problems),
         hosts: hosts(api, problems),

@@ -39,7 +39,7 @@ pub(super) fn compile(
                 .push(Problem::at(file.id.span, format!("the route id `{}` is already used in line {line}", *file.id)));
         }
         insert(file, index, &mut router, api, problems);
-        routes.push(route(file, api, scopes, plan_limits, problems));
+        routes.push(Route { index, ..route(file, api, scopes, plan_limits, problems) });
     }
     if routes.len() > ROUTES_MAX {
         problems.push(Problem::at(api.name.span, format!("more than {ROUTES_MAX} routes")));
@@ -127,6 +127,7 @@ fn route(
         Some(file::ModeFile::Enforce) | None => Mode::Enforce,
     };
     Route {
+        index: 0,
         id: Arc::from(file.id.as_str()),
         access: access(file, scopes, problems),
         public_keys: file.public_keys.unwrap_or(false),

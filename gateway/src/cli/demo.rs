@@ -1,0 +1,149 @@
+//! `tollgate demo`: everything on loopback, with curl lines to paste.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::keys_for_demo as keys;
+use super::{Desk, Failure, init, logging, print, upstream};
+use crate::clock::{Clock as _, System};
+use crate::config::Config;
+use crate::server::Start;
+use crate::store::OrganizationRecord;
+
+/// The demo.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Folder for certificate, store and policies; made anew at each start.
+    #[arg(long, default_value = ".demo")]
+    folder: PathBuf,
+    /// Only print what the demo would print for a gateway that already runs in the folder.
+    #[arg(long, hide = true)]
+    no_serve: bool,
+}
+
+const ICONFLOW: &str = include_str!("../../../deploy/examples/iconflow.yaml");
+const ICODRIP: &str = include_str!("../../../deploy/examples/icodrip.yaml");
+
+const SETTINGS: &str = "\
+listen:
+  - { address: \"127.0.0.1:8443\", kind: tls }
+  - { address: \"127.0.0.1:8080\", kind: plain }
+certificates:
+  - { certificate: cert.pem, key: key.pem }
+policy: [iconflow.yaml, icodrip.yaml]
+store: sqlite://tollgate.db
+pepper_file: pepper
+admin: \"127.0.0.1:9090\"
+access_log: false
+";
+
+/// Sample upstreams: name and port, as the example policies expect them.
+const UPSTREAMS: [(&str, u16); 4] =
+    [("iconflow-live", 9101), ("iconflow-sandbox", 9102), ("icodrip-live", 9201), ("icodrip-sandbox", 9202)];
+
+const HOSTS: [&str; 2] = ["api.iconflow.dev", "api.icodrip.com"];
+
+impl Demo {
+    /// Runs until Ctrl-C.
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        logging::start();
+        prepare(&self.folder)?;
+        let folder = std::fs::canonicalize(&self.folder)?;
+        let settings = folder.join("tollgate.yaml");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        for (name, port) in UPSTREAMS {
+            let listener = runtime.block_on(upstream::bind(port)).map_err(|e| {
+                Failure::Refused(format!("port {port} on 127.0.0.1 is needed for the sample upstream {name}: {e}"))
+            })?;
+            runtime.spawn(upstream::serve(name, listener));
+        }
+        let made = runtime.block_on(async { keys::make(&Desk::open(&settings, false).await?).await })?;
+        print::line(&instructions(&self.folder, &made))?;
+        if self.no_serve {
+            return Ok(());
+        }
+        crate::server::run(Config::read(&settings)?, Start::default())?;
+        runtime.shutdown_background();
+        Ok(())
+    }
+}
+
+/// Makes the folder. An earlier demo's files are replaced; anything else is left alone.
+fn prepare(folder: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder)?;
+    let ours = [
+        "ca.pem", "cert.pem", "key.pem", "pepper", "tollgate.yaml", "iconflow.yaml", "icodrip.yaml", "tollgate.db",
+        "tollgate.db-wal", "tollgate.db-shm", "last-good-policy.json",
+    ];
+    for name in ours {
+        match std::fs::remove_file(folder.join(name)) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    init::certificates(folder, &HOSTS.map(str::to_owned))?;
+    std::fs::write(folder.join("pepper"), init::pepper()?)?;
+    std::fs::write(folder.join("tollgate.yaml"), SETTINGS)?;
+    std::fs::write(folder.join("iconflow.yaml"), ICONFLOW)?;
+    std::fs::write(folder.join("icodrip.yaml"), ICODRIP)?;
+    Ok(())
+}
+
+/// Organizations of the demo.
+pub(super) fn organizations() -> [OrganizationRecord; 2] {
+    let made = |id: &str, name: &str, permissions: &[&str]| OrganizationRecord {
+        id: id.into(),
+        name: name.into(),
+        plan: String::new(),
+        permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
+        created_ms: System.now_ms(),
+    };
+    [
+        made("pixelforge", "PixelForge", &["packs:read", "packs:write", "downloads:read", "team:manage", "billing:read"]),
+        made("dripshop", "Drip Shop", &["affiliates:read", "affiliates:write", "events:track"]),
+    ]
+}
+
+fn instructions(folder: &Path, made: &keys::Made) -> String {
+    let folder = folder.display();
+    let curl = format!("curl -s --cacert {folder}/ca.pem --connect-to ::127.0.0.1:8443");
+    let tollgate = std::env::current_exe().map_or_else(|_| "tollgate".to_owned(), |p| p.display().to_string());
+    let tollgate = format!("{tollgate} --config {folder}/tollgate.yaml");
+    let keys::Made { read, write, admin, sandbox, icodrip, public, read_id } = made;
+    format!(
+        "\nTollgate is on https://127.0.0.1:8443 (plain HTTP on 8080 refuses, metrics on 9090).\n\
+         Paste these into another terminal, here in this folder.\n\n\
+         # 200: a read key lists packs; the sample upstream shows what it received\n\
+         {curl} https://api.iconflow.dev/v2/packs -H 'Authorization: Bearer {read}'\n\n\
+         # 401: no credential\n\
+         {curl} -i https://api.iconflow.dev/v2/packs\n\n\
+         # 403: the read key may not write; the missing scope is named\n\
+         {curl} -i -X POST https://api.iconflow.dev/v2/packs -H 'Authorization: Bearer {read}'\n\n\
+         # 200: the write key may\n\
+         {curl} -X POST https://api.iconflow.dev/v2/packs -H 'Authorization: Bearer {write}' -d '{{\"name\":\"arrows\"}}'\n\n\
+         # 200: an admin key sees billing\n\
+         {curl} https://api.iconflow.dev/v2/billing/invoices -H 'Authorization: Bearer {admin}'\n\n\
+         # the sandbox: a test key reaches another upstream\n\
+         {curl} https://api.iconflow.dev/v2/packs -H 'Authorization: Bearer {sandbox}'\n\n\
+         # 429: Icodrip allows 100 requests per minute; the last ones of 105 are refused\n\
+         {curl} -o /dev/null -w '%{{http_code}}\\n' -H 'Authorization: Bearer {icodrip}' 'https://api.icodrip.com/v1/affiliates?[1-105]' | sort | uniq -c\n\
+         {curl} -i https://api.icodrip.com/v1/affiliates -H 'Authorization: Bearer {icodrip}'\n\n\
+         # 200: the SDK's public key tracks events, also from a browser\n\
+         {curl} -X POST https://api.icodrip.com/v1/events -H 'Authorization: Bearer {public}' -H 'Origin: https://shop.example' -d '{{}}'\n\n\
+         # 403: plain HTTP is refused, and the key is recorded as exposed\n\
+         curl -s -i --connect-to ::127.0.0.1:8080 http://api.iconflow.dev/v2/packs -H 'Authorization: Bearer {admin}'\n\n\
+         # a revoke and its effect\n\
+         {tollgate} keys revoke {read_id} --wait\n\
+         {curl} -i https://api.iconflow.dev/v2/packs -H 'Authorization: Bearer {read}'\n\n\
+         # a policy edit and its effect: packs become readable without a key\n\
+         sed -i 's/access: {{ scopes: \\[\"packs:read\"\\] }}/access: public/' {folder}/iconflow.yaml && sleep 1\n\
+         {curl} https://api.iconflow.dev/v2/packs\n\n\
+         # why? and what else?\n\
+         {tollgate} explain --key {read_id} GET https://api.iconflow.dev/v2/billing/invoices\n\
+         {tollgate} keys list\n\
+         curl -s http://127.0.0.1:9090/metrics | grep tollgate_requests_total\n\n\
+         Ctrl-C stops everything.\n"
+    )
+}

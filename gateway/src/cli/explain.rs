@@ -1,0 +1,104 @@
+//! `tollgate explain`: the whole decision for a request, from the functions that the proxy calls.
+
+use std::io::Read as _;
+use std::net::IpAddr;
+
+use clap::Args;
+use policy::Circumstances;
+use policy::credential::Secret;
+use policy::explain::{Question, explain};
+
+use super::{Desk, Failure, print};
+use crate::clock::{Clock as _, System};
+
+/// A request to explain.
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// Id of the key that would be sent, or `-` to read the key itself from standard input.
+    #[arg(long, value_name = "ID|-")]
+    key: Option<String>,
+    /// Address that the request would come from.
+    #[arg(long, default_value = "127.0.0.1")]
+    address: IpAddr,
+    /// `Origin` that a browser would send.
+    #[arg(long)]
+    origin: Option<String>,
+    /// Method.
+    method: String,
+    /// URL, such as https://api.example/v2/packs
+    url: String,
+}
+
+/// Longest key read from standard input.
+const KEY_BYTES_MAX: u64 = 4_096;
+
+impl Explain {
+    pub(super) async fn run(&self, desk: &Desk) -> Result<(), Failure> {
+        let policy = desk.policy()?;
+        let (host, target) = split(&self.url)?;
+        let key = match self.key.as_deref() {
+            None => None,
+            Some("-") => Some(self.read_key(desk).await?),
+            Some(id) => Some(desk.store.key(id).await?),
+        };
+        let caller = match &key {
+            Some(record) => {
+                let organization = desk.store.organization(&record.organization).await?;
+                let missing = || Failure::Refused(format!("the organization {} is missing", record.organization));
+                Some((record.facts()?, organization.ok_or_else(missing)?.facts()?))
+            }
+            None => None,
+        };
+        let question = Question {
+            method: &self.method,
+            target: &target,
+            host: &host,
+            caller: caller.as_ref().map(|(key, organization)| (key, organization)),
+            circumstances: Circumstances {
+                address: self.address,
+                origin: self.origin.as_deref(),
+                has_fetch_metadata: false,
+            },
+            now_ms: System.now_ms(),
+        };
+        let told = explain(&policy, &question);
+        if desk.json {
+            return print::json(&told);
+        }
+        for step in &told.steps {
+            let mark = if step.passed { "pass" } else { "STOP" };
+            print::line(&format!("{mark}  {:<10} {}", step.step, step.found))?;
+        }
+        match told.code {
+            Some(code) => print::line(&format!("answer: {} {code}", told.status)),
+            None => print::line("answer: forwarded, if the limits have tokens left"),
+        }
+    }
+
+    async fn read_key(&self, desk: &Desk) -> Result<crate::store::KeyRecord, Failure> {
+        let mut text = zeroize::Zeroizing::new(String::new());
+        std::io::stdin().take(KEY_BYTES_MAX).read_to_string(&mut text)?;
+        let secret = Secret::new(text.trim());
+        let (current, previous) = desk.config.peppers.digests(secret);
+        for digest in [Some(current), previous].into_iter().flatten() {
+            if let Some(key) = desk.store.find_key(&digest).await? {
+                return Ok(key);
+            }
+        }
+        Err(Failure::Refused("no such key in the store; the answer would be 401 invalid_credential".into()))
+    }
+}
+
+fn split(url: &str) -> Result<(String, String), Failure> {
+    let explain = || Failure::Refused(format!("`{url}` is not a URL; write it like https://api.example/v2/packs"));
+    let (scheme, rest) = url.split_once("://").ok_or_else(explain)?;
+    if scheme != "https" {
+        return Err(Failure::Refused("plain HTTP is always refused with 403 https_required; explain an https:// URL".into()));
+    }
+    let at = rest.find('/').unwrap_or(rest.len());
+    let (host, path) = rest.split_at(at);
+    if host.is_empty() {
+        return Err(explain());
+    }
+    Ok((host.to_owned(), if path.is_empty() { "/".to_owned() } else { path.to_owned() }))
+}

@@ -1,0 +1,198 @@
+//! `tollgate keys`: making, showing and ending keys.
+
+pub(super) mod issue;
+
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+
+pub(super) use self::issue::{Create, Import, Rotate};
+use super::{Desk, Failure, print};
+use crate::clock::{Clock as _, System, rfc3339};
+use crate::store::{Exposure, KeyChange, KeyRecord, Position};
+
+/// API keys.
+#[derive(Debug, Subcommand)]
+pub(super) enum Keys {
+    /// Create a key and show it, once.
+    Create(Create),
+    /// Import a key made elsewhere, plain or hashed.
+    Import(Import),
+    /// List keys, newest first.
+    List {
+        /// Of this organization only.
+        #[arg(long)]
+        org: Option<String>,
+    },
+    /// Show a key: everything but its secret.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Stop a key until it is resumed.
+    Suspend(Ending),
+    /// Let a suspended key work again.
+    Resume(Ending),
+    /// End a key for good.
+    Revoke(Ending),
+    /// Replace a key: a new one with the same rights, the old one valid for an overlap.
+    Rotate(Rotate),
+}
+
+/// A key to change, and whether to wait for all gateways.
+#[derive(Debug, Args)]
+pub(super) struct Ending {
+    /// Its id.
+    id: String,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+/// Waiting for gateways.
+#[derive(Debug, Args)]
+pub(super) struct Wait {
+    /// Wait until every gateway has acknowledged the change.
+    #[arg(long)]
+    wait: bool,
+    /// Longest wait, in seconds.
+    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    wait_timeout: u64,
+}
+
+/// Who acknowledged a change, and how fast.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct Acknowledged {
+    acknowledged: usize,
+    gateways: usize,
+    within_ms: u64,
+}
+
+impl Wait {
+    /// Waits, if asked to.
+    pub(super) async fn run(&self, desk: &Desk, position: &Position) -> Result<Option<Acknowledged>, Failure> {
+        if !self.wait {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        loop {
+            let gateways = desk.store.gateways(System.now_ms()).await?;
+            let acknowledged = gateways.iter().filter(|g| desk.store.is_at(&g.position, position)).count();
+            let within_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if acknowledged == gateways.len() {
+                return Ok(Some(Acknowledged { acknowledged, gateways: gateways.len(), within_ms }));
+            }
+            if started.elapsed() >= Duration::from_secs(self.wait_timeout) {
+                let silent: Vec<&str> =
+                    gateways.iter().filter(|g| !desk.store.is_at(&g.position, position)).map(|g| g.id.as_str()).collect();
+                return Err(Failure::Refused(format!(
+                    "the change is stored, but after {within_ms} ms only {acknowledged} of {} gateways have acknowledged it; missing: {}",
+                    gateways.len(),
+                    silent.join(", ")
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Keys {
+    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+        match self {
+            Keys::Create(create) => create.run(desk).await,
+            Keys::Import(import) => import.run(desk).await,
+            Keys::Rotate(rotate) => rotate.run(desk).await,
+            Keys::List { org } => list(desk, org.as_deref()).await,
+            Keys::Show { id } => show(desk, &desk.store.key(&id).await?),
+            Keys::Suspend(ending) => change(desk, ending, KeyChange::Suspend { at_ms: System.now_ms() }).await,
+            Keys::Resume(ending) => change(desk, ending, KeyChange::Resume).await,
+            Keys::Revoke(ending) => change(desk, ending, KeyChange::Revoke { at_ms: System.now_ms() }).await,
+        }
+    }
+}
+
+async fn change(desk: &Desk, ending: Ending, change: KeyChange) -> Result<(), Failure> {
+    let (key, position) = desk.store.change_key(&ending.id, change).await?;
+    let waited = ending.wait.run(desk, &position).await?;
+    if desk.json {
+        let mut value = view(&key);
+        if let (Some(map), Some(waited)) = (value.as_object_mut(), &waited) {
+            map.insert("wait".into(), serde_json::to_value(waited).map_err(std::io::Error::from)?);
+        }
+        return print::json(&value);
+    }
+    let state = key.state(System.now_ms());
+    print::line(&match waited {
+        Some(w) => format!("{} is {state}; acknowledged by {} of {} gateways within {} ms", key.id, w.acknowledged, w.gateways, w.within_ms),
+        None => format!("{} is {state}", key.id),
+    })
+}
+
+async fn list(desk: &Desk, org: Option<&str>) -> Result<(), Failure> {
+    let keys = desk.store.keys(org).await?;
+    if desk.json {
+        return print::json(&keys.iter().map(view).collect::<Vec<_>>());
+    }
+    let now_ms = System.now_ms();
+    let rows = keys.into_iter().map(|key| {
+        let used = key.last_use.as_ref().map_or_else(|| "never".into(), |u| rfc3339(u.ms));
+        let state = if key.exposed.is_some() { format!("{} EXPOSED", key.state(now_ms)) } else { key.state(now_ms).into() };
+        vec![
+            key.id,
+            key.api,
+            key.organization,
+            key.name,
+            key.class.as_str().into(),
+            key.environment.as_str().into(),
+            key.display,
+            state,
+            used,
+        ]
+    });
+    print::table(&["ID", "API", "ORG", "NAME", "CLASS", "ENV", "KEY", "STATE", "LAST USED"], rows)
+}
+
+/// A key as JSON, without its digest and with its state.
+pub(super) fn view(key: &KeyRecord) -> serde_json::Value {
+    let mut value = serde_json::to_value(key).unwrap_or_default();
+    if let Some(map) = value.as_object_mut() {
+        map.remove("digest");
+        map.insert("state".into(), key.state(System.now_ms()).into());
+    }
+    value
+}
+
+fn show(desk: &Desk, key: &KeyRecord) -> Result<(), Failure> {
+    if desk.json {
+        return print::json(&view(key));
+    }
+    let time = |ms: Option<u64>| ms.map(rfc3339).unwrap_or_default();
+    let exposed = key.exposed.map(|(ms, how)| {
+        let how = match how {
+            Exposure::PlainHttp => "sent over plain HTTP",
+            Exposure::Browser => "used from a browser",
+        };
+        format!("{how} at {}: replace it", rfc3339(ms))
+    });
+    let used = key.last_use.as_ref().map(|u| format!("{} on {} from {}", rfc3339(u.ms), u.route, u.address));
+    print::fields(&[
+        ("id", key.id.clone()),
+        ("state", key.state(System.now_ms()).into()),
+        ("api", key.api.clone()),
+        ("organization", key.organization.clone()),
+        ("name", key.name.clone()),
+        ("class", key.class.as_str().into()),
+        ("environment", key.environment.as_str().into()),
+        ("key", key.display.clone()),
+        ("scopes", key.scopes.join(" ")),
+        ("created", format!("{} by {}", rfc3339(key.created_ms), key.created_by)),
+        ("expires", time(key.not_after_ms)),
+        ("suspended", time(key.suspended_ms)),
+        ("revoked", time(key.revoked_ms)),
+        ("replaced by", key.replaced_by.clone().unwrap_or_default()),
+        ("addresses", key.networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+        ("origins", key.origins.join(" ")),
+        ("limit", key.limit.clone().unwrap_or_else(|| "(plan)".into())),
+        ("last used", used.unwrap_or_else(|| "never".into())),
+        ("exposed", exposed.unwrap_or_default()),
+    ])
+}

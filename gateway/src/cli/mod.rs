@@ -1,0 +1,225 @@
+//! The command line. One file per command; human tables by default, `--json` everywhere.
+//!
+//! Exit codes: 0 done; 1 refused or not found; 2 wrong usage; 3 a policy or settings file has
+//! problems; 4 the store cannot answer.
+
+mod check;
+pub mod demo;
+mod explain;
+mod init;
+mod keys;
+mod keys_for_demo;
+mod logging;
+mod orgs;
+mod print;
+mod upstream;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+use crate::server::{Start, StartError};
+use crate::store::{Store, StoreError};
+
+/// Tollgate: a reverse-proxy authentication gateway.
+///
+/// Stands in front of an API that knows nothing about keys, scopes or limits, and gives it
+/// everything that its public documentation promises about authentication.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, max_term_width = 100)]
+pub struct Cli {
+    /// Settings file.
+    #[arg(long, global = true, env = "TOLLGATE_CONFIG", default_value = "tollgate.yaml", value_name = "FILE")]
+    config: PathBuf,
+    /// Print JSON instead of tables.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start everything on loopback with sample upstreams, keys and curl lines to paste.
+    Demo(demo::Demo),
+    /// Make a settings file, a pepper and a certificate to try with.
+    Init(init::Init),
+    /// Run the gateway.
+    Serve {
+        /// Take the listeners over from the running gateway; then stop that one with SIGQUIT.
+        #[arg(long)]
+        upgrade: bool,
+    },
+    /// Check policy files and print every problem.
+    Check(check::Check),
+    /// Print the whole decision for a request, step by step, without spending anything.
+    Explain(explain::Explain),
+    /// API keys.
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// Organizations.
+    #[command(subcommand)]
+    Orgs(orgs::Orgs),
+    /// Gateways that share the store, and how far they have followed its changes.
+    Gateways,
+    /// Print the JSON Schema of policy files, or of the settings file.
+    Schema {
+        /// Which one.
+        #[arg(value_enum, default_value = "policy")]
+        of: SchemaOf,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum SchemaOf {
+    Policy,
+    Settings,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Something in the arguments or the state does not fit.
+    #[error("{0}")]
+    Refused(String),
+    /// A policy has problems.
+    #[error("{0}")]
+    Problems(Box<policy::Problems>),
+    /// The settings file has problems.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// The store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The gateway did not start.
+    #[error("{0}")]
+    Start(#[from] StartError),
+    /// Output or a thread.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Failure::Refused(_) | Failure::System(_) => 1,
+            Failure::Problems(_) | Failure::Config(_) => 3,
+            Failure::Start(StartError::Policy(_)) => 3,
+            Failure::Store(StoreError::Unavailable(_) | StoreError::Corrupt(_))
+            | Failure::Start(StartError::Store(_)) => 4,
+            Failure::Store(StoreError::NotFound(_) | StoreError::Exists(_) | StoreError::Refused(_)) => 1,
+            Failure::Start(
+                StartError::Certificates(_)
+                | StartError::Metrics(_)
+                | StartError::Randomness(_)
+                | StartError::System { .. },
+            ) => 1,
+        }
+    }
+}
+
+impl From<crate::random::NoRandomness> for Failure {
+    fn from(error: crate::random::NoRandomness) -> Self {
+        Failure::Refused(error.to_string())
+    }
+}
+
+/// Longest wait of a command for a Redis; a person waits longer than a request.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a command that talks to the store needs.
+struct Desk {
+    config: Config,
+    store: Arc<dyn Store>,
+    json: bool,
+}
+
+impl Desk {
+    async fn open(path: &std::path::Path, json: bool) -> Result<Self, Failure> {
+        let mut config = Config::read(path)?;
+        config.redis.timeout = STORE_TIMEOUT;
+        config.redis.connect_timeout = STORE_TIMEOUT;
+        let store = crate::store::open(&config.store, &config.redis).await?;
+        Ok(Desk { config, store, json })
+    }
+
+    fn policy(&self) -> Result<policy::Policy, Failure> {
+        let sources = crate::snapshot::read(&self.config.policy).map_err(|e| Failure::Refused(e.to_string()))?;
+        policy::compile(sources).map_err(|p| Failure::Problems(Box::new(p)))
+    }
+
+    /// Who acts, for records.
+    #[expect(clippy::disallowed_methods, reason = "the user's name is an input of the command line")]
+    fn actor() -> String {
+        let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".into());
+        let plain: String = user.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
+        format!("cli:{plain}")
+    }
+}
+
+/// Parses the arguments and runs the command.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that has enough (`| head`) is not a failure.
+        Err(Failure::System(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "{}{failure}", if failure.code() == 3 { "" } else { "error: " });
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let Cli { config, json, command } = cli;
+    match command {
+        Command::Demo(demo) => demo.run(),
+        Command::Init(init) => init.run(json),
+        Command::Serve { upgrade } => {
+            logging::start();
+            Ok(crate::server::run(Config::read(&config)?, Start { upgrade })?)
+        }
+        Command::Check(check) => check.run(json),
+        Command::Schema { of } => print::json(&match of {
+            SchemaOf::Policy => policy::file::schema(),
+            SchemaOf::Settings => crate::config::schema(),
+        }),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Explain(explain) => with_store(&config, json, async |desk| explain.run(&desk).await),
+        Command::Keys(keys) => with_store(&config, json, async |desk| keys.run(&desk).await),
+        Command::Orgs(orgs) => with_store(&config, json, async |desk| orgs.run(&desk).await),
+        Command::Gateways => with_store(&config, json, async |desk| gateways(&desk).await),
+    }
+}
+
+fn with_store<W>(config: &std::path::Path, json: bool, work: W) -> Result<(), Failure>
+where
+    W: AsyncFnOnce(Desk) -> Result<(), Failure>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { work(Desk::open(config, json).await?).await })
+}
+
+async fn gateways(desk: &Desk) -> Result<(), Failure> {
+    use crate::clock::{Clock as _, System, rfc3339};
+    let list = desk.store.gateways(System.now_ms()).await?;
+    if desk.json {
+        return print::json(&list);
+    }
+    let rows = list.into_iter().map(|g| vec![g.id, g.position, rfc3339(g.seen_ms)]);
+    print::table(&["GATEWAY", "FOLLOWED TO", "SEEN"], rows)
+}

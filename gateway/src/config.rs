@@ -1,0 +1,392 @@
+//! Process settings: where to listen, which policy, which store.
+//!
+//! [`ConfigFile`] mirrors the YAML; [`Config`] is ready to run, with every path absolute and every
+//! bound set. Only the second reaches the server. What the gateway decides is not here but in the
+//! policy files.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use policy::span::Spanned;
+use policy::{Problem, Problems, Source};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::digest::{Pepper, Peppers};
+use crate::store::RedisSettings;
+
+type Text = Spanned<String>;
+
+/// The settings file as it is written. Every field but `policy` has a default.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// Where clients connect. Absent: TLS on 0.0.0.0:8443, refusing plain HTTP on 0.0.0.0:8080.
+    pub listen: Option<Vec<ListenFile>>,
+    /// Certificates for TLS; the first serves clients that name no host.
+    #[serde(default)]
+    pub certificates: Vec<CertificateFile>,
+    /// Policy files.
+    pub policy: Vec<Text>,
+    /// Where organizations and keys live: `sqlite:///path` or a Redis URL. Absent: tollgate.db in `state`.
+    pub store: Option<Text>,
+    /// Certificate authority of a Redis that speaks TLS.
+    pub store_ca: Option<Text>,
+    /// Longest wait for an answer of Redis. Absent: 50ms.
+    pub store_timeout: Option<Text>,
+    /// File with the pepper of the key hashes, 64 hexadecimal characters.
+    pub pepper_file: Option<Text>,
+    /// File with the pepper before it, while it is being rotated.
+    pub previous_pepper_file: Option<Text>,
+    /// Folder for what the gateway writes itself. Absent: the folder of this file.
+    pub state: Option<Text>,
+    /// Address of metrics, health and readiness. Absent: 127.0.0.1:9090.
+    pub admin: Option<Text>,
+    /// Proxies in front whose `X-Forwarded-For` is believed. Absent: none.
+    #[serde(default)]
+    pub trusted_proxies: Vec<Text>,
+    /// Certificate authority of upstreams that speak TLS, beside the system's.
+    pub upstream_ca: Option<Text>,
+    /// Worker threads. Absent: one per core.
+    pub threads: Option<Spanned<u32>>,
+    /// Bounds; each has a default.
+    #[serde(default)]
+    pub bounds: BoundsFile,
+    /// Whether a JSON line is written to standard output for each request. Absent: true.
+    pub access_log: Option<bool>,
+}
+
+/// One listener.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenFile {
+    /// Address and port.
+    pub address: Text,
+    /// What it speaks. Absent: tls.
+    pub kind: Option<ListenKindFile>,
+    /// For `trusted`: who ends TLS in front of it, in words that will be read in a year.
+    pub terminated_by: Option<Text>,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenKindFile {
+    /// TLS.
+    Tls,
+    /// Plain HTTP, which is refused with a 403.
+    Plain,
+    /// Plain HTTP from something that ended TLS in front of us.
+    Trusted,
+}
+
+/// A certificate and its key, in PEM files that are watched.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFile {
+    /// Certificate chain.
+    pub certificate: Text,
+    /// Private key.
+    pub key: Text,
+}
+
+/// Bounds of the process.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BoundsFile {
+    /// Most connections at once. Absent: 20000.
+    pub connections: Option<Spanned<u32>>,
+    /// Most connections of one address at once. Absent: 1000.
+    pub connections_per_address: Option<Spanned<u32>>,
+    /// Most keys cached. Absent: 1000000.
+    pub cached_keys: Option<Spanned<u32>>,
+    /// Most limit buckets held. Absent: 4000000.
+    pub buckets: Option<Spanned<u32>>,
+    /// Failed authentications per address and minute. Absent: 120; 0 for no bound.
+    pub failures_per_minute: Option<Spanned<u32>>,
+    /// How long the last known record of a key serves while the store cannot answer. Absent: 10m.
+    pub stale_for: Option<Text>,
+    /// Longest time for a TLS handshake. Absent: 5s.
+    pub handshake: Option<Text>,
+    /// Longest time for a request head, first byte to last. Absent: 10s.
+    pub head: Option<Text>,
+    /// Longest idle time of a kept connection. Absent: 60s.
+    pub idle: Option<Text>,
+    /// Slowest acceptable request body, in bytes per second. Absent: 500.
+    pub body_rate: Option<Spanned<u32>>,
+    /// Longest time that requests under way are given at a stop. Absent: 30s.
+    pub drain: Option<Text>,
+}
+
+/// What a listener speaks, ready to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenKind {
+    /// TLS.
+    Tls,
+    /// Plain HTTP, refused.
+    Plain,
+    /// Plain HTTP behind a TLS terminator.
+    Trusted {
+        /// Who that is.
+        terminated_by: String,
+    },
+}
+
+/// One listener, ready to run.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Address.
+    pub address: SocketAddr,
+    /// What it speaks.
+    pub kind: ListenKind,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificatePaths {
+    /// Certificate chain.
+    pub certificate: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+}
+
+/// Bounds, ready to run. Each is named where it is used.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "documented on BoundsFile, field by field")]
+pub struct Bounds {
+    pub connections: usize,
+    pub connections_per_address: u32,
+    pub cached_keys: usize,
+    pub buckets: usize,
+    pub failures_per_minute: u32,
+    pub stale_for: Duration,
+    pub handshake: Duration,
+    pub head: Duration,
+    pub idle: Duration,
+    pub body_rate: u32,
+    pub drain: Duration,
+}
+
+/// Everything a process needs to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Listeners.
+    pub listen: Vec<Listen>,
+    /// Certificates.
+    pub certificates: Vec<CertificatePaths>,
+    /// Policy files, absolute.
+    pub policy: Vec<PathBuf>,
+    /// Store URL.
+    pub store: String,
+    /// How to reach a Redis.
+    pub redis: RedisSettings,
+    /// Peppers of the key hashes.
+    pub peppers: Peppers,
+    /// Folder for what the gateway writes.
+    pub state: PathBuf,
+    /// Admin listener.
+    pub admin: SocketAddr,
+    /// Believed proxies.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Certificate authority of upstreams.
+    pub upstream_ca: Option<PathBuf>,
+    /// Worker threads.
+    pub threads: usize,
+    /// Bounds.
+    pub bounds: Bounds,
+    /// Whether the access log is written.
+    pub access_log: bool,
+}
+
+impl Config {
+    /// Reads a settings file. Everything that is wrong with it is reported at once.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable {
+            path: path.to_owned(),
+            cause: cause.to_string(),
+        })?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+        let source = Source { name: path.display().to_string(), text };
+        let mut problems = Vec::new();
+        let config = parse(&source.text, &folder, &mut problems);
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            Some(_) | None => {
+                problems.sort_by_key(|p| p.span);
+                Err(ConfigError::Wrong(Problems { list: problems, sources: vec![source] }))
+            }
+        }
+    }
+}
+
+/// Why a settings file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read the settings file {}: {cause}; name one with --config, or make one with `tollgate init`", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// It says something wrong.
+    #[error("{0}")]
+    Wrong(Problems),
+}
+
+fn parse(text: &str, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {
+    let root = policy::tree::parse(0, text).map_err(|p| problems.push(p)).ok()?;
+    let span = root.span;
+    let root = policy::shape::check(root, &schema(), problems)?;
+    let file = ConfigFile::deserialize(&root);
+    let file = file.map_err(|e| problems.push(Problem::at(span, format!("cannot be read: {e}")))).ok()?;
+    ready(file, folder, problems)
+}
+
+fn take<T>(text: &Text, problems: &mut Vec<Problem>, with: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    with(text).map_err(|message| problems.push(Problem::at(text.span, message))).ok()
+}
+
+fn duration(text: Option<&Text>, default: Duration, problems: &mut Vec<Problem>) -> Duration {
+    text.and_then(|t| take(t, problems, policy::units::duration)).unwrap_or(default)
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is not an address and port, such as `127.0.0.1:9090` or `[::]:8443`"))
+}
+
+fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {
+    let at = |text: &Text| folder.join(text.as_str());
+    let state = file.state.as_ref().map_or_else(|| folder.to_owned(), at);
+    let listen = listeners(file.listen.as_deref(), problems);
+    let certificates: Vec<_> = file
+        .certificates
+        .iter()
+        .map(|c| CertificatePaths { certificate: at(&c.certificate), key: at(&c.key) })
+        .collect();
+    if certificates.is_empty() && listen.iter().any(|l| l.kind == ListenKind::Tls) {
+        let first = file.policy.first().map(|p| p.span).unwrap_or_default();
+        problems.push(
+            Problem::at(first, "there is a TLS listener but no certificate")
+                .help("add `certificates: [{ certificate: cert.pem, key: key.pem }]`; `tollgate init` makes one to try with"),
+        );
+    }
+    if file.policy.is_empty() {
+        problems.push(Problem::at(Default::default(), "no policy file is named"));
+    }
+    let peppers = peppers(&file, folder, problems);
+    let store = match &file.store {
+        Some(text) => match text.strip_prefix("sqlite://") {
+            Some(path) => format!("sqlite://{}", folder.join(path).display()),
+            None => text.value.clone(),
+        },
+        None => format!("sqlite://{}", state.join("tollgate.db").display()),
+    };
+    let admin = file.admin.as_ref().map_or(Some(SocketAddr::from(([127, 0, 0, 1], 9090))), |t| take(t, problems, socket));
+    let trusted = file.trusted_proxies.iter().filter_map(|t| {
+        take(t, problems, |s| {
+            s.parse::<IpNet>().or_else(|_| s.parse::<IpAddr>().map(IpNet::from)).map_err(|_| format!("`{s}` is not an address range, such as `10.0.0.0/8`"))
+        })
+    });
+    let trusted_proxies = trusted.collect();
+    let defaults = RedisSettings::default();
+    Some(Config {
+        listen,
+        certificates,
+        policy: file.policy.iter().map(at).collect(),
+        store,
+        redis: RedisSettings {
+            timeout: duration(file.store_timeout.as_ref(), defaults.timeout, problems),
+            ca: file.store_ca.as_ref().map(at),
+            ..defaults
+        },
+        peppers: peppers?,
+        state,
+        admin: admin?,
+        trusted_proxies,
+        upstream_ca: file.upstream_ca.as_ref().map(at),
+        threads: file.threads.as_ref().map_or_else(cores, |n| (**n).clamp(1, 256) as usize),
+        bounds: bounds(&file.bounds, problems),
+        access_log: file.access_log.unwrap_or(true),
+    })
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn listeners(files: Option<&[ListenFile]>, problems: &mut Vec<Problem>) -> Vec<Listen> {
+    let Some(files) = files else {
+        return [(8443, ListenKind::Tls), (8080, ListenKind::Plain)]
+            .map(|(port, kind)| Listen { address: SocketAddr::from(([0, 0, 0, 0], port)), kind })
+            .into();
+    };
+    let mut list = Vec::new();
+    for file in files {
+        let Some(address) = take(&file.address, problems, socket) else { continue };
+        let kind = match (file.kind, &file.terminated_by) {
+            (Some(ListenKindFile::Tls) | None, None) => ListenKind::Tls,
+            (Some(ListenKindFile::Plain), None) => ListenKind::Plain,
+            (Some(ListenKindFile::Trusted), Some(who)) => ListenKind::Trusted { terminated_by: who.value.clone() },
+            (Some(ListenKindFile::Trusted), None) => {
+                problems.push(
+                    Problem::at(file.address.span, "a trusted listener takes credentials over plain HTTP")
+                        .help("say who ends TLS in front of it: `terminated_by: ...`"),
+                );
+                continue;
+            }
+            (Some(ListenKindFile::Tls | ListenKindFile::Plain) | None, Some(text)) => {
+                problems.push(Problem::at(text.span, "`terminated_by` belongs to a listener of kind `trusted`"));
+                continue;
+            }
+        };
+        list.push(Listen { address, kind });
+    }
+    list
+}
+
+fn peppers(file: &ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option<Peppers> {
+    let read = |text: &Text, problems: &mut Vec<Problem>| take(text, problems, |path| Pepper::read(&folder.join(path)));
+    let Some(text) = &file.pepper_file else {
+        let first = file.policy.first().map(|p| p.span).unwrap_or_default();
+        problems.push(
+            Problem::at(first, "no pepper file is named")
+                .help("`openssl rand -hex 32 > pepper` makes one; write `pepper_file: pepper` and keep it out of the store's backups"),
+        );
+        return None;
+    };
+    let current = read(text, problems)?;
+    let previous = match &file.previous_pepper_file {
+        Some(text) => Some(read(text, problems)?),
+        None => None,
+    };
+    Some(Peppers { current, previous })
+}
+
+fn bounds(file: &BoundsFile, problems: &mut Vec<Problem>) -> Bounds {
+    let number = |n: &Option<Spanned<u32>>, default: u32| n.as_ref().map_or(default, |n| **n);
+    let seconds = Duration::from_secs;
+    Bounds {
+        connections: number(&file.connections, 20_000) as usize,
+        connections_per_address: number(&file.connections_per_address, 1_000),
+        cached_keys: number(&file.cached_keys, 1_000_000) as usize,
+        buckets: number(&file.buckets, 4_000_000) as usize,
+        failures_per_minute: number(&file.failures_per_minute, 120),
+        stale_for: duration(file.stale_for.as_ref(), seconds(600), problems),
+        handshake: duration(file.handshake.as_ref(), seconds(5), problems),
+        head: duration(file.head.as_ref(), seconds(10), problems),
+        idle: duration(file.idle.as_ref(), seconds(60), problems),
+        body_rate: number(&file.body_rate, 500),
+        drain: duration(file.drain.as_ref(), seconds(30), problems),
+    }
+}
+
+/// The JSON Schema of the settings file.
+pub fn schema() -> serde_json::Value {
+    let settings = schemars::generate::SchemaSettings::draft2020_12();
+    settings.into_generator().into_root_schema_for::<ConfigFile>().to_value()
+}

@@ -1,0 +1,419 @@
+//! Every way in which Tollgate says no: one closed list, one wire form each.
+//!
+//! A denial is decided elsewhere and written once, here. Its text is constant: nothing that the
+//! client sent is echoed. What the operator should know goes to the log, not into the answer.
+
+use std::borrow::Cow;
+
+use policy::credential::PresentationFault;
+use policy::head::HeadFault;
+use policy::path::PathFault;
+use policy::target::TargetFault;
+use policy::{KeyFault, Refusal, Scopes};
+
+use crate::limit::Standing;
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// No credential.
+    MissingCredential,
+    /// There is no such credential, or it cannot be one.
+    InvalidCredential,
+    /// The credential exists and does not work.
+    DeadCredential(KeyFault),
+    /// Two credentials, or one that cannot be read.
+    UnreadableCredential(PresentationFault),
+    /// The head has two readings.
+    Head(HeadFault),
+    /// A field that spells one of ours in another way.
+    AliasedField,
+    /// The target cannot be accepted.
+    Target(TargetFault),
+    /// The route takes no escaped text outside ASCII.
+    UnicodePath,
+    /// Scopes are missing.
+    InsufficientScope {
+        /// What the route requires.
+        required: Scopes,
+    },
+    /// The route takes no public keys.
+    PublicKeyNotAccepted,
+    /// Plain HTTP.
+    HttpsRequired,
+    /// The key may not be used from this address.
+    AddressNotAllowed,
+    /// The key may not be used from this origin.
+    OriginNotAllowed,
+    /// A key for servers in a browser's request.
+    ServerOnlyKey,
+    /// Nothing here, for a caller we know (or a host that is nobody's).
+    NoSuchRoute,
+    /// The body is larger than the route takes.
+    BodyTooLarge,
+    /// A limit is used up.
+    LimitExceeded {
+        /// Its name.
+        limit: Box<str>,
+        /// Where it stands.
+        standing: Standing,
+        /// Seconds to wait.
+        retry_after_s: u64,
+    },
+    /// The address has failed too often.
+    TooManyFailures {
+        /// Seconds to wait.
+        retry_after_s: u64,
+    },
+    /// The store or the limiter cannot answer.
+    TemporarilyUnavailable,
+    /// No backend could be reached, or it broke off.
+    UpstreamUnreachable,
+    /// The backend was too slow.
+    UpstreamTimeout,
+    /// The client's body could not be read to its end.
+    BrokenBody,
+    /// A bug: a request reached the forwarding step without a permit.
+    NotPermitted,
+}
+
+impl From<Refusal> for Denial {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::MissingCredential => Denial::MissingCredential,
+            Refusal::NoSuchRoute => Denial::NoSuchRoute,
+            Refusal::UnicodePath => Denial::UnicodePath,
+            Refusal::MissingScopes { required } => Denial::InsufficientScope { required },
+            Refusal::PublicKeyNotAccepted => Denial::PublicKeyNotAccepted,
+            Refusal::AddressNotAllowed => Denial::AddressNotAllowed,
+            Refusal::OriginNotAllowed => Denial::OriginNotAllowed,
+            Refusal::ServerOnlyKey => Denial::ServerOnlyKey,
+        }
+    }
+}
+
+/// Seconds after which a caller may try again when something of ours is down.
+const RETRY_AFTER_OUTAGE_S: u64 = 1;
+
+impl Denial {
+    /// HTTP status (SPEC section 4).
+    pub fn status(&self) -> u16 {
+        match self {
+            Denial::MissingCredential | Denial::InvalidCredential | Denial::DeadCredential(_) => 401,
+            Denial::UnreadableCredential(_) | Denial::AliasedField | Denial::UnicodePath | Denial::BrokenBody => 400,
+            Denial::Head(HeadFault::TooLarge) => 431,
+            Denial::Head(HeadFault::Expect) => 417,
+            Denial::Head(
+                HeadFault::RequestLine
+                | HeadFault::LineEnd
+                | HeadFault::Field
+                | HeadFault::Host
+                | HeadFault::Framing
+                | HeadFault::Connection,
+            ) => 400,
+            Denial::Target(TargetFault::TooLong | TargetFault::Path(PathFault::TooLong)) => 414,
+            Denial::Target(_) => 400,
+            Denial::InsufficientScope { .. }
+            | Denial::PublicKeyNotAccepted
+            | Denial::HttpsRequired
+            | Denial::AddressNotAllowed
+            | Denial::OriginNotAllowed
+            | Denial::ServerOnlyKey => 403,
+            Denial::NoSuchRoute => 404,
+            Denial::BodyTooLarge => 413,
+            Denial::LimitExceeded { .. } | Denial::TooManyFailures { .. } => 429,
+            Denial::TemporarilyUnavailable => 503,
+            Denial::UpstreamUnreachable => 502,
+            Denial::UpstreamTimeout => 504,
+            Denial::NotPermitted => 500,
+        }
+    }
+
+    /// The stable problem code; also the metric label.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Denial::MissingCredential => "missing_credential",
+            Denial::InvalidCredential => "invalid_credential",
+            Denial::DeadCredential(KeyFault::Expired) => "expired_credential",
+            Denial::DeadCredential(KeyFault::Revoked) => "revoked_credential",
+            Denial::DeadCredential(KeyFault::Suspended) => "suspended_credential",
+            Denial::Head(HeadFault::TooLarge) | Denial::BodyTooLarge => "too_large",
+            Denial::Target(TargetFault::TooLong | TargetFault::Path(PathFault::TooLong)) => "too_large",
+            Denial::UnreadableCredential(_)
+            | Denial::Head(_)
+            | Denial::AliasedField
+            | Denial::Target(_)
+            | Denial::BrokenBody
+            | Denial::UnicodePath => "invalid_request",
+            Denial::InsufficientScope { .. } | Denial::PublicKeyNotAccepted => "insufficient_scope",
+            Denial::HttpsRequired => "https_required",
+            Denial::AddressNotAllowed => "address_not_allowed",
+            Denial::OriginNotAllowed => "origin_not_allowed",
+            Denial::ServerOnlyKey => "server_only_key",
+            Denial::NoSuchRoute => "no_such_route",
+            Denial::LimitExceeded { .. } | Denial::TooManyFailures { .. } => "limit_exceeded",
+            Denial::TemporarilyUnavailable => "temporarily_unavailable",
+            Denial::UpstreamUnreachable => "upstream_unreachable",
+            Denial::UpstreamTimeout => "upstream_timeout",
+            Denial::NotPermitted => "internal_error",
+        }
+    }
+
+    /// All codes, for metrics and documentation.
+    pub const CODES: [&'static str; 19] = [
+        "missing_credential",
+        "invalid_credential",
+        "expired_credential",
+        "revoked_credential",
+        "suspended_credential",
+        "invalid_request",
+        "insufficient_scope",
+        "https_required",
+        "address_not_allowed",
+        "origin_not_allowed",
+        "server_only_key",
+        "no_such_route",
+        "too_large",
+        "limit_exceeded",
+        "temporarily_unavailable",
+        "upstream_unreachable",
+        "upstream_timeout",
+        "internal_error",
+        "client_gone",
+    ];
+
+    /// A constant title.
+    pub fn title(&self) -> &'static str {
+        match self {
+            Denial::MissingCredential => "A credential is required",
+            Denial::InvalidCredential => "The credential is not valid",
+            Denial::DeadCredential(KeyFault::Expired) => "The credential has expired",
+            Denial::DeadCredential(KeyFault::Revoked) => "The credential is revoked",
+            Denial::DeadCredential(KeyFault::Suspended) => "The credential is suspended",
+            Denial::UnreadableCredential(_) => "The credential cannot be read",
+            Denial::Head(HeadFault::TooLarge) => "The request head is too large",
+            Denial::Target(TargetFault::TooLong) => "The request target is too long",
+            Denial::Head(_) | Denial::AliasedField | Denial::Target(_) | Denial::UnicodePath => {
+                "The request cannot be accepted"
+            }
+            Denial::BrokenBody => "The request body could not be read",
+            Denial::InsufficientScope { .. } | Denial::PublicKeyNotAccepted => "The credential may not do this",
+            Denial::HttpsRequired => "HTTPS is required",
+            Denial::AddressNotAllowed => "The credential may not be used from this address",
+            Denial::OriginNotAllowed => "The credential may not be used from this origin",
+            Denial::ServerOnlyKey => "The credential belongs on a server",
+            Denial::NoSuchRoute => "There is no such route",
+            Denial::BodyTooLarge => "The request body is too large",
+            Denial::LimitExceeded { .. } => "The limit is exceeded",
+            Denial::TooManyFailures { .. } => "Too many failed attempts",
+            Denial::TemporarilyUnavailable => "Temporarily unavailable",
+            Denial::UpstreamUnreachable => "The API's backend cannot be reached",
+            Denial::UpstreamTimeout => "The API's backend did not answer in time",
+            Denial::NotPermitted => "Internal error",
+        }
+    }
+
+    /// A sentence that says what to do.
+    pub fn detail(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Denial::MissingCredential => "Send the API key in the Authorization field: `Authorization: Bearer <key>`.",
+            Denial::InvalidCredential => "Check that the whole key was sent, to the API it belongs to.",
+            Denial::DeadCredential(KeyFault::Expired) => "Use a newer key, or create one.",
+            Denial::DeadCredential(KeyFault::Revoked) => "It will not work again. Use another key.",
+            Denial::DeadCredential(KeyFault::Suspended) => "Its organization can resume it.",
+            Denial::UnreadableCredential(PresentationFault::Several) => {
+                "Send one Authorization field with one credential."
+            }
+            Denial::UnreadableCredential(PresentationFault::Unreadable) => {
+                "Send `Bearer`, one space and the credential."
+            }
+            Denial::Head(fault) => fault.detail(),
+            Denial::AliasedField => "The request has a field whose name is reserved in another spelling.",
+            Denial::Target(fault) => fault.detail(),
+            Denial::UnicodePath => "This path takes no escaped text outside ASCII.",
+            Denial::BrokenBody => "The body ended early, came too slowly, or was malformed.",
+            Denial::InsufficientScope { required } => {
+                return Cow::Owned(format!("This needs the permission {required}. Use a key that has it."));
+            }
+            Denial::PublicKeyNotAccepted => "Public keys are not accepted here.",
+            Denial::HttpsRequired => {
+                "Use https://. A credential sent over plain HTTP must be taken for exposed: replace it."
+            }
+            Denial::AddressNotAllowed => "The key is restricted to certain addresses.",
+            Denial::OriginNotAllowed => "The key is restricted to certain origins.",
+            Denial::ServerOnlyKey => {
+                "A key of this class must not be in a browser. Take it out of the page and replace it."
+            }
+            Denial::NoSuchRoute => "Check method and path.",
+            Denial::BodyTooLarge => "Send a smaller body.",
+            Denial::LimitExceeded { .. } => "Wait until the window resets, as Retry-After says.",
+            Denial::TooManyFailures { .. } => "Wait, as Retry-After says, and check the credential.",
+            Denial::TemporarilyUnavailable => "The credential could not be checked. Try again.",
+            Denial::UpstreamUnreachable | Denial::UpstreamTimeout => "Try again later.",
+            Denial::NotPermitted => "The request was not forwarded.",
+        })
+    }
+
+    /// The challenge of `WWW-Authenticate` (RFC 6750 section 3), where there is one.
+    pub fn challenge(&self, realm: &str) -> Option<String> {
+        let error = match self {
+            Denial::MissingCredential => return Some(format!("Bearer realm=\"{realm}\"")),
+            Denial::InvalidCredential | Denial::DeadCredential(_) => "invalid_token",
+            Denial::UnreadableCredential(_) => "invalid_request",
+            Denial::InsufficientScope { required } => {
+                return Some(format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{required}\""));
+            }
+            Denial::PublicKeyNotAccepted => "insufficient_scope",
+            Denial::Head(_)
+            | Denial::AliasedField
+            | Denial::Target(_)
+            | Denial::UnicodePath
+            | Denial::BrokenBody
+            | Denial::HttpsRequired
+            | Denial::AddressNotAllowed
+            | Denial::OriginNotAllowed
+            | Denial::ServerOnlyKey
+            | Denial::NoSuchRoute
+            | Denial::BodyTooLarge
+            | Denial::LimitExceeded { .. }
+            | Denial::TooManyFailures { .. }
+            | Denial::TemporarilyUnavailable
+            | Denial::UpstreamUnreachable
+            | Denial::UpstreamTimeout
+            | Denial::NotPermitted => return None,
+        };
+        Some(format!("Bearer realm=\"{realm}\", error=\"{error}\""))
+    }
+
+    /// Seconds of `Retry-After`, where there is one.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        if let Denial::LimitExceeded { retry_after_s, .. } | Denial::TooManyFailures { retry_after_s } = self {
+            return Some(*retry_after_s);
+        }
+        (self.status() == 503).then_some(RETRY_AFTER_OUTAGE_S)
+    }
+
+    /// gRPC status: 16 UNAUTHENTICATED, 7 PERMISSION_DENIED, 8 RESOURCE_EXHAUSTED, 14 UNAVAILABLE,
+    /// 12 UNIMPLEMENTED for what is not there, 3 INVALID_ARGUMENT for what cannot be read.
+    pub fn grpc_status(&self) -> u8 {
+        match self.status() {
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 => 8,
+            502..=504 => 14,
+            500 => 13,
+            _ => 3,
+        }
+    }
+
+    /// The body, `application/problem+json` (RFC 9457).
+    pub fn problem(&self, request_id: &str) -> serde_json::Value {
+        let code = self.code();
+        let mut body = serde_json::json!({
+            "type": format!("urn:tollgate:problem:{code}"),
+            "title": self.title(),
+            "status": self.status(),
+            "detail": self.detail(),
+            "instance": format!("urn:tollgate:request:{request_id}"),
+            "code": code,
+            "request_id": request_id,
+        });
+        let mut add = |name: &str, value: serde_json::Value| {
+            if let Some(map) = body.as_object_mut() {
+                map.insert(name.to_owned(), value);
+            }
+        };
+        match self {
+            Denial::InsufficientScope { required } => {
+                add("required_scopes", required.iter().map(|s| s.as_str()).collect());
+            }
+            Denial::LimitExceeded { limit, standing, retry_after_s } => {
+                let policy = serde_json::json!({
+                    "policy": limit, "limit": standing.limit, "window_seconds": standing.window.seconds(),
+                });
+                add("violated_policies", serde_json::json!([policy]));
+                add("retry_after", (*retry_after_s).into());
+            }
+            Denial::MissingCredential
+            | Denial::InvalidCredential
+            | Denial::DeadCredential(_)
+            | Denial::UnreadableCredential(_)
+            | Denial::Head(_)
+            | Denial::AliasedField
+            | Denial::Target(_)
+            | Denial::UnicodePath
+            | Denial::BrokenBody
+            | Denial::PublicKeyNotAccepted
+            | Denial::HttpsRequired
+            | Denial::AddressNotAllowed
+            | Denial::OriginNotAllowed
+            | Denial::ServerOnlyKey
+            | Denial::NoSuchRoute
+            | Denial::BodyTooLarge
+            | Denial::TooManyFailures { .. }
+            | Denial::TemporarilyUnavailable
+            | Denial::UpstreamUnreachable
+            | Denial::UpstreamTimeout
+            | Denial::NotPermitted => {}
+        }
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every() -> Vec<Denial> {
+        let window = policy::window::Period::Minute.window(1_790_000_000_000, 0);
+        let standing = Standing { limit: 200, remaining: 0, window };
+        vec![
+            Denial::MissingCredential,
+            Denial::InvalidCredential,
+            Denial::DeadCredential(KeyFault::Expired),
+            Denial::DeadCredential(KeyFault::Revoked),
+            Denial::DeadCredential(KeyFault::Suspended),
+            Denial::UnreadableCredential(PresentationFault::Several),
+            Denial::Head(HeadFault::Framing),
+            Denial::Head(HeadFault::TooLarge),
+            Denial::AliasedField,
+            Denial::Target(TargetFault::Path(PathFault::DotSegment)),
+            Denial::Target(TargetFault::TooLong),
+            Denial::UnicodePath,
+            Denial::InsufficientScope { required: Scopes::parse("packs:read packs:write").unwrap() },
+            Denial::PublicKeyNotAccepted,
+            Denial::HttpsRequired,
+            Denial::AddressNotAllowed,
+            Denial::OriginNotAllowed,
+            Denial::ServerOnlyKey,
+            Denial::NoSuchRoute,
+            Denial::BodyTooLarge,
+            Denial::LimitExceeded { limit: "minute".into(), standing, retry_after_s: 17 },
+            Denial::TooManyFailures { retry_after_s: 30 },
+            Denial::TemporarilyUnavailable,
+            Denial::UpstreamUnreachable,
+            Denial::UpstreamTimeout,
+            Denial::BrokenBody,
+            Denial::NotPermitted,
+        ]
+    }
+
+    #[test]
+    fn the_wire_form_of_every_denial_is_as_documented() {
+        let mut table = String::new();
+        for denial in every() {
+            assert!(Denial::CODES.contains(&denial.code()));
+            table.push_str(&format!(
+                "{} {} grpc={} retry={:?}\n  {:?}\n  {}\n",
+                denial.status(),
+                denial.code(),
+                denial.grpc_status(),
+                denial.retry_after_s(),
+                denial.challenge("IconFlow API"),
+                denial.problem("REQUEST"),
+            ));
+        }
+        insta::assert_snapshot!(table);
+    }
+}

@@ -1,0 +1,269 @@
+//! A client connection with the deadlines that the engine does not have.
+//!
+//! The engine waits up to a minute for each read; a client that sends one byte a minute could hold
+//! a connection for ever. This wrapper sits between TLS and the engine and ends a connection whose
+//! request head takes too long in all, or whose body comes too slowly. A timer is only touched
+//! when a read has to wait, so a client that sends whole requests never pays for it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, Stream, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// What the connection is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A request head; its time runs from the first byte (on a new connection, from the start).
+    Head,
+    /// A request body; it must keep a minimum rate.
+    Body,
+    /// Nothing in particular: the upstream works, or a stream is open. No deadline of ours.
+    Quiet,
+}
+
+/// Shared between the connection and the request under way on it.
+#[derive(Debug)]
+pub struct PhaseCell(AtomicU8);
+
+impl PhaseCell {
+    /// Says what comes next.
+    pub fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Release);
+    }
+
+    fn get(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            0 => Phase::Head,
+            1 => Phase::Body,
+            _ => Phase::Quiet,
+        }
+    }
+}
+
+/// Deadlines of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// Longest time for a head, first byte to last.
+    pub head: Duration,
+    /// Slowest body, in bytes per second.
+    pub body_rate: u32,
+}
+
+/// A body's rate is judged over this much time spent waiting for the client.
+const RATE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A client connection under watch.
+pub struct Guarded {
+    stream: Stream,
+    phase: Arc<PhaseCell>,
+    deadlines: Deadlines,
+    timer: Pin<Box<Sleep>>,
+    /// The phase that `waited` and `bytes` belong to.
+    measured: Phase,
+    /// Time spent waiting for the client; time in which nobody wants to read does not count.
+    waited: Duration,
+    /// Bytes that came meanwhile.
+    bytes: u64,
+    /// Since when a read waits.
+    pending_since: Option<Instant>,
+    /// The first head on a connection counts from its start, later ones from their first byte.
+    is_new: bool,
+}
+
+impl std::fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guarded").field("phase", &self.phase).finish_non_exhaustive()
+    }
+}
+
+impl Guarded {
+    /// Watches a new connection; the time of its first head starts now.
+    pub fn new(stream: Stream, deadlines: Deadlines) -> Self {
+        Guarded {
+            stream,
+            phase: Arc::new(PhaseCell(AtomicU8::new(Phase::Head as u8))),
+            deadlines,
+            timer: Box::pin(sleep_until(Instant::now() + deadlines.head)),
+            measured: Phase::Head,
+            waited: Duration::ZERO,
+            bytes: 0,
+            pending_since: None,
+            is_new: true,
+        }
+    }
+
+    /// Where to say what comes next.
+    pub fn phase(&self) -> &PhaseCell {
+        &self.phase
+    }
+
+    fn begin(&mut self, phase: Phase) {
+        self.measured = phase;
+        self.waited = Duration::ZERO;
+        self.bytes = 0;
+        self.pending_since = None;
+    }
+
+    fn follow_phase(&mut self) {
+        let phase = self.phase.get();
+        if phase != self.measured {
+            self.is_new = false;
+            self.begin(phase);
+        }
+    }
+
+    /// How long the client may keep us waiting now; `None` for as long as it likes.
+    fn patience(&self) -> Option<Duration> {
+        match self.measured {
+            Phase::Head if self.is_new || self.bytes > 0 => Some(self.deadlines.head),
+            Phase::Body => Some(RATE_INTERVAL),
+            Phase::Head | Phase::Quiet => None,
+        }
+    }
+
+    /// Whether the client's time is up. A body that came fast enough gets another interval.
+    fn is_over(&mut self, patience: Duration) -> bool {
+        if self.waited < patience {
+            return false;
+        }
+        let enough = u64::from(self.deadlines.body_rate) * RATE_INTERVAL.as_secs();
+        if self.measured == Phase::Body && self.bytes >= enough {
+            self.begin(Phase::Body);
+            return false;
+        }
+        true
+    }
+
+    /// After bytes came: books the time that they took.
+    fn book(&mut self, bytes: usize) -> std::io::Result<()> {
+        self.follow_phase();
+        if let Some(since) = self.pending_since.take() {
+            self.waited += since.elapsed();
+        }
+        self.bytes += bytes as u64;
+        match self.patience() {
+            Some(patience) if self.is_over(patience) => Err(too_slow()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
+        self.follow_phase();
+        loop {
+            let Some(patience) = self.patience() else { return Poll::Pending };
+            if self.pending_since.is_none() {
+                let now = Instant::now();
+                self.pending_since = Some(now);
+                self.timer.as_mut().reset(now + patience.saturating_sub(self.waited));
+            }
+            if self.timer.as_mut().poll_elapsed(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.waited = patience;
+            self.pending_since = None;
+            if self.is_over(patience) {
+                return Poll::Ready(too_slow());
+            }
+        }
+    }
+}
+
+fn too_slow() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "the client is too slow")
+}
+
+/// `Sleep` as something to poll by name.
+trait PollElapsed {
+    fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl PollElapsed for Sleep {
+    fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        std::future::Future::poll(self, cx)
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => Poll::Ready(this.book(buf.filled().len() - before)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => this.poll_deadline(cx).map(Err),
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Guarded {
+    async fn shutdown(&mut self) {
+        self.stream.shutdown().await;
+    }
+}
+
+impl UniqueID for Guarded {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl Ssl for Guarded {
+    fn get_ssl_digest(&self) -> Option<Arc<pingora::protocols::tls::SslDigest>> {
+        self.stream.get_ssl_digest()
+    }
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Guarded {
+    fn get_timing_digest(&self) -> Vec<Option<pingora::protocols::TimingDigest>> {
+        self.stream.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Guarded {
+    fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
+        self.stream.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Guarded {
+    fn get_socket_digest(&self) -> Option<Arc<pingora::protocols::SocketDigest>> {
+        self.stream.get_socket_digest()
+    }
+}
+
+#[async_trait]
+impl Peek for Guarded {}

@@ -1,0 +1,441 @@
+//! The engine's hooks around [`crate::proxy`]: short, in the order in which the engine calls them.
+//!
+//! A denial is a written response, never an error of the engine (an error would close the
+//! connection). A request that reaches the forwarding step without a permit is a bug and fails
+//! closed.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::prelude::HttpPeer;
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::{Error, ErrorSource, ErrorType};
+
+use crate::answer::{self, Dressing};
+use crate::config::ListenKind;
+use crate::deny::Denial;
+use crate::forward;
+use crate::guarded::{Guarded, Phase};
+use crate::observe::Record;
+use crate::proxy::{Admission, Gate, Known, Permit, found_label, is_browser_exposure};
+use crate::request::{Head, caller_address, raw_head, request_id};
+use crate::snapshot::Snapshot;
+use crate::store::Exposure;
+use crate::upstream::Chosen;
+
+/// How a request ended, for its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Not decided yet: the client went away.
+    Open,
+    /// Answered without the upstream: `preflight`, or the code of a denial.
+    Answered(&'static str),
+    /// The upstream's answer was passed on.
+    Forwarded,
+}
+
+/// One request's state, made by the engine at its start.
+pub struct Ctx {
+    snapshot: Arc<Snapshot>,
+    started: Instant,
+    started_ms: u64,
+    request_id: String,
+    known: Known,
+    permit: Option<Permit>,
+    outcome: Outcome,
+    decided: Option<Duration>,
+    first_byte: Option<Duration>,
+    chosen: Option<Chosen>,
+    tries: u32,
+    body_bytes: u64,
+    body_denial: Option<Denial>,
+    status: u16,
+}
+
+impl Gate {
+    fn dressing<'a>(&self, ctx: &'a Ctx) -> Dressing<'a> {
+        let api = ctx.known.api.and_then(|index| ctx.snapshot.policy.apis.get(index as usize));
+        Dressing {
+            request_id: &ctx.request_id,
+            api,
+            origin: ctx.known.origin.as_deref(),
+            standing: ctx.known.standing.as_ref().map(|(name, standing)| (&**name, *standing)),
+            now_ms: self.shared.clock.now_ms(),
+        }
+    }
+
+    async fn answer_denial(&self, session: &mut Session, ctx: &mut Ctx, denial: Denial) -> pingora::Result<()> {
+        if is_browser_exposure(&denial, &ctx.known) {
+            if let Some((key, _)) = &ctx.known.caller {
+                self.note_exposed(key, Exposure::Browser);
+            }
+        }
+        ctx.outcome = Outcome::Answered(denial.code());
+        ctx.status = denial.status();
+        answer::deny(session, &denial, &self.dressing(ctx)).await
+    }
+}
+
+fn set_phase(session: &Session, phase: Phase) {
+    let stream = session.as_downstream().stream();
+    if let Some(guarded) = stream.and_then(|stream| stream.as_any().downcast_ref::<Guarded>()) {
+        guarded.phase().set(phase);
+    }
+}
+
+fn peer_address(session: &Session) -> IpAddr {
+    let inet = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
+    inet.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_canonical()
+}
+
+/// Longest wait for a client to take what we send it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait for the rest of a request body after the answer.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[async_trait]
+impl ProxyHttp for Gate {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx {
+            snapshot: self.shared.keeper.load(),
+            started: Instant::now(),
+            started_ms: self.shared.clock.now_ms(),
+            request_id: String::new(),
+            known: Known::default(),
+            permit: None,
+            outcome: Outcome::Open,
+            decided: None,
+            first_byte: None,
+            chosen: None,
+            tries: 0,
+            body_bytes: 0,
+            body_denial: None,
+            status: 0,
+        }
+    }
+
+    /// None: answers and requests are never compressed or inflated here.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<bool> {
+        let has_body = !session.as_downstream_mut().is_body_empty();
+        set_phase(session, if has_body { Phase::Body } else { Phase::Quiet });
+        session.set_keepalive(Some(self.shared.idle_s));
+        session.set_write_timeout(Some(WRITE_TIMEOUT));
+        session.as_downstream_mut().set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        let headers = &session.req_header().headers;
+        ctx.request_id = request_id(headers).map_or_else(|| self.shared.request_ids.next(), str::to_owned);
+        let address = caller_address(peer_address(session), headers, &self.shared.trusted_proxies);
+        ctx.known.address = Some(address);
+
+        let raw = raw_head(session);
+        let decision = match Head::check(session, raw.as_ref()) {
+            Ok(head) => {
+                ctx.known.origin = head.origin().map(Into::into);
+                self.admit(&head, address, &ctx.snapshot, &mut ctx.known).await
+            }
+            Err(denial) => {
+                // A head that has two readings may have two ends: nothing after it is a request.
+                session.set_keepalive(None);
+                Err(denial)
+            }
+        };
+        ctx.decided = Some(ctx.started.elapsed());
+        match decision {
+            Ok(Admission::Forward(permit)) => {
+                ctx.permit = Some(permit);
+                if session.req_header().headers.contains_key(http::header::EXPECT) {
+                    session.as_downstream_mut().write_continue_response().await?;
+                }
+                Ok(false)
+            }
+            Ok(Admission::Preflight) => {
+                let dressing = self.dressing(ctx);
+                let cors = dressing.api.and_then(|api| api.cors.as_ref());
+                answer::preflight(session, cors, &dressing).await?;
+                (ctx.outcome, ctx.status) = (Outcome::Answered("preflight"), 204);
+                Ok(true)
+            }
+            Err(denial) => {
+                self.answer_denial(session, ctx, denial).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
+        let snapshot = ctx.snapshot.clone();
+        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&snapshot));
+        let Some((api, route)) = place else {
+            ctx.body_denial = Some(Denial::NotPermitted);
+            return Error::e_explain(ErrorType::InternalError, "no permit");
+        };
+        let is_test = ctx.known.identity().environment() == policy::Environment::Test;
+        let pool = snapshot.pool(api, is_test);
+        let member = pool.and_then(|pool| pool.pick(self.shared.clock.now_ms()));
+        let (Some(pool), Some(member)) = (pool, member) else {
+            ctx.body_denial = Some(Denial::UpstreamUnreachable);
+            return Error::e_explain(ErrorType::ConnectNoRoute, "the upstream has no address");
+        };
+        let peer = pool.peer(&member, route);
+        ctx.chosen = Some(Chosen(member));
+        Ok(Box::new(peer))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        let Some((permit, (api, _))) = ctx.permit.as_ref().and_then(|p| Some((p, p.place(&ctx.snapshot)?))) else {
+            return Error::e_explain(ErrorType::InternalError, "no permit");
+        };
+        let identity = ctx.known.identity();
+        let upstream = match (identity.environment(), &api.test) {
+            (policy::Environment::Test, Some(test)) => test,
+            (policy::Environment::Test, None) | (policy::Environment::Live, _) => &api.live,
+        };
+        let origin = forward::Origin {
+            address: ctx.known.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            host: permit.host(),
+            is_https: self.listener != ListenKind::Plain,
+            request_id: &ctx.request_id,
+        };
+        forward::prepare(request, permit.path_and_query(), upstream, identity, &origin)
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        if end_of_stream || session.was_upgraded() {
+            set_phase(session, Phase::Quiet);
+        }
+        ctx.body_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
+        let most = place.map_or(0, |(_, route)| route.body_bytes_max);
+        let streams = place.is_some_and(|(_, route)| route.protocols.grpc) || session.was_upgraded();
+        if ctx.body_bytes > most && !streams {
+            ctx.body_denial = Some(Denial::BodyTooLarge);
+            return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too large").into_down());
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        answer::undress(response);
+        if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        ctx.first_byte = Some(ctx.started.elapsed());
+        (ctx.outcome, ctx.status) = (Outcome::Forwarded, response.status.as_u16());
+        answer::dress(response, &self.dressing(ctx))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Ctx,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        if let Some(chosen) = &ctx.chosen {
+            chosen.failed(&*self.shared.clock);
+        }
+        // Nothing was sent yet, so any method may be tried again.
+        self.retry(ctx, &mut error, true);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Ctx,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let is_safe = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none()
+            && *error.esource() != ErrorSource::Downstream
+            && client_reused;
+        self.retry(ctx, &mut error, is_safe);
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
+        let denial = ctx.body_denial.take().or_else(|| denial_of(error));
+        let is_answered = session.response_written().is_some_and(|r| !r.status.is_informational());
+        let mut error_code = 0;
+        if let Some(denial) = denial.filter(|_| !is_answered) {
+            error_code = denial.status();
+            session.set_keepalive(None);
+            if denial.status() >= 500 {
+                log::warn!(target: "tollgate::upstream", "{}: {}", denial.code(), error.etype().as_str());
+            }
+            if self.answer_denial(session, ctx, denial).await.is_err() {
+                error_code = 0;
+            }
+        } else if ctx.outcome == Outcome::Open {
+            ctx.outcome = Outcome::Answered("client_gone");
+        }
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Ctx) {
+        set_phase(session, Phase::Head);
+        self.record(session, ctx);
+    }
+
+    /// Never the target: it holds the query.
+    fn request_summary(&self, _session: &Session, ctx: &Ctx) -> String {
+        format!("request {}", ctx.request_id)
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Ctx,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+impl Gate {
+    fn retry(&self, ctx: &mut Ctx, error: &mut Error, is_safe: bool) {
+        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
+        let most = place.map_or(0, |(api, _)| api.live.retries);
+        let again = is_safe && ctx.tries < most;
+        error.set_retry(again);
+        if again {
+            ctx.tries += 1;
+            let api = place.map_or("", |(api, _)| &*api.name);
+            self.shared.metrics.upstream_retries.with_label_values(&[api]).inc();
+        }
+    }
+
+    /// The one record of a request.
+    fn record(&self, session: &Session, ctx: &Ctx) {
+        let (metrics, known) = (&self.shared.metrics, &ctx.known);
+        let api = known.api.and_then(|index| ctx.snapshot.policy.apis.get(index as usize));
+        let route = api.and_then(|api| api.routes.get(known.route? as usize));
+        let (api_name, route_id) = (api.map_or("", |a| &*a.name), route.map_or("", |r| &*r.id));
+        let environment = known.identity().environment();
+        match (ctx.outcome, known.api.zip(known.route).and_then(|(a, r)| ctx.snapshot.route_metrics(a, r))) {
+            (Outcome::Forwarded, Some(counters)) => {
+                counters.count_forwarded(metrics, api_name, route_id, environment);
+            }
+            (outcome, _) => {
+                let labels = [api_name, route_id, environment.as_str(), label(outcome)];
+                metrics.requests.with_label_values(&labels).inc();
+            }
+        }
+        let class = match ctx.status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "none",
+        };
+        metrics.responses.with_label_values(&[api_name, class]).inc();
+        if known.shadowed {
+            metrics.shadowed.with_label_values(&[api_name, route_id]).inc();
+        }
+        let decided = ctx.decided.unwrap_or_default();
+        metrics.decision_seconds.observe(decided.as_secs_f64());
+        let upstream = ctx.first_byte.map(|at| at.saturating_sub(decided)).unwrap_or_default();
+        if ctx.first_byte.is_some() {
+            metrics.upstream_seconds.with_label_values(&[api_name]).observe(upstream.as_secs_f64());
+        }
+        self.note_use(known, route_id);
+        if self.shared.access_log.is_on() {
+            self.write_record(session, ctx, (api_name, route_id), (decided, upstream));
+        }
+    }
+
+    fn write_record(
+        &self,
+        session: &Session,
+        ctx: &Ctx,
+        (api, route): (&str, &str),
+        (decided, upstream): (Duration, Duration),
+    ) {
+        let known = &ctx.known;
+        let request = session.req_header();
+        let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        let (key, organization) = match &known.caller {
+            Some((key, organization)) => (&*key.facts.id, &*organization.id),
+            None => ("", ""),
+        };
+        self.shared.access_log.write(&Record {
+            time: crate::clock::rfc3339(ctx.started_ms),
+            request_id: &ctx.request_id,
+            api,
+            route,
+            environment: if key.is_empty() { "" } else { known.identity().environment().as_str() },
+            method: policy::Method::parse(request.method.as_str()).map_or("other", |m| m.as_str()),
+            path: &known.path,
+            protocol: if request.version == http::Version::HTTP_2 { "h2" } else { "http/1.1" },
+            address: known.address.map(|a| a.to_string()).unwrap_or_default(),
+            key,
+            organization,
+            outcome: label(ctx.outcome),
+            shadowed: known.shadowed,
+            status: ctx.status,
+            bytes_in: session.body_bytes_read(),
+            bytes_out: session.body_bytes_sent(),
+            found: known.found.map_or("", found_label),
+            decision_us: micros(decided),
+            upstream_us: micros(upstream),
+            total_us: micros(ctx.started.elapsed()),
+            upstream: ctx.chosen.as_ref().map(|c| c.0.address.to_string()).unwrap_or_default(),
+        });
+    }
+}
+
+fn label(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Open => "client_gone",
+        Outcome::Answered(code) => code,
+        Outcome::Forwarded => "forwarded",
+    }
+}
+
+/// Whose fault an error of the engine is, as a denial; `None` when the client is gone.
+fn denial_of(error: &Error) -> Option<Denial> {
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Upstream, ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::TLSHandshakeTimedout) => {
+            Some(Denial::UpstreamTimeout)
+        }
+        (ErrorSource::Upstream, _) => Some(Denial::UpstreamUnreachable),
+        (ErrorSource::Downstream, ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed) => None,
+        (ErrorSource::Downstream, _) => Some(Denial::BrokenBody),
+        (ErrorSource::Internal | ErrorSource::Unset, ErrorType::ConnectNoRoute) => Some(Denial::UpstreamUnreachable),
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Denial::NotPermitted),
+    }
+}

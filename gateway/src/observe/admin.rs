@@ -1,0 +1,83 @@
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`. Loopback by default.
+//!
+//! It answers to its own address and to `localhost` only: a web page that points a name of its own
+//! at this address (DNS rebinding) gets a 421.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::{Health, Metrics};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 64;
+
+/// What the admin listener shows.
+#[derive(Clone)]
+pub struct Admin {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Health.
+    pub health: Arc<Health>,
+    /// Brings gauges up to date before they are read.
+    pub refresh: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Admin {
+    /// Binds the address. Two processes may hold it at once, while one takes over from the other.
+    pub fn bind(&self) -> std::io::Result<TcpListener> {
+        let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(true)?;
+        socket.bind(self.address)?;
+        socket.listen(BACKLOG)
+    }
+
+    /// Answers until it is dropped.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let router = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(ready))
+            .layer(from_fn_with_state(self.clone(), check_host))
+            .with_state(self);
+        axum::serve(listener, router).await
+    }
+}
+
+async fn check_host(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let name = policy::target::Host::parse(host.as_bytes());
+    let is_ours = name.is_ok_and(|name| {
+        let bare = name.as_str().trim_matches(['[', ']']);
+        name.as_str() == "localhost" || bare.parse::<std::net::IpAddr>().is_ok()
+    });
+    if is_ours || !admin.address.ip().is_loopback() {
+        next.run(request).await
+    } else {
+        (StatusCode::MISDIRECTED_REQUEST, "this listener answers to its address only\n").into_response()
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    (admin.refresh)();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.text()).into_response()
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    let readiness = admin.health.readiness();
+    let status = match readiness.status {
+        "ready" | "degraded" => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, axum::Json(readiness)).into_response()
+}

@@ -1,0 +1,314 @@
+//! The story of one request: target, credential, identity, grant, permit.
+//!
+//! Each step takes what the one before proved. Only a [`Permit`] can be forwarded, and only
+//! [`Gate::admit`] makes one: leaving a check out does not compile. The engine's hooks around this
+//! are in [`crate::hooks`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use policy::credential::Secret;
+use policy::route::{Api, CredentialKind};
+use policy::{Circumstances, Grant, Identity, KeyClass, Organization, Route};
+
+use crate::clock::Clock;
+use crate::config::ListenKind;
+use crate::deny::Denial;
+use crate::identify::{FailureBudget, Found, Identified, Identities, KnownKey, Unidentified};
+use crate::limit::{Limiter, Standing, Verdict};
+use crate::observe::{AccessLog, Metrics, UsageLog};
+use crate::random::RequestIds;
+use crate::request::Head;
+use crate::snapshot::{PolicyKeeper, Snapshot};
+use crate::store::{Exposure, LastUse, Sighting, Usage};
+
+/// What all listeners of a gateway share.
+pub struct Shared {
+    /// The policy in force.
+    pub keeper: Arc<PolicyKeeper>,
+    /// Finds keys.
+    pub identities: Arc<Identities>,
+    /// Takes tokens.
+    pub limiter: Arc<dyn Limiter>,
+    /// Failed authentications per address.
+    pub failures: FailureBudget,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Access log.
+    pub access_log: AccessLog,
+    /// Last use and exposure of keys.
+    pub usage: Arc<UsageLog>,
+    /// Ids of requests.
+    pub request_ids: RequestIds,
+    /// Believed proxies.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Kind of store, for metrics.
+    pub store_kind: &'static str,
+    /// Idle time of kept connections, in seconds.
+    pub idle_s: u64,
+}
+
+/// One listener's gate.
+pub struct Gate {
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
+    /// What it speaks.
+    pub listener: ListenKind,
+}
+
+/// What became known of a request on its way, for the answer's fields and the record. Filled step
+/// by step, so that a denial carries what was known when it was made.
+#[derive(Default)]
+pub struct Known {
+    /// Index of the API.
+    pub api: Option<u32>,
+    /// The caller.
+    pub caller: Option<(Arc<KnownKey>, Arc<Organization>)>,
+    /// How the caller was found.
+    pub found: Option<Found>,
+    /// Index of the route, for a caller who may know it.
+    pub route: Option<u32>,
+    /// The limit to show.
+    pub standing: Option<(Box<str>, Standing)>,
+    /// Canonical path.
+    pub path: String,
+    /// The caller's address.
+    pub address: Option<IpAddr>,
+    /// `Origin`.
+    pub origin: Option<Box<str>>,
+    /// Scopes were missing and only shadowed.
+    pub shadowed: bool,
+}
+
+impl Known {
+    /// The caller as an identity.
+    pub fn identity(&self) -> Identity<'_> {
+        match &self.caller {
+            Some((key, organization)) => Identity::Key(&key.facts, organization),
+            None => Identity::Anonymous,
+        }
+    }
+}
+
+/// Proof that a request may be forwarded. Holds no borrow, so it can wait for the engine.
+#[derive(Debug)]
+pub struct Permit {
+    api: u32,
+    route: u32,
+    path_and_query: String,
+    host: String,
+}
+
+impl Permit {
+    /// The API and route, from the snapshot that the permit was made under.
+    pub fn place<'s>(&self, snapshot: &'s Snapshot) -> Option<(&'s Api, &'s Route)> {
+        let api = snapshot.policy.apis.get(self.api as usize)?;
+        Some((api, api.routes.get(self.route as usize)?))
+    }
+
+    /// What the upstream is asked for: byte for byte what was matched, and the query.
+    pub fn path_and_query(&self) -> &str {
+        &self.path_and_query
+    }
+
+    /// The host as matched.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+/// How a request goes on.
+#[derive(Debug)]
+pub enum Admission {
+    /// To the upstream.
+    Forward(Permit),
+    /// A CORS preflight, answered from the policy.
+    Preflight,
+}
+
+impl Gate {
+    /// Decides over one request.
+    pub async fn admit(
+        &self,
+        head: &Head<'_>,
+        address: IpAddr,
+        snapshot: &Snapshot,
+        known: &mut Known,
+    ) -> Result<Admission, Denial> {
+        if self.listener == ListenKind::Plain {
+            self.note_exposed_over_plain_http(head, snapshot).await;
+            return Err(Denial::HttpsRequired);
+        }
+        let target = head.target().map_err(Denial::Target)?;
+        known.path.push_str(target.path.as_str());
+        let api = snapshot.policy.api_at(&target.host).ok_or(Denial::NoSuchRoute)?;
+        known.api = Some(api.index);
+        if head.is_preflight() {
+            return Ok(Admission::Preflight);
+        }
+        if let Some(secret) = head.credential()? {
+            let identified = self.identify(api, secret, address).await?;
+            known.found = Some(identified.found);
+            known.caller = Some((identified.key, identified.organization));
+        }
+        let (identity, circumstances) = (known.identity(), circumstances(head, address));
+        let grant = match api.authorize(&target, identity, &circumstances) {
+            Ok(grant) => grant,
+            Err(refusal) => {
+                let route = api.find(&target).filter(|_| known.caller.is_some()).map(|route| route.index);
+                let standing = self.peek(api, identity);
+                known.route = route;
+                known.standing = standing;
+                return Err(refusal.into());
+            }
+        };
+        let (shadowed, route) = (grant.shadowed, grant.route);
+        let too_large = head.content_length().is_some_and(|length| length > route.body_bytes_max);
+        let verdict = if too_large { None } else { self.charge(&grant).await? };
+        known.route = Some(route.index);
+        known.shadowed = shadowed;
+        if too_large {
+            known.standing = self.peek(api, known.identity());
+            return Err(Denial::BodyTooLarge);
+        }
+        if let Some((name, verdict)) = verdict {
+            known.standing = Some((name.clone(), verdict.standing()));
+            if let Verdict::Over { standing, .. } = verdict {
+                let retry_after_s = standing.window.seconds_left(self.shared.clock.now_ms());
+                return Err(Denial::LimitExceeded { limit: name, standing, retry_after_s });
+            }
+        }
+        let mut path_and_query = target.path.as_str().to_owned();
+        if let Some(query) = target.query {
+            path_and_query.push('?');
+            path_and_query.push_str(query);
+        }
+        let host = target.host.as_str().to_owned();
+        Ok(Admission::Forward(Permit { api: api.index, route: route.index, path_and_query, host }))
+    }
+
+    /// From a credential to a working key.
+    async fn identify(&self, api: &Api, secret: Secret<'_>, address: IpAddr) -> Result<Identified, Denial> {
+        let shared = &self.shared;
+        let now_ms = shared.clock.now_ms();
+        let cached = match api.classify(secret) {
+            CredentialKind::Key(_) => shared.identities.identify_cached(secret, now_ms),
+            CredentialKind::Junk => Some(Err(Unidentified::Unknown)),
+        };
+        let answer = match cached {
+            Some(answer) => answer,
+            None => {
+                if let Some(retry_after_s) = shared.failures.is_spent(address, now_ms) {
+                    return Err(Denial::TooManyFailures { retry_after_s });
+                }
+                shared.metrics.store_round_trips.with_label_values(&[shared.store_kind]).inc();
+                shared.identities.identify(secret).await
+            }
+        };
+        // A key of another API is nothing here, whatever it opens elsewhere.
+        let answer = answer.and_then(|found| {
+            if found.key.facts.api == api.name { Ok(found) } else { Err(Unidentified::Unknown) }
+        });
+        self.count_lookup(&answer, address, now_ms);
+        answer.map_err(|why| match why {
+            Unidentified::Unknown => Denial::InvalidCredential,
+            Unidentified::Dead(fault) => Denial::DeadCredential(fault),
+            Unidentified::CannotKnow => Denial::TemporarilyUnavailable,
+        })
+    }
+
+    fn count_lookup(&self, answer: &Result<Identified, Unidentified>, address: IpAddr, now_ms: u64) {
+        let label = match answer {
+            Ok(identified) => found_label(identified.found),
+            Err(Unidentified::Unknown) => "unknown",
+            Err(Unidentified::Dead(_)) => "dead",
+            Err(Unidentified::CannotKnow) => "unavailable",
+        };
+        self.shared.metrics.lookups.with_label_values(&[label]).inc();
+        if matches!(answer, Err(Unidentified::Unknown | Unidentified::Dead(_))) {
+            self.shared.failures.count(address, now_ms);
+        }
+    }
+
+    /// Takes the grant's tokens. `None` for callers without a budget.
+    async fn charge(&self, grant: &Grant<'_, '_>) -> Result<Option<(Box<str>, Verdict)>, Denial> {
+        let Some(charges) = grant.charges() else { return Ok(None) };
+        let now_ms = self.shared.clock.now_ms();
+        let verdict = match self.shared.limiter.admit_now(&charges, now_ms) {
+            Some(verdict) => verdict,
+            None => {
+                let asked = self.shared.limiter.admit(&charges, now_ms).await;
+                asked.map_err(|_| Denial::TemporarilyUnavailable)?
+            }
+        };
+        let name = match verdict {
+            Verdict::Admitted(_) => charges.first.name,
+            Verdict::Over { index, .. } => charges.iter().nth(index).map_or(charges.first.name, |c| c.name),
+        };
+        Ok(Some((name.into(), verdict)))
+    }
+
+    /// Where the documented limit of a caller stands, for answers that take no token.
+    fn peek(&self, api: &Api, identity: Identity<'_>) -> Option<(Box<str>, Standing)> {
+        let Identity::Key(key, organization) = identity else { return None };
+        let charges = api.plan(organization).charges(&[], 1, key, organization);
+        let standing = self.shared.limiter.peek(&charges.first, self.shared.clock.now_ms());
+        Some((charges.first.name.into(), standing))
+    }
+
+    /// Writes behind that a key was used, at most once a minute.
+    pub fn note_use(&self, known: &Known, route: &str) {
+        let (Some((key, _)), Some(address)) = (&known.caller, known.address) else { return };
+        let now_ms = self.shared.clock.now_ms();
+        if key.should_mark(now_ms) {
+            let last = LastUse { ms: now_ms, route: route.to_owned(), address: address.to_string() };
+            self.shared.usage.push(Usage { key: key.facts.id.to_string(), sighting: Sighting::Used(last) });
+        }
+    }
+
+    /// Records that a key was seen where it should not be.
+    pub fn note_exposed(&self, key: &KnownKey, how: Exposure) {
+        let label = match how {
+            Exposure::PlainHttp => "plain_http",
+            Exposure::Browser => "browser",
+        };
+        self.shared.metrics.exposed_credentials.with_label_values(&[label]).inc();
+        log::warn!(target: "tollgate::exposed", "the key {} was exposed: {label}", key.facts.id);
+        let sighting = Sighting::Exposed(self.shared.clock.now_ms(), how);
+        self.shared.usage.push(Usage { key: key.facts.id.to_string(), sighting });
+    }
+
+    async fn note_exposed_over_plain_http(&self, head: &Head<'_>, snapshot: &Snapshot) {
+        let Ok(Some(secret)) = head.credential() else { return };
+        let Some((api, _, _)) = snapshot.policy.api_of_key(secret) else { return };
+        if api.classify(secret) == CredentialKind::Junk {
+            return;
+        }
+        let _ = self.shared.identities.identify(secret).await;
+        if let Some(key) = self.shared.identities.peek(secret) {
+            self.note_exposed(&key, Exposure::PlainHttp);
+        }
+    }
+}
+
+/// Label of how a key was found.
+pub fn found_label(found: Found) -> &'static str {
+    match found {
+        Found::Cached => "cached",
+        Found::Stored => "stored",
+        Found::Stale => "stale",
+    }
+}
+
+fn circumstances<'a>(head: &Head<'a>, address: IpAddr) -> Circumstances<'a> {
+    Circumstances { address, origin: head.origin(), has_fetch_metadata: head.has_fetch_metadata() }
+}
+
+/// Whether a denial means that a key for servers was seen in a browser.
+pub fn is_browser_exposure(denial: &Denial, known: &Known) -> bool {
+    *denial == Denial::ServerOnlyKey
+        && known.caller.as_ref().is_some_and(|(key, _)| key.facts.class != KeyClass::Public)
+}

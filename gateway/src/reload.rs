@@ -1,0 +1,105 @@
+//! Policy and certificates, taken over from disk while running.
+//!
+//! Files are looked at twice a second and on SIGHUP, by content: symbolic links that are swapped
+//! (Kubernetes) and files that are replaced need no special care. What is bad changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::clock::Clock;
+use crate::config::CertificatePaths;
+use crate::observe::{Health, Metrics};
+use crate::snapshot::PolicyKeeper;
+use crate::tls::{Certificates, Resolver};
+
+/// Time between two looks.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Certificate files of a gateway.
+pub struct CertificateKeeper {
+    /// The files.
+    pub paths: Vec<CertificatePaths>,
+    /// Where they come into force.
+    pub resolver: Arc<Resolver>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Readiness.
+    pub health: Arc<Health>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl CertificateKeeper {
+    /// Content of all files, hashed; a file that cannot be read counts by its error.
+    fn fingerprint(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for path in self.paths.iter().flat_map(|pair| [&pair.certificate, &pair.key]) {
+            match std::fs::read(path) {
+                Ok(bytes) => hasher.update(&bytes),
+                Err(error) => hasher.update(error.kind().to_string().as_bytes()),
+            };
+        }
+        hasher.finalize()
+    }
+
+    /// Loads, proves and puts in force, or says why not.
+    pub fn load(&self) -> Result<(), crate::tls::CertificateFault> {
+        let now_s = i64::try_from(self.clock.now_ms() / 1_000).unwrap_or(i64::MAX);
+        let certificates = Certificates::load(&self.paths, now_s)?;
+        self.resolver.replace(certificates);
+        self.refresh_days();
+        Ok(())
+    }
+
+    /// Brings the days-to-expiry metric up to date.
+    pub fn refresh_days(&self) {
+        if let Some(end_s) = self.resolver.not_after_s() {
+            let now_s = i64::try_from(self.clock.now_ms() / 1_000).unwrap_or(i64::MAX);
+            let days = f64::from(i32::try_from((end_s - now_s) / 3_600).unwrap_or(i32::MAX)) / 24.0;
+            self.metrics.certificate_days.set(days);
+        }
+    }
+
+    fn look(&self, seen: blake3::Hash) -> blake3::Hash {
+        let now = self.fingerprint();
+        if now == seen {
+            return seen;
+        }
+        match self.load() {
+            Ok(()) => {
+                log::info!(target: "tollgate::reload", "certificates were reloaded");
+                self.metrics.reloads.with_label_values(&["certificates", "ok"]).inc();
+                self.metrics.in_force.with_label_values(&["certificates"]).set(1);
+                self.health.restore("certificates");
+            }
+            Err(error) => {
+                let line = format!("the certificates on disk were not accepted, those in force stay: {error}");
+                log::error!(target: "tollgate::reload", "{line}");
+                self.metrics.reloads.with_label_values(&["certificates", "failed"]).inc();
+                self.metrics.in_force.with_label_values(&["certificates"]).set(0);
+                self.health.degrade("certificates", line);
+            }
+        }
+        now
+    }
+}
+
+/// Looks at the files until it is dropped.
+pub async fn watch(policy: Arc<PolicyKeeper>, certificates: Arc<CertificateKeeper>) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut seen_policy = None;
+    let mut seen_certificates = certificates.fingerprint();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            _ = hangup.recv() => log::info!(target: "tollgate::reload", "SIGHUP: looking at policy and certificates"),
+        }
+        let (policy, certificates) = (policy.clone(), certificates.clone());
+        let look = move || (policy.look(seen_policy), certificates.look(seen_certificates));
+        if let Ok((policy, certificates)) = tokio::task::spawn_blocking(look).await {
+            (seen_policy, seen_certificates) = (policy, certificates);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! One request's head, checked once and read once.
+//!
+//! The engine has parsed it already; this module makes sure that there was only one way to parse
+//! it, and hands out the parts that a decision needs.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{self, HeaderValue};
+use ipnet::IpNet;
+use pingora::proxy::Session;
+use policy::credential::{Secret, bearer};
+use policy::head::{FIELDS_MAX, HEAD_BYTES_MAX, HeadFault, lint};
+use policy::target::{Target, TargetFault};
+
+use crate::deny::Denial;
+use crate::forward::check_names;
+
+/// The head of a request that has one reading.
+pub struct Head<'a> {
+    method: &'a str,
+    target: &'a [u8],
+    host: Option<&'a [u8]>,
+    authority: Option<&'a [u8]>,
+    headers: &'a HeaderMap,
+}
+
+/// The raw bytes of an HTTP/1 head; HTTP/2 has none.
+pub fn raw_head(session: &Session) -> Option<Bytes> {
+    session.as_downstream().as_http1().map(|h1| h1.get_headers_raw_bytes())
+}
+
+impl<'a> Head<'a> {
+    /// Checks the head of a session. `raw` is what [`raw_head`] gave.
+    pub fn check(session: &'a Session, raw: Option<&'a Bytes>) -> Result<Self, Denial> {
+        let request = session.req_header();
+        let headers = &request.headers;
+        let method = request.method.as_str();
+        check_names(headers.keys().map(|name| name.as_str()))?;
+        if let Some(raw) = raw {
+            let line = lint(raw).map_err(Denial::Head)?;
+            return Ok(Head { method, target: line.target, host: Some(line.host), authority: None, headers });
+        }
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if headers.len() > FIELDS_MAX || size > HEAD_BYTES_MAX {
+            return Err(Denial::Head(HeadFault::TooLarge));
+        }
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let host = hosts.next().map(HeaderValue::as_bytes);
+        if hosts.next().is_some() {
+            return Err(Denial::Head(HeadFault::Host));
+        }
+        let is_connection = |name: &str| matches!(name, "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade");
+        if headers.keys().any(|name| is_connection(name.as_str())) {
+            return Err(Denial::Head(HeadFault::Connection));
+        }
+        let authority = request.uri.authority().map(|a| a.as_str().as_bytes());
+        Ok(Head { method, target: request.raw_path(), host, authority, headers })
+    }
+
+    /// The target, canonical.
+    pub fn target(&self) -> Result<Target<'a>, TargetFault> {
+        Target::parse(self.method, self.target, self.host, self.authority)
+    }
+
+    /// The credential that was presented, if any.
+    pub fn credential(&self) -> Result<Option<Secret<'a>>, Denial> {
+        let values = self.headers.get_all(header::AUTHORIZATION);
+        bearer(values.iter().map(HeaderValue::as_bytes)).map_err(Denial::UnreadableCredential)
+    }
+
+    /// `Origin`; a value that is not text is no origin that anything allows.
+    pub fn origin(&self) -> Option<&'a str> {
+        self.headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or("null"))
+    }
+
+    /// Whether there are `Sec-Fetch-*` fields.
+    pub fn has_fetch_metadata(&self) -> bool {
+        self.headers.contains_key("sec-fetch-mode") || self.headers.contains_key("sec-fetch-site")
+    }
+
+    /// Whether it is a CORS preflight.
+    pub fn is_preflight(&self) -> bool {
+        self.method == "OPTIONS"
+            && self.headers.contains_key(header::ORIGIN)
+            && self.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+    }
+
+    /// `Content-Length`, if sent.
+    pub fn content_length(&self) -> Option<u64> {
+        self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+}
+
+/// The request's id: the client's, if it is a plain one.
+pub fn request_id(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all("x-request-id").iter();
+    let value = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    ((1..=64).contains(&value.len()) && value.bytes().all(fits)).then_some(value)
+}
+
+/// Most entries of `X-Forwarded-For` looked at.
+const FORWARDED_MAX: usize = 32;
+
+/// The caller's address: the peer's, or what trusted proxies say was in front of them.
+pub fn caller_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|range| range.contains(address));
+    if trusted.is_empty() || !is_trusted(&peer) {
+        return peer;
+    }
+    let values = headers.get_all("x-forwarded-for");
+    let entries: Vec<&str> = values.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).collect();
+    let mut caller = peer;
+    for entry in entries.iter().rev().take(FORWARDED_MAX) {
+        match entry.trim().parse::<IpAddr>() {
+            Ok(address) => caller = address,
+            Err(_) => break,
+        }
+        if !is_trusted(&caller) {
+            break;
+        }
+    }
+    caller
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        values.iter().map(|v| (http::HeaderName::from_static("x-forwarded-for"), HeaderValue::from_str(v).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_client_cannot_choose_its_address() {
+        let peer: IpAddr = "203.0.113.9".parse().unwrap();
+        assert_eq!(caller_address(peer, &headers(&["10.0.0.1"]), &[]), peer);
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(caller_address(peer, &headers(&["1.2.3.4"]), &trusted), peer);
+        let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+        let seen = caller_address(proxy, &headers(&["1.1.1.1, 203.0.113.9", "10.0.0.7"]), &trusted);
+        assert_eq!(seen, peer);
+        assert_eq!(caller_address(proxy, &headers(&["nonsense"]), &trusted), proxy);
+    }
+
+    #[test]
+    fn only_a_plain_request_id_is_taken_over() {
+        let id = |v: &str| {
+            let mut map = HeaderMap::new();
+            map.insert("x-request-id", HeaderValue::from_str(v).unwrap());
+            request_id(&map).map(str::to_owned)
+        };
+        assert_eq!(id("a-b.c_1").as_deref(), Some("a-b.c_1"));
+        for bad in ["", "a b", "a\"b", &"x".repeat(65)] {
+            assert_eq!(id(bad), None);
+        }
+    }
+}

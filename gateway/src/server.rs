@@ -1,0 +1,251 @@
+//! Wiring: the only place where everything is constructed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::{Opt, ServerConf};
+use pingora::server::{ExecutionPhase, RunArgs, Server};
+use pingora::services::listening::Service;
+
+use crate::clock::{Clock, System};
+use crate::config::{Config, ListenKind};
+use crate::edge::{Caps, Edge};
+use crate::guarded::Deadlines;
+use crate::identify::{Bounds, FailureBudget, Identities, follow};
+use crate::limit::{Embedded, Limiter};
+use crate::observe::admin::Admin;
+use crate::observe::{AccessLog, Health, Metrics, UsageLog, write_behind};
+use crate::proxy::{Gate, Shared};
+use crate::random::{RequestIds, base62};
+use crate::reload::{CertificateKeeper, watch};
+use crate::snapshot::PolicyKeeper;
+use crate::store::{Store, StoreError};
+use crate::tls::{Resolver, acceptor};
+
+/// Why a gateway did not start. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Policy.
+    #[error("{0}")]
+    Policy(#[from] crate::snapshot::PolicyError),
+    /// Certificates.
+    #[error("{0}")]
+    Certificates(#[from] crate::tls::CertificateFault),
+    /// Store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// Metrics.
+    #[error("{0}")]
+    Metrics(#[from] crate::observe::MetricFault),
+    /// Randomness.
+    #[error("{0}")]
+    Randomness(#[from] crate::random::NoRandomness),
+    /// An address or a thread.
+    #[error("{what}: {cause}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        cause: std::io::Error,
+    },
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
+    let what = what.into();
+    move |cause| StartError::System { what, cause }
+}
+
+/// How a process starts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Start {
+    /// Take the listeners over from a running gateway with the same `state` folder.
+    pub upgrade: bool,
+}
+
+/// Runs a gateway until it is told to stop.
+pub fn run(config: Config, start: Start) -> Result<(), StartError> {
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("background")
+        .enable_all()
+        .build()
+        .map_err(system("cannot start background threads"))?;
+    // Pools, followers and watchers are spawned here and live as long as this runtime.
+    let _entered = threads.enter();
+    std::fs::create_dir_all(&config.state).map_err(system(format!("cannot make {}", config.state.display())))?;
+
+    let clock: Arc<dyn Clock> = Arc::new(System);
+    let metrics = Arc::new(Metrics::new()?);
+    let health = Arc::new(Health::default());
+    let store = threads.block_on(crate::store::open(&config.store, &config.redis))?;
+    let keeper = Arc::new(PolicyKeeper::start(config.policy.clone(), &config.state, metrics.clone(), health.clone())?);
+    let certificates = Arc::new(CertificateKeeper {
+        paths: config.certificates.clone(),
+        resolver: Arc::new(Resolver::default()),
+        metrics: metrics.clone(),
+        health: health.clone(),
+        clock: clock.clone(),
+    });
+    if !config.certificates.is_empty() {
+        certificates.load()?;
+        metrics.in_force.with_label_values(&["certificates"]).set(1);
+    }
+    let shared = shared(&config, &keeper, &store, &metrics, &clock)?;
+    let gateway_id = format!("gw_{}", base62(16)?);
+    let caps = Caps::new(config.bounds.connections, config.bounds.connections_per_address);
+
+    threads.spawn(prepare(store.clone(), shared.clone(), health.clone(), gateway_id.clone()));
+    threads.spawn(watch(keeper, certificates.clone()));
+    let admin = admin(&config, &shared, &health, &caps, &certificates);
+    let listener = admin.bind().map_err(system(format!("cannot listen on {} (admin)", config.admin)))?;
+    threads.spawn(admin.serve(listener));
+
+    let server = server(&config, start, &shared, &certificates.resolver, &caps)?;
+    threads.spawn(watch_phases(server.watch_execution_phase(), health));
+    server.run(RunArgs::default());
+
+    threads.block_on(async {
+        shared.usage.flush(&*store, &*shared.limiter).await;
+        if let Err(error) = store.leave(&gateway_id).await {
+            log::warn!(target: "tollgate::store", "this gateway could not take itself off the list: {error}");
+        }
+    });
+    threads.shutdown_timeout(Duration::from_secs(2));
+    Ok(())
+}
+
+fn shared(
+    config: &Config,
+    keeper: &Arc<PolicyKeeper>,
+    store: &Arc<dyn Store>,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Shared>, StartError> {
+    let bounds = Bounds {
+        keys_max: config.bounds.cached_keys,
+        stale_for: config.bounds.stale_for,
+        ..Bounds::default()
+    };
+    Ok(Arc::new(Shared {
+        keeper: keeper.clone(),
+        identities: Arc::new(Identities::new(store.clone(), config.peppers.clone(), bounds, clock.clone())),
+        limiter: Arc::new(Embedded::new(config.bounds.buckets)),
+        failures: FailureBudget::new(config.bounds.failures_per_minute),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        access_log: AccessLog::new(config.access_log, metrics.clone()).map_err(system("cannot start the access log"))?,
+        usage: Arc::new(UsageLog::new(metrics.clone())),
+        request_ids: RequestIds::new()?,
+        trusted_proxies: config.trusted_proxies.clone(),
+        store_kind: store.kind(),
+        idle_s: config.bounds.idle.as_secs().max(1),
+    }))
+}
+
+/// Waits for the store, restores quotas, then follows changes and writes behind. Until the quotas
+/// are back the gateway is not ready.
+async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: Arc<Health>, gateway_id: String) {
+    health.wait_for("store", "the store has not answered yet");
+    let counters = loop {
+        match store.load_counters().await {
+            Ok(counters) => break counters,
+            Err(error) => {
+                log::warn!(target: "tollgate::store", "waiting for the store: {error}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    };
+    shared.limiter.restore(&counters, shared.clock.now_ms());
+    health.arrived("store");
+    match store.warnings().await {
+        Ok(warnings) => warnings.iter().for_each(|w| log::warn!(target: "tollgate::store", "{w}")),
+        Err(error) => log::warn!(target: "tollgate::store", "{error}"),
+    }
+    let limiter: Arc<dyn Limiter> = shared.limiter.clone();
+    tokio::join!(
+        follow(gateway_id, shared.identities.clone(), store.clone(), shared.clock.clone()),
+        write_behind(shared.usage.clone(), store, limiter),
+    );
+}
+
+fn admin(
+    config: &Config,
+    shared: &Arc<Shared>,
+    health: &Arc<Health>,
+    caps: &Arc<Caps>,
+    certificates: &Arc<CertificateKeeper>,
+) -> Admin {
+    let (shared, caps, certificates) = (shared.clone(), caps.clone(), certificates.clone());
+    let metrics = shared.metrics.clone();
+    let refresh = move || {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        shared.metrics.cached_keys.set(count(shared.identities.cached()));
+        shared.metrics.limit_buckets.set(count(shared.limiter.buckets()));
+        shared.metrics.open_connections.set(count(caps.open()));
+        certificates.refresh_days();
+    };
+    Admin { address: config.admin, metrics, health: health.clone(), refresh: Arc::new(refresh) }
+}
+
+fn server(
+    config: &Config,
+    start: Start,
+    shared: &Arc<Shared>,
+    resolver: &Arc<Resolver>,
+    caps: &Arc<Caps>,
+) -> Result<Server, StartError> {
+    let drain_s = config.bounds.drain.as_secs();
+    let conf = ServerConf {
+        threads: config.threads,
+        upgrade_sock: config.state.join("upgrade.sock").display().to_string(),
+        pid_file: config.state.join("tollgate.pid").display().to_string(),
+        ca_file: config.upstream_ca.as_ref().map(|p| p.display().to_string()),
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(drain_s),
+        upstream_keepalive_pool_size: 1_024,
+        max_retries: 6,
+        ..ServerConf::default()
+    };
+    let opt = Opt { upgrade: start.upgrade, ..Opt::default() };
+    let mut server = Server::new_with_opt_and_conf(Some(opt), conf);
+    server.bootstrap();
+    for listen in &config.listen {
+        let gate = Gate { shared: shared.clone(), listener: listen.kind.clone() };
+        let mut proxy = http_proxy(&server.configuration, gate);
+        let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
+        h2.max_header_list_size(64 * 1024);
+        h2.max_concurrent_streams(100);
+        proxy.h2_options = Some(h2);
+        let mut options = pingora::apps::HttpServerOptions::default();
+        options.h2c = listen.kind != ListenKind::Tls;
+        options.h2_idle_timeout = Some(config.bounds.idle);
+        options.keepalive_request_limit = Some(10_000);
+        proxy.server_options = Some(options);
+        let acceptor = match listen.kind {
+            ListenKind::Tls => Some(acceptor(resolver.clone())?),
+            ListenKind::Plain | ListenKind::Trusted { .. } => None,
+        };
+        let edge = Edge {
+            app: Arc::new(proxy),
+            acceptor,
+            handshake: config.bounds.handshake,
+            deadlines: Deadlines { head: config.bounds.head, body_rate: config.bounds.body_rate },
+            caps: caps.clone(),
+            metrics: shared.metrics.clone(),
+        };
+        let mut service = Service::new(format!("edge {}", listen.address), edge);
+        service.add_tcp(&listen.address.to_string());
+        server.add_service(service);
+        log::info!(target: "tollgate::start", "listening on {} ({:?})", listen.address, listen.kind);
+    }
+    Ok(server)
+}
+
+async fn watch_phases(mut phases: tokio::sync::broadcast::Receiver<ExecutionPhase>, health: Arc<Health>) {
+    while let Ok(phase) = phases.recv().await {
+        if matches!(phase, ExecutionPhase::GracefulTerminate | ExecutionPhase::ShutdownStarted) {
+            health.drain();
+        }
+    }
+}

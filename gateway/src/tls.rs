@@ -1,0 +1,182 @@
+//! TLS towards clients: certificates by host name, replaced while running, 256-bit suites only.
+//!
+//! A certificate is proved before it is used: the key belongs to it, it is in force now, and it
+//! has not expired. A bad file on disk changes nothing; the certificates in force stay.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use pingora::listeners::tls::Acceptor;
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+
+use crate::config::CertificatePaths;
+
+/// Why certificates cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CertificateFault(String);
+
+/// Certificates that were proved.
+#[derive(Debug, Default)]
+pub struct Certificates {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    first: Option<Arc<CertifiedKey>>,
+    /// First instant at which one of them is out of force, Unix seconds.
+    pub not_after_s: Option<i64>,
+}
+
+/// The crypto provider with 256-bit suites only (the page promises "256-bit TLS encryption") and
+/// the hybrid post-quantum key exchange first.
+pub fn provider() -> CryptoProvider {
+    use aws_lc_rs::cipher_suite as suites;
+    CryptoProvider {
+        cipher_suites: vec![
+            suites::TLS13_AES_256_GCM_SHA384,
+            suites::TLS13_CHACHA20_POLY1305_SHA256,
+            suites::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            suites::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            suites::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            suites::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups: vec![
+            aws_lc_rs::kx_group::X25519MLKEM768,
+            aws_lc_rs::kx_group::X25519,
+            aws_lc_rs::kx_group::SECP256R1,
+            aws_lc_rs::kx_group::SECP384R1,
+        ],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+/// Makes [`provider`] the process's own. Called once, first in main; a second call changes nothing.
+pub fn install_provider() {
+    let _ = provider().install_default();
+}
+
+impl Certificates {
+    /// Loads and proves certificates. `now_s` is Unix seconds.
+    pub fn load(paths: &[CertificatePaths], now_s: i64) -> Result<Self, CertificateFault> {
+        let mut loaded = Certificates::default();
+        for pair in paths {
+            loaded.add(pair, now_s)?;
+        }
+        Ok(loaded)
+    }
+
+    fn add(&mut self, pair: &CertificatePaths, now_s: i64) -> Result<(), CertificateFault> {
+        let at = |path: &Path, what: String| CertificateFault(format!("{}: {what}", path.display()));
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&pair.certificate)
+            .and_then(Iterator::collect)
+            .map_err(|e| at(&pair.certificate, format!("cannot read certificates: {e}")))?;
+        let key = PrivateKeyDer::from_pem_file(&pair.key)
+            .map_err(|e| at(&pair.key, format!("cannot read a private key: {e}")))?;
+        let leaf = chain.first().ok_or_else(|| at(&pair.certificate, "there is no certificate in it".into()))?;
+        let (_, parsed) = X509Certificate::from_der(leaf)
+            .map_err(|e| at(&pair.certificate, format!("cannot be read as a certificate: {e}")))?;
+        let (from_s, until_s) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+        if now_s < from_s || now_s >= until_s {
+            let what = if now_s < from_s { "is not in force yet" } else { "has expired" };
+            return Err(at(&pair.certificate, format!("the certificate {what}")));
+        }
+        let names = names(&parsed);
+        if names.is_empty() {
+            return Err(at(&pair.certificate, "the certificate names no host".into()));
+        }
+        let certified = CertifiedKey::from_der(chain.clone(), key, &provider())
+            .map_err(|e| at(&pair.key, format!("the key does not fit the certificate {}: {e}", pair.certificate.display())))?;
+        let certified = Arc::new(certified);
+        for name in names {
+            match name.strip_prefix("*.") {
+                Some(parent) => self.wildcard.insert(parent.to_owned(), certified.clone()),
+                None => self.exact.insert(name, certified.clone()),
+            };
+        }
+        self.first.get_or_insert(certified);
+        self.not_after_s = Some(self.not_after_s.map_or(until_s, |other| other.min(until_s)));
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let name = name.to_ascii_lowercase();
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        self.exact
+            .get(&name)
+            .or_else(|| parent.and_then(|parent| self.wildcard.get(parent)))
+            .cloned()
+    }
+}
+
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    for extension in certificate.extensions() {
+        if let ParsedExtension::SubjectAlternativeName(alternative) = extension.parsed_extension() {
+            for name in &alternative.general_names {
+                match name {
+                    GeneralName::DNSName(dns) => names.push(dns.to_ascii_lowercase()),
+                    GeneralName::IPAddress(raw) => names.extend(ip(raw)),
+                    _ => {}
+                }
+            }
+        }
+    }
+    names
+}
+
+fn ip(raw: &[u8]) -> Option<String> {
+    <[u8; 4]>::try_from(raw)
+        .map(|v4| std::net::Ipv4Addr::from(v4).to_string())
+        .or_else(|_| <[u8; 16]>::try_from(raw).map(|v6| std::net::Ipv6Addr::from(v6).to_string()))
+        .ok()
+}
+
+/// Chooses the certificate of each handshake from those in force at that moment.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    now: ArcSwap<Certificates>,
+}
+
+impl Resolver {
+    /// Puts certificates in force; connections that are open keep theirs.
+    pub fn replace(&self, certificates: Certificates) {
+        self.now.store(Arc::new(certificates));
+    }
+
+    /// First instant at which a certificate in force expires, Unix seconds.
+    pub fn not_after_s(&self) -> Option<i64> {
+        self.now.load().not_after_s
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    /// A client that names a host gets that host's certificate or none (the handshake fails with
+    /// unrecognized_name); one that names none gets the first.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let now = self.now.load();
+        match hello.server_name() {
+            Some(name) => now.find(name),
+            None => now.first.clone(),
+        }
+    }
+}
+
+/// The acceptor of a TLS listener: TLS 1.2 and 1.3, h2 and http/1.1, no early data.
+pub fn acceptor(resolver: Arc<Resolver>) -> Result<Acceptor, CertificateFault> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|e| CertificateFault(e.to_string()))?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.max_early_data_size = 0;
+    Ok(Acceptor::from_server_config(Arc::new(config)))
+}

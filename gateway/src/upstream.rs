@@ -1,0 +1,281 @@
+//! Backends: which address a request goes to.
+//!
+//! A pool is made for each upstream of the policy and lives as long as its description does not
+//! change, over reloads. Names are resolved again in the background, health is checked actively
+//! where the policy says so and passively always: an address that refused a connection is passed
+//! over for a while. When nothing looks healthy, addresses are tried all the same, because a wrong
+//! guess about health must not make an outage.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use pingora::lb::Backend;
+use pingora::lb::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer as _};
+use policy::Policy;
+use policy::route::{HttpVersion, Route, Upstream};
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+
+/// How long an address is passed over after it refused a connection.
+const EJECTED_MS: u64 = 2_000;
+/// Longest silence on a route that allows streams.
+const STREAM_SILENCE: Duration = Duration::from_secs(3_600);
+/// How long an idle connection to a backend is kept.
+const IDLE: Duration = Duration::from_secs(55);
+/// Most streams on one HTTP/2 connection to a backend.
+const STREAMS_MAX: usize = 100;
+
+/// One address of a pool.
+#[derive(Debug)]
+pub struct Member {
+    /// Where.
+    pub address: SocketAddr,
+    is_healthy: AtomicBool,
+    ejected_until_ms: AtomicU64,
+}
+
+impl Member {
+    /// Passes the address over for a while.
+    pub fn eject(&self, now_ms: u64) {
+        self.ejected_until_ms.store(now_ms + EJECTED_MS, Ordering::Relaxed);
+    }
+
+    fn is_usable(&self, now_ms: u64) -> bool {
+        self.is_healthy.load(Ordering::Relaxed) && now_ms >= self.ejected_until_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// The addresses of one upstream.
+#[derive(Debug)]
+pub struct Pool {
+    upstream: Upstream,
+    members: ArcSwap<Vec<Arc<Member>>>,
+    next: AtomicUsize,
+}
+
+impl Pool {
+    fn new(upstream: Upstream) -> Self {
+        let pool = Pool { upstream, members: ArcSwap::default(), next: AtomicUsize::new(0) };
+        // Addresses that need no look-up are there at once.
+        let literal = pool.upstream.addresses.iter().filter_map(|a| a.parse().ok()).collect();
+        pool.set(literal);
+        pool
+    }
+
+    /// Takes new addresses; what is known of those that stay is kept.
+    fn set(&self, addresses: Vec<SocketAddr>) {
+        let known = self.members.load();
+        let keep = |address: SocketAddr| {
+            known.iter().find(|m| m.address == address).cloned().unwrap_or_else(|| {
+                Arc::new(Member { address, is_healthy: AtomicBool::new(true), ejected_until_ms: AtomicU64::new(0) })
+            })
+        };
+        self.members.store(Arc::new(addresses.into_iter().map(keep).collect()));
+    }
+
+    /// The next address in turn, one that looks healthy if there is one.
+    pub fn pick(&self, now_ms: u64) -> Option<Arc<Member>> {
+        let members = self.members.load();
+        let start = self.next.fetch_add(1, Ordering::Relaxed);
+        let in_turn = || (0..members.len()).filter_map(|i| members.get((start.wrapping_add(i)) % members.len()));
+        in_turn().find(|m| m.is_usable(now_ms)).or_else(|| in_turn().next()).cloned()
+    }
+
+    async fn resolve(&self) {
+        let mut addresses = Vec::new();
+        for name in &self.upstream.addresses {
+            match tokio::net::lookup_host(&**name).await {
+                Ok(found) => addresses.extend(found),
+                Err(error) => {
+                    log::warn!(target: "tollgate::upstream", "{name} could not be resolved: {error}");
+                }
+            }
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        // A resolver that fails does not empty a pool that works.
+        if !addresses.is_empty() && !self.members.load().iter().map(|m| m.address).eq(addresses.iter().copied()) {
+            self.set(addresses);
+        }
+    }
+
+    async fn check(&self, check: &(dyn HealthCheck + Send + Sync)) {
+        for member in self.members.load().iter() {
+            let Ok(backend) = Backend::new(&member.address.to_string()) else { continue };
+            let is_healthy = check.check(&backend).await.is_ok();
+            if member.is_healthy.swap(is_healthy, Ordering::Relaxed) != is_healthy {
+                let now = if is_healthy { "healthy again" } else { "unhealthy" };
+                log::warn!(target: "tollgate::upstream", "{} is {now}", member.address);
+            }
+        }
+    }
+
+    fn health_check(&self) -> Option<Box<dyn HealthCheck + Send + Sync>> {
+        let health = self.upstream.health.as_ref()?;
+        let tls = self.upstream.tls.as_ref();
+        let Some(path) = &health.path else {
+            return Some(match tls {
+                Some(tls) => TcpHealthCheck::new_tls(&tls.name),
+                None => TcpHealthCheck::new(),
+            });
+        };
+        let host = self.upstream.host.as_deref().or(tls.map(|t| &*t.name)).unwrap_or("localhost");
+        let mut check = HttpHealthCheck::new(host, tls.is_some());
+        check.req.set_raw_path(path.as_bytes()).ok()?;
+        check.peer_template.options.connection_timeout = Some(self.upstream.connect_timeout);
+        check.peer_template.options.read_timeout = Some(self.upstream.connect_timeout);
+        Some(Box::new(check))
+    }
+
+    /// Keeps addresses and health up to date until it is dropped.
+    async fn watch(self: Arc<Self>) {
+        let check = self.health_check();
+        let needs_names = self.upstream.addresses.iter().any(|a| a.parse::<SocketAddr>().is_err());
+        let every = self.upstream.health.as_ref().map_or(self.upstream.resolve_every, |h| h.every);
+        if !needs_names && check.is_none() {
+            return;
+        }
+        loop {
+            if needs_names {
+                self.resolve().await;
+            }
+            if let Some(check) = &check {
+                self.check(&**check).await;
+            }
+            tokio::time::sleep(every.min(self.upstream.resolve_every)).await;
+        }
+    }
+
+    /// The peer for one request to an address of this pool.
+    pub fn peer(&self, member: &Member, route: &Route) -> HttpPeer {
+        let upstream = &self.upstream;
+        let name = upstream.tls.as_ref().map_or_else(String::new, |tls| tls.name.to_string());
+        let mut peer = HttpPeer::new(member.address, upstream.tls.is_some(), name);
+        if let Some(options) = peer.get_mut_peer_options() {
+            options.connection_timeout = Some(upstream.connect_timeout);
+            options.total_connection_timeout = Some(upstream.connect_timeout * 2);
+            options.idle_timeout = Some(IDLE);
+            let silence = route.timeout.unwrap_or(upstream.timeout);
+            let streams = route.protocols.sse || route.protocols.websocket || route.protocols.grpc;
+            options.read_timeout = Some(if streams { STREAM_SILENCE } else { silence });
+            options.write_timeout = Some(silence);
+            options.max_h2_streams = STREAMS_MAX;
+            let verify = upstream.tls.as_ref().is_none_or(|tls| tls.verify);
+            options.verify_cert = verify;
+            options.verify_hostname = verify;
+            match upstream.http {
+                HttpVersion::H1 => options.set_http_version(1, 1),
+                HttpVersion::H2 => options.set_http_version(2, 2),
+                HttpVersion::Auto if upstream.tls.is_some() => options.set_http_version(2, 1),
+                HttpVersion::Auto => options.set_http_version(1, 1),
+            }
+            options.http_upstream_request_policy = if route.protocols.websocket {
+                HttpUpstreamRequestPolicy::standard()
+            } else {
+                HttpUpstreamRequestPolicy::deny_upgrades()
+            };
+        }
+        peer
+    }
+}
+
+/// Pools of an API: live and test.
+pub type ApiPools = (Arc<Pool>, Option<Arc<Pool>>);
+
+struct Watched {
+    pool: Arc<Pool>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// All pools, kept over reloads.
+#[derive(Default)]
+pub struct Pools {
+    by_name: Mutex<HashMap<String, Watched>>,
+}
+
+impl Pools {
+    /// The pools of a policy, API by API. Pools whose description changed are made anew, those no
+    /// longer named are dropped; requests under way keep the pool they have.
+    pub fn of(&self, policy: &Policy) -> Vec<ApiPools> {
+        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut take = |name: String, upstream: &Upstream| {
+            let known = by_name.get(&name).filter(|w| w.pool.upstream == *upstream).map(|w| w.pool.clone());
+            known.unwrap_or_else(|| {
+                let pool = Arc::new(Pool::new(upstream.clone()));
+                let task = tokio::runtime::Handle::try_current().ok().map(|h| h.spawn(pool.clone().watch()));
+                by_name.insert(name, Watched { pool: pool.clone(), task });
+                pool
+            })
+        };
+        let mut named = HashSet::new();
+        let mut pools = Vec::with_capacity(policy.apis.len());
+        for api in &policy.apis {
+            let (live, test) = (format!("{}/live", api.name), format!("{}/test", api.name));
+            named.extend([live.clone(), test.clone()]);
+            pools.push((take(live, &api.live), api.test.as_ref().map(|upstream| take(test, upstream))));
+        }
+        by_name.retain(|name, _| named.contains(name));
+        pools
+    }
+}
+
+/// A member that was chosen, so that a failure can be held against it.
+#[derive(Clone, Debug)]
+pub struct Chosen(pub Arc<Member>);
+
+impl Chosen {
+    /// It refused a connection.
+    pub fn failed(&self, clock: &dyn Clock) {
+        self.0.eject(clock.now_ms());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(addresses: &[&str]) -> Pool {
+        Pool::new(Upstream {
+            addresses: addresses.iter().map(|a| (*a).into()).collect(),
+            tls: None,
+            http: HttpVersion::H1,
+            resolve_every: Duration::from_secs(1),
+            health: None,
+            connect_timeout: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            retries: 1,
+            host: None,
+        })
+    }
+
+    #[test]
+    fn addresses_are_used_in_turn_and_a_failed_one_is_passed_over_for_a_while() {
+        let pool = pool(&["127.0.0.1:1", "127.0.0.1:2"]);
+        let ports = |now| (0..4).map(|_| pool.pick(now).unwrap().address.port()).collect::<Vec<_>>();
+        assert_eq!(ports(0), [1, 2, 1, 2]);
+        pool.pick(0).unwrap().eject(0);
+        assert_eq!(ports(0), [2, 2, 2, 2]);
+        assert!(ports(EJECTED_MS).contains(&1));
+    }
+
+    #[test]
+    fn when_all_have_failed_they_are_tried_all_the_same() {
+        let pool = pool(&["127.0.0.1:1"]);
+        pool.pick(0).unwrap().eject(0);
+        assert!(pool.pick(0).is_some());
+    }
+}
