@@ -105,7 +105,11 @@ const DRAIN_TIME: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Writes a denial. A gRPC client gets its own form.
 pub async fn deny(session: &mut Session, denial: &Denial, dressing: &Dressing<'_>) -> pingora::Result<()> {
-    let is_grpc = session.req_header().headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+    let is_grpc = session
+        .req_header()
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
         && session.req_header().version == http::Version::HTTP_2;
     let realm = dressing.api.map_or("Tollgate", |api| &api.realm);
     let mut response = ResponseHeader::build(if is_grpc { 200 } else { denial.status() }, Some(16))?;

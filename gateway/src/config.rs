@@ -203,10 +203,8 @@ pub struct Config {
 impl Config {
     /// Reads a settings file. Everything that is wrong with it is reported at once.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable {
-            path: path.to_owned(),
-            cause: cause.to_string(),
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause: cause.to_string() })?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
         let source = Source { name: path.display().to_string(), text };
@@ -270,10 +268,9 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
         .collect();
     if certificates.is_empty() && listen.iter().any(|l| l.kind == ListenKind::Tls) {
         let first = file.policy.first().map(|p| p.span).unwrap_or_default();
-        problems.push(
-            Problem::at(first, "there is a TLS listener but no certificate")
-                .help("add `certificates: [{ certificate: cert.pem, key: key.pem }]`; `tollgate init` makes one to try with"),
-        );
+        problems.push(Problem::at(first, "there is a TLS listener but no certificate").help(
+            "add `certificates: [{ certificate: cert.pem, key: key.pem }]`; `tollgate init` makes one to try with",
+        ));
     }
     if file.policy.is_empty() {
         problems.push(Problem::at(Default::default(), "no policy file is named"));
@@ -286,10 +283,13 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
         },
         None => format!("sqlite://{}", state.join("tollgate.db").display()),
     };
-    let admin = file.admin.as_ref().map_or(Some(SocketAddr::from(([127, 0, 0, 1], 9090))), |t| take(t, problems, socket));
+    let admin =
+        file.admin.as_ref().map_or(Some(SocketAddr::from(([127, 0, 0, 1], 9090))), |t| take(t, problems, socket));
     let trusted = file.trusted_proxies.iter().filter_map(|t| {
         take(t, problems, |s| {
-            s.parse::<IpNet>().or_else(|_| s.parse::<IpAddr>().map(IpNet::from)).map_err(|_| format!("`{s}` is not an address range, such as `10.0.0.0/8`"))
+            s.parse::<IpNet>()
+                .or_else(|_| s.parse::<IpAddr>().map(IpNet::from))
+                .map_err(|_| format!("`{s}` is not an address range, such as `10.0.0.0/8`"))
         })
     });
     let trusted_proxies = trusted.collect();

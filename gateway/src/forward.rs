@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use http::header::{HOST, HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
-use policy::fields::{Treatment, treatment};
 use policy::Identity;
+use policy::fields::{Treatment, treatment};
 use policy::route::Upstream;
 
 use crate::deny::Denial;

@@ -266,4 +266,10 @@ impl GetSocketDigest for Guarded {
 }
 
 #[async_trait]
-impl Peek for Guarded {}
+impl Peek for Guarded {
+    /// The engine peeks at the first bytes of a plain connection, to tell HTTP/2 from HTTP/1.
+    async fn try_peek(&mut self, buf: &mut [u8]) -> std::io::Result<bool> {
+        let peeked = tokio::time::timeout(self.deadlines.head, self.stream.try_peek(buf));
+        peeked.await.unwrap_or_else(|_| Err(too_slow()))
+    }
+}

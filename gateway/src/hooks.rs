@@ -70,10 +70,10 @@ impl Gate {
     }
 
     async fn answer_denial(&self, session: &mut Session, ctx: &mut Ctx, denial: Denial) -> pingora::Result<()> {
-        if is_browser_exposure(&denial, &ctx.known) {
-            if let Some((key, _)) = &ctx.known.caller {
-                self.note_exposed(key, Exposure::Browser);
-            }
+        if is_browser_exposure(&denial, &ctx.known)
+            && let Some((key, _)) = &ctx.known.caller
+        {
+            self.note_exposed(key, Exposure::Browser);
         }
         ctx.outcome = Outcome::Answered(denial.code());
         ctx.status = denial.status();
@@ -199,10 +199,7 @@ impl ProxyHttp for Gate {
             return Error::e_explain(ErrorType::InternalError, "no permit");
         };
         let identity = ctx.known.identity();
-        let upstream = match (identity.environment(), &api.test) {
-            (policy::Environment::Test, Some(test)) => test,
-            (policy::Environment::Test, None) | (policy::Environment::Live, _) => &api.live,
-        };
+        let upstream = api.upstream(identity.environment() == policy::Environment::Test);
         let origin = forward::Origin {
             address: ctx.known.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             host: permit.host(),
@@ -328,7 +325,8 @@ impl ProxyHttp for Gate {
 impl Gate {
     fn retry(&self, ctx: &mut Ctx, error: &mut Error, is_safe: bool) {
         let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
-        let most = place.map_or(0, |(api, _)| api.live.retries);
+        let is_test = ctx.known.identity().environment() == policy::Environment::Test;
+        let most = place.map_or(0, |(api, _)| api.upstream(is_test).retries);
         let again = is_safe && ctx.tries < most;
         error.set_retry(again);
         if again {
@@ -429,11 +427,17 @@ fn label(outcome: Outcome) -> &'static str {
 /// Whose fault an error of the engine is, as a denial; `None` when the client is gone.
 fn denial_of(error: &Error) -> Option<Denial> {
     match (error.esource(), error.etype()) {
-        (ErrorSource::Upstream, ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::TLSHandshakeTimedout) => {
-            Some(Denial::UpstreamTimeout)
-        }
+        (
+            ErrorSource::Upstream,
+            ErrorType::ConnectTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::TLSHandshakeTimedout,
+        ) => Some(Denial::UpstreamTimeout),
         (ErrorSource::Upstream, _) => Some(Denial::UpstreamUnreachable),
-        (ErrorSource::Downstream, ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed) => None,
+        (ErrorSource::Downstream, ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed) => {
+            None
+        }
         (ErrorSource::Downstream, _) => Some(Denial::BrokenBody),
         (ErrorSource::Internal | ErrorSource::Unset, ErrorType::ConnectNoRoute) => Some(Denial::UpstreamUnreachable),
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Denial::NotPermitted),

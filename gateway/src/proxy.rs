@@ -209,9 +209,8 @@ impl Gate {
             }
         };
         // A key of another API is nothing here, whatever it opens elsewhere.
-        let answer = answer.and_then(|found| {
-            if found.key.facts.api == api.name { Ok(found) } else { Err(Unidentified::Unknown) }
-        });
+        let answer = answer
+            .and_then(|found| if found.key.facts.api == api.name { Ok(found) } else { Err(Unidentified::Unknown) });
         self.count_lookup(&answer, address, now_ms);
         answer.map_err(|why| match why {
             Unidentified::Unknown => Denial::InvalidCredential,

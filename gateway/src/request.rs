@@ -51,7 +51,9 @@ impl<'a> Head<'a> {
         if hosts.next().is_some() {
             return Err(Denial::Head(HeadFault::Host));
         }
-        let is_connection = |name: &str| matches!(name, "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade");
+        let is_connection = |name: &str| {
+            matches!(name, "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade")
+        };
         if headers.keys().any(|name| is_connection(name.as_str())) {
             return Err(Denial::Head(HeadFault::Connection));
         }
@@ -130,7 +132,10 @@ mod tests {
     use super::*;
 
     fn headers(values: &[&str]) -> HeaderMap {
-        values.iter().map(|v| (http::HeaderName::from_static("x-forwarded-for"), HeaderValue::from_str(v).unwrap())).collect()
+        values
+            .iter()
+            .map(|v| (http::HeaderName::from_static("x-forwarded-for"), HeaderValue::from_str(v).unwrap()))
+            .collect()
     }
 
     #[test]

@@ -101,6 +101,13 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     let listener = admin.bind().map_err(system(format!("cannot listen on {} (admin)", config.admin)))?;
     threads.spawn(admin.serve(listener));
 
+    if !start.upgrade {
+        // The engine would only panic; a person wants to know which address is taken.
+        for listen in &config.listen {
+            std::net::TcpListener::bind(listen.address)
+                .map_err(system(format!("cannot listen on {}", listen.address)))?;
+        }
+    }
     let server = server(&config, start, &shared, &certificates.resolver, &caps)?;
     threads.spawn(watch_phases(server.watch_execution_phase(), health));
     server.run(RunArgs::default());
@@ -122,11 +129,8 @@ fn shared(
     metrics: &Arc<Metrics>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Shared>, StartError> {
-    let bounds = Bounds {
-        keys_max: config.bounds.cached_keys,
-        stale_for: config.bounds.stale_for,
-        ..Bounds::default()
-    };
+    let bounds =
+        Bounds { keys_max: config.bounds.cached_keys, stale_for: config.bounds.stale_for, ..Bounds::default() };
     Ok(Arc::new(Shared {
         keeper: keeper.clone(),
         identities: Arc::new(Identities::new(store.clone(), config.peppers.clone(), bounds, clock.clone())),
@@ -134,7 +138,8 @@ fn shared(
         failures: FailureBudget::new(config.bounds.failures_per_minute),
         clock: clock.clone(),
         metrics: metrics.clone(),
-        access_log: AccessLog::new(config.access_log, metrics.clone()).map_err(system("cannot start the access log"))?,
+        access_log: AccessLog::new(config.access_log, metrics.clone())
+            .map_err(system("cannot start the access log"))?,
         usage: Arc::new(UsageLog::new(metrics.clone())),
         request_ids: RequestIds::new()?,
         trusted_proxies: config.trusted_proxies.clone(),
@@ -218,7 +223,7 @@ fn server(
         h2.max_concurrent_streams(100);
         proxy.h2_options = Some(h2);
         let mut options = pingora::apps::HttpServerOptions::default();
-        options.h2c = listen.kind != ListenKind::Tls;
+        options.h2c = matches!(listen.kind, ListenKind::Trusted { .. });
         options.h2_idle_timeout = Some(config.bounds.idle);
         options.keepalive_request_limit = Some(10_000);
         proxy.server_options = Some(options);

@@ -92,8 +92,9 @@ impl Certificates {
         if names.is_empty() {
             return Err(at(&pair.certificate, "the certificate names no host".into()));
         }
-        let certified = CertifiedKey::from_der(chain.clone(), key, &provider())
-            .map_err(|e| at(&pair.key, format!("the key does not fit the certificate {}: {e}", pair.certificate.display())))?;
+        let certified = CertifiedKey::from_der(chain.clone(), key, &provider()).map_err(|e| {
+            at(&pair.key, format!("the key does not fit the certificate {}: {e}", pair.certificate.display()))
+        })?;
         let certified = Arc::new(certified);
         for name in names {
             match name.strip_prefix("*.") {
@@ -109,10 +110,7 @@ impl Certificates {
     fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let name = name.to_ascii_lowercase();
         let parent = name.split_once('.').map(|(_, parent)| parent);
-        self.exact
-            .get(&name)
-            .or_else(|| parent.and_then(|parent| self.wildcard.get(parent)))
-            .cloned()
+        self.exact.get(&name).or_else(|| parent.and_then(|parent| self.wildcard.get(parent))).cloned()
     }
 }
 
@@ -121,10 +119,10 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     for extension in certificate.extensions() {
         if let ParsedExtension::SubjectAlternativeName(alternative) = extension.parsed_extension() {
             for name in &alternative.general_names {
-                match name {
-                    GeneralName::DNSName(dns) => names.push(dns.to_ascii_lowercase()),
-                    GeneralName::IPAddress(raw) => names.extend(ip(raw)),
-                    _ => {}
+                if let GeneralName::DNSName(dns) = name {
+                    names.push(dns.to_ascii_lowercase());
+                } else if let GeneralName::IPAddress(raw) = name {
+                    names.extend(ip(raw));
                 }
             }
         }

@@ -206,6 +206,7 @@ pub struct Circumstances<'a> {
 
 /// Proof that a request may be forwarded, as far as access goes. Limits come next.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Grant<'p, 'i> {
     /// The API.
     pub api: &'p Api,
@@ -215,7 +216,6 @@ pub struct Grant<'p, 'i> {
     pub identity: Identity<'i>,
     /// Scopes are missing but the route only shadows its authorization.
     pub shadowed: bool,
-    _only_authorize_makes_one: (),
 }
 
 impl<'p> Grant<'p, '_> {
@@ -231,10 +231,7 @@ impl<'p> Grant<'p, '_> {
 
     /// The backend that the caller's environment opens.
     pub fn upstream(&self) -> &'p Upstream {
-        match (self.identity.environment(), &self.api.test) {
-            (Environment::Test, Some(test)) => test,
-            (Environment::Test, None) | (Environment::Live, _) => &self.api.live,
-        }
+        self.api.upstream(self.identity.environment() == Environment::Test)
     }
 }
 
@@ -264,6 +261,11 @@ impl Api {
     pub fn find(&self, target: &Target<'_>) -> Option<&Route> {
         let index = self.router.find(target.path.as_str(), target.method)?;
         self.routes.get(index as usize)
+    }
+
+    /// The backend of an environment. An API without sandbox has no test keys to ask with.
+    pub fn upstream(&self, is_test: bool) -> &Upstream {
+        self.test.as_ref().filter(|_| is_test).unwrap_or(&self.live)
     }
 
     /// The plan of an organization; one whose plan is gone is on the default plan.
@@ -296,7 +298,7 @@ impl Api {
             (Err(_), Mode::Shadow) => true,
             (Err(refusal), Mode::Enforce) => return Err(refusal),
         };
-        Ok(Grant { api: self, route, identity, shadowed, _only_authorize_makes_one: () })
+        Ok(Grant { api: self, route, identity, shadowed })
     }
 
     /// Address, browser and origin rules of a key.

@@ -114,7 +114,7 @@ impl<'s> Walk<'s, '_> {
 
     fn list(&mut self, mut node: Node, schema: &'s Value, what: &str) -> Option<Node> {
         let Kind::List(items) = std::mem::replace(&mut node.kind, Kind::Null) else { return None };
-        let Some(sub) = schema.get("items") else { return None };
+        let sub = schema.get("items")?;
         let what = what.strip_suffix('s').unwrap_or(what);
         let kept = items.into_iter().filter_map(|item| self.node(item, sub, what)).collect();
         node.kind = Kind::List(kept);
@@ -122,9 +122,9 @@ impl<'s> Walk<'s, '_> {
     }
 
     fn word(&mut self, node: Node, allowed: &Value, what: &str) -> Option<Node> {
-        let words: Vec<&str> = match allowed {
-            Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
-            one => one.as_str().into_iter().collect(),
+        let words: Vec<&str> = match allowed.as_array() {
+            Some(list) => list.iter().filter_map(Value::as_str).collect(),
+            None => allowed.as_str().into_iter().collect(),
         };
         if let Kind::Text(text) = &node.kind {
             if words.contains(&text.as_str()) {

@@ -26,7 +26,8 @@ impl Check {
             }
             Err(problems) => return Err(Failure::Problems(Box::new(problems))),
         };
-        let counts = policy.apis.iter().map(|api| (api.name.to_string(), api.routes.len(), api.scopes.len(), api.plans.len()));
+        let counts =
+            policy.apis.iter().map(|api| (api.name.to_string(), api.routes.len(), api.scopes.len(), api.plans.len()));
         if json {
             let apis: Vec<_> = counts.map(|(name, routes, scopes, plans)| serde_json::json!({ "name": name, "routes": routes, "scopes": scopes, "plans": plans })).collect();
             return print::json(&serde_json::json!({ "ok": true, "apis": apis }));

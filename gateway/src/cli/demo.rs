@@ -73,8 +73,17 @@ impl Demo {
 fn prepare(folder: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(folder)?;
     let ours = [
-        "ca.pem", "cert.pem", "key.pem", "pepper", "tollgate.yaml", "iconflow.yaml", "icodrip.yaml", "tollgate.db",
-        "tollgate.db-wal", "tollgate.db-shm", "last-good-policy.json",
+        "ca.pem",
+        "cert.pem",
+        "key.pem",
+        "pepper",
+        "tollgate.yaml",
+        "iconflow.yaml",
+        "icodrip.yaml",
+        "tollgate.db",
+        "tollgate.db-wal",
+        "tollgate.db-shm",
+        "last-good-policy.json",
     ];
     for name in ours {
         match std::fs::remove_file(folder.join(name)) {
@@ -101,7 +110,11 @@ pub(super) fn organizations() -> [OrganizationRecord; 2] {
         created_ms: System.now_ms(),
     };
     [
-        made("pixelforge", "PixelForge", &["packs:read", "packs:write", "downloads:read", "team:manage", "billing:read"]),
+        made(
+            "pixelforge",
+            "PixelForge",
+            &["packs:read", "packs:write", "downloads:read", "team:manage", "billing:read"],
+        ),
         made("dripshop", "Drip Shop", &["affiliates:read", "affiliates:write", "events:track"]),
     ]
 }

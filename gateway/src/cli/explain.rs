@@ -93,7 +93,9 @@ fn split(url: &str) -> Result<(String, String), Failure> {
     let explain = || Failure::Refused(format!("`{url}` is not a URL; write it like https://api.example/v2/packs"));
     let (scheme, rest) = url.split_once("://").ok_or_else(explain)?;
     if scheme != "https" {
-        return Err(Failure::Refused("plain HTTP is always refused with 403 https_required; explain an https:// URL".into()));
+        return Err(Failure::Refused(
+            "plain HTTP is always refused with 403 https_required; explain an https:// URL".into(),
+        ));
     }
     let at = rest.find('/').unwrap_or(rest.len());
     let (host, path) = rest.split_at(at);

@@ -90,7 +90,8 @@ fn policy(hosts: &[String], upstream: &str) -> String {
 fn write_new(path: &Path, mode: u32, content: &[u8]) -> Result<(), Failure> {
     use std::io::Write as _;
     let opened = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    let mut file = opened.map_err(|e| Failure::Refused(format!("cannot make {}: {e}; nothing is overwritten", path.display())))?;
+    let mut file =
+        opened.map_err(|e| Failure::Refused(format!("cannot make {}: {e}; nothing is overwritten", path.display())))?;
     file.write_all(content)?;
     Ok(())
 }

@@ -82,8 +82,11 @@ impl Wait {
                 return Ok(Some(Acknowledged { acknowledged, gateways: gateways.len(), within_ms }));
             }
             if started.elapsed() >= Duration::from_secs(self.wait_timeout) {
-                let silent: Vec<&str> =
-                    gateways.iter().filter(|g| !desk.store.is_at(&g.position, position)).map(|g| g.id.as_str()).collect();
+                let silent: Vec<&str> = gateways
+                    .iter()
+                    .filter(|g| !desk.store.is_at(&g.position, position))
+                    .map(|g| g.id.as_str())
+                    .collect();
                 return Err(Failure::Refused(format!(
                     "the change is stored, but after {within_ms} ms only {acknowledged} of {} gateways have acknowledged it; missing: {}",
                     gateways.len(),
@@ -122,7 +125,10 @@ async fn change(desk: &Desk, ending: Ending, change: KeyChange) -> Result<(), Fa
     }
     let state = key.state(System.now_ms());
     print::line(&match waited {
-        Some(w) => format!("{} is {state}; acknowledged by {} of {} gateways within {} ms", key.id, w.acknowledged, w.gateways, w.within_ms),
+        Some(w) => format!(
+            "{} is {state}; acknowledged by {} of {} gateways within {} ms",
+            key.id, w.acknowledged, w.gateways, w.within_ms
+        ),
         None => format!("{} is {state}", key.id),
     })
 }
@@ -135,7 +141,8 @@ async fn list(desk: &Desk, org: Option<&str>) -> Result<(), Failure> {
     let now_ms = System.now_ms();
     let rows = keys.into_iter().map(|key| {
         let used = key.last_use.as_ref().map_or_else(|| "never".into(), |u| rfc3339(u.ms));
-        let state = if key.exposed.is_some() { format!("{} EXPOSED", key.state(now_ms)) } else { key.state(now_ms).into() };
+        let state =
+            if key.exposed.is_some() { format!("{} EXPOSED", key.state(now_ms)) } else { key.state(now_ms).into() };
         vec![
             key.id,
             key.api,

@@ -37,10 +37,10 @@ pub(super) async fn make(desk: &Desk) -> Result<Made, Failure> {
     let iconflow = async |name, class, env, scopes| {
         create(desk, &rights("pixelforge", "iconflow", name, class, env, scopes)).await
     };
-    let icodrip = async |name, class, env, scopes| {
-        create(desk, &rights("dripshop", "icodrip", name, class, env, scopes)).await
-    };
-    let (read, read_secret) = iconflow("Production CDN Reader", ClassArg::Read, EnvArg::Live, "packs:read,downloads:read").await?;
+    let icodrip =
+        async |name, class, env, scopes| create(desk, &rights("dripshop", "icodrip", name, class, env, scopes)).await;
+    let (read, read_secret) =
+        iconflow("Production CDN Reader", ClassArg::Read, EnvArg::Live, "packs:read,downloads:read").await?;
     let (_, write) = iconflow("Pack Uploader", ClassArg::Write, EnvArg::Live, "packs:read,packs:write").await?;
     let (_, admin) = iconflow("CI Pipeline", ClassArg::Admin, EnvArg::Live, "").await?;
     let (_, sandbox) = iconflow("Sandbox Reader", ClassArg::Read, EnvArg::Test, "packs:read").await?;

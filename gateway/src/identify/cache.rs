@@ -242,7 +242,9 @@ impl Cache {
                     again.extend(shared.map(|shared| (id.clone(), shared)));
                 }
                 Change::Everything => {
-                    log::warn!(target: "tollgate::store", "changes were missed; the key cache starts again");
+                    if self.len() > 0 {
+                        log::warn!(target: "tollgate::store", "changes were missed; the key cache starts again");
+                    }
                     self.known.clear();
                     self.unknown.clear();
                     lock(&self.organizations).clear();

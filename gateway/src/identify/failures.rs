@@ -46,7 +46,8 @@ impl FailureBudget {
 
     /// Counts one failure.
     pub fn count(&self, address: IpAddr, now_ms: u64) {
-        let made = self.seen.get_or_insert_with::<_, std::convert::Infallible>(&network(address), || Ok(Arc::default()));
+        let made =
+            self.seen.get_or_insert_with::<_, std::convert::Infallible>(&network(address), || Ok(Arc::default()));
         let Ok(word) = made;
         let window = Period::Minute.window(now_ms, 0).index;
         let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {

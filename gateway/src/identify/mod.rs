@@ -10,16 +10,16 @@
 //!   known record serves, after it the answer is "cannot know" (503), never "no" (401).
 
 mod cache;
-mod feed;
 mod failures;
+mod feed;
 
 use std::sync::Arc;
 
 use policy::credential::Secret;
 use policy::{KeyFault, Organization};
 
-pub use self::cache::{Bounds, KnownKey, KnownOrganization};
 use self::cache::Cache;
+pub use self::cache::{Bounds, KnownKey, KnownOrganization};
 pub use self::failures::FailureBudget;
 pub use self::feed::follow;
 use crate::clock::Clock;
@@ -126,12 +126,7 @@ impl Identities {
     }
 
     /// Turns what is cached into an answer; `None` when the organization is not at hand any more.
-    fn judge(
-        &self,
-        found: Option<Arc<KnownKey>>,
-        now_ms: u64,
-        how: Found,
-    ) -> Option<Result<Identified, Unidentified>> {
+    fn judge(&self, found: Option<Arc<KnownKey>>, now_ms: u64, how: Found) -> Option<Result<Identified, Unidentified>> {
         let Some(key) = found else { return Some(Err(Unidentified::Unknown)) };
         if let Err(fault) = key.facts.live_at(now_ms) {
             return Some(Err(Unidentified::Dead(fault)));

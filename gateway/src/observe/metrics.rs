@@ -77,25 +77,75 @@ impl Metrics {
         let make = Maker(Registry::new());
         let fine = vec![5e-7, 1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
         let coarse = vec![5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-        let upstream = HistogramOpts::new("tollgate_upstream_seconds", "Time from the decision to the upstream's first byte.").buckets(coarse);
+        let upstream =
+            HistogramOpts::new("tollgate_upstream_seconds", "Time from the decision to the upstream's first byte.")
+                .buckets(coarse);
         Ok(Metrics {
-            requests: make.counters("tollgate_requests_total", "Requests by API, route, environment and outcome.", &["api", "route", "environment", "outcome"])?,
-            responses: make.counters("tollgate_responses_total", "Answers by API and status class.", &["api", "class"])?,
-            decision_seconds: make.add(Histogram::with_opts(HistogramOpts::new("tollgate_decision_seconds", "Time from a request's head to the decision.").buckets(fine)))?,
+            requests: make.counters(
+                "tollgate_requests_total",
+                "Requests by API, route, environment and outcome.",
+                &["api", "route", "environment", "outcome"],
+            )?,
+            responses: make.counters(
+                "tollgate_responses_total",
+                "Answers by API and status class.",
+                &["api", "class"],
+            )?,
+            decision_seconds: make.add(Histogram::with_opts(
+                HistogramOpts::new("tollgate_decision_seconds", "Time from a request's head to the decision.")
+                    .buckets(fine),
+            ))?,
             upstream_seconds: make.add(HistogramVec::new(upstream, &["api"]))?,
-            lookups: make.counters("tollgate_key_lookups_total", "Key look-ups by where the answer was found.", &["found"])?,
-            store_round_trips: make.counters("tollgate_store_round_trips_total", "Questions put to the store on behalf of requests.", &["kind"])?,
+            lookups: make.counters(
+                "tollgate_key_lookups_total",
+                "Key look-ups by where the answer was found.",
+                &["found"],
+            )?,
+            store_round_trips: make.counters(
+                "tollgate_store_round_trips_total",
+                "Questions put to the store on behalf of requests.",
+                &["kind"],
+            )?,
             cached_keys: make.gauge("tollgate_cached_keys", "Keys in the cache.")?,
             limit_buckets: make.gauge("tollgate_limit_buckets", "Limit buckets held.")?,
-            reloads: make.counters("tollgate_reloads_total", "Reloads of policy and certificates by result.", &["what", "result"])?,
-            in_force: make.add(IntGaugeVec::new(Opts::new("tollgate_in_force", "1 when the files on disk are the ones in force, 0 when the last good ones are."), &["what"]))?,
-            certificate_days: make.add(Gauge::with_opts(Opts::new("tollgate_certificate_days", "Days until the first certificate in force expires.")))?,
-            refused_connections: make.counters("tollgate_refused_connections_total", "Connections closed before a request.", &["reason"])?,
+            reloads: make.counters(
+                "tollgate_reloads_total",
+                "Reloads of policy and certificates by result.",
+                &["what", "result"],
+            )?,
+            in_force: make.add(IntGaugeVec::new(
+                Opts::new(
+                    "tollgate_in_force",
+                    "1 when the files on disk are the ones in force, 0 when the last good ones are.",
+                ),
+                &["what"],
+            ))?,
+            certificate_days: make.add(Gauge::with_opts(Opts::new(
+                "tollgate_certificate_days",
+                "Days until the first certificate in force expires.",
+            )))?,
+            refused_connections: make.counters(
+                "tollgate_refused_connections_total",
+                "Connections closed before a request.",
+                &["reason"],
+            )?,
             open_connections: make.gauge("tollgate_open_connections", "Client connections open.")?,
-            exposed_credentials: make.counters("tollgate_exposed_credentials_total", "Credentials seen where they should not be.", &["how"])?,
-            shadowed: make.counters("tollgate_shadowed_total", "Requests that passed only because authorization is shadowed.", &["api", "route"])?,
+            exposed_credentials: make.counters(
+                "tollgate_exposed_credentials_total",
+                "Credentials seen where they should not be.",
+                &["how"],
+            )?,
+            shadowed: make.counters(
+                "tollgate_shadowed_total",
+                "Requests that passed only because authorization is shadowed.",
+                &["api", "route"],
+            )?,
             dropped: make.counters("tollgate_dropped_total", "Entries that a full queue dropped.", &["queue"])?,
-            upstream_retries: make.counters("tollgate_upstream_retries_total", "Requests tried again on another backend.", &["api"])?,
+            upstream_retries: make.counters(
+                "tollgate_upstream_retries_total",
+                "Requests tried again on another backend.",
+                &["api"],
+            )?,
             registry: make.0,
         })
     }

@@ -44,19 +44,19 @@ impl UsageLog {
     /// Writes what has gathered, and the counters of quotas.
     pub async fn flush(&self, store: &dyn Store, limiter: &dyn Limiter) {
         let usage = self.take();
-        if !usage.is_empty() {
-            if let Err(error) = store.record_usage(&usage).await {
-                log::warn!(target: "tollgate::store", "last use of keys could not be written: {error}");
-                for entry in usage {
-                    self.push(entry);
-                }
+        if !usage.is_empty()
+            && let Err(error) = store.record_usage(&usage).await
+        {
+            log::warn!(target: "tollgate::store", "last use of keys could not be written: {error}");
+            for entry in usage {
+                self.push(entry);
             }
         }
         let counters = limiter.long_counters();
-        if !counters.is_empty() {
-            if let Err(error) = store.save_counters(&counters).await {
-                log::warn!(target: "tollgate::store", "quota counters could not be saved: {error}");
-            }
+        if !counters.is_empty()
+            && let Err(error) = store.save_counters(&counters).await
+        {
+            log::warn!(target: "tollgate::store", "quota counters could not be saved: {error}");
         }
     }
 }

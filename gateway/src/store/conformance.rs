@@ -2,14 +2,14 @@
 //!
 //! A function of this list takes a fresh, empty store and panics when a claim does not hold. It is
 //! compiled into the library so that tests of other crates can run it over a real Redis.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "this is a list of tests")]
+#![expect(clippy::unwrap_used, reason = "this is a list of tests")]
 
 use policy::identity::{Environment, KeyClass};
 use policy::window::Period;
 
 use super::{
-    Change, Counter, Exposure, GatewaySeen, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord, Sighting,
-    Store, StoreError, Usage,
+    Change, Counter, Exposure, GatewaySeen, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord,
+    Sighting, Store, StoreError, Usage,
 };
 use crate::digest::Digest;
 

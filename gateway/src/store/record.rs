@@ -209,7 +209,10 @@ impl KeyChange {
             KeyChange::Resume => key.suspended_ms = None,
             KeyChange::Replace { by, not_after_ms } => {
                 if let Some(other) = &key.replaced_by {
-                    return Err(StoreError::Refused(format!("{} was already replaced by {other}; rotate that one", key.id)));
+                    return Err(StoreError::Refused(format!(
+                        "{} was already replaced by {other}; rotate that one",
+                        key.id
+                    )));
                 }
                 key.replaced_by = Some(by.clone());
                 key.not_after_ms = Some(key.not_after_ms.map_or(*not_after_ms, |end| end.min(*not_after_ms)));

@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, cmd};
 
-pub use self::link::RedisSettings;
 use self::link::Link;
+pub use self::link::RedisSettings;
 use super::{
     Change, Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
     OrganizationRecord, Position, Store, StoreError, Usage,
@@ -34,7 +34,8 @@ const ALL_KEYS: &str = "tollgate:keys";
 const COUNTERS: &str = "tollgate:counters";
 
 /// Replaces a value if it is still the one that was read. One key.
-const SWAP: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end return 0";
+const SWAP: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end return 0";
 /// Raises a counter saved in a hash field, compared as zero-padded text. One key.
 const RAISE: &str = "for i = 1, #ARGV, 2 do local old = redis.call('HGET', KEYS[1], ARGV[i]) if not old or old < ARGV[i + 1] then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end end return 0";
 

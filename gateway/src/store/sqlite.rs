@@ -53,12 +53,14 @@ pub struct SqliteStore {
 }
 
 fn unavailable(error: rusqlite::Error) -> StoreError {
-    match error {
+    let is_about_a_value = matches!(
+        error,
         rusqlite::Error::FromSqlConversionFailure(..)
-        | rusqlite::Error::InvalidColumnType(..)
-        | rusqlite::Error::IntegralValueOutOfRange(..) => StoreError::Corrupt(error.to_string()),
-        other => StoreError::Unavailable(other.to_string()),
-    }
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+    );
+    let text = error.to_string();
+    if is_about_a_value { StoreError::Corrupt(text) } else { StoreError::Unavailable(text) }
 }
 
 fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
@@ -171,9 +173,7 @@ fn find_organization(connection: &Connection, id: &str) -> Result<Option<Organiz
 }
 
 fn announce(transaction: &Transaction<'_>, kind: &str, subject: &str) -> Result<Position, StoreError> {
-    transaction
-        .execute("INSERT INTO changes (kind, subject) VALUES (?1, ?2)", [kind, subject])
-        .map_err(unavailable)?;
+    transaction.execute("INSERT INTO changes (kind, subject) VALUES (?1, ?2)", [kind, subject]).map_err(unavailable)?;
     let seq = transaction.last_insert_rowid();
     transaction.execute("DELETE FROM changes WHERE seq <= ?1", [seq - CHANGES_KEPT]).map_err(unavailable)?;
     Ok(Position(seq.to_string()))
@@ -340,10 +340,8 @@ impl Store for SqliteStore {
                     Err(other) => return Err(other),
                 };
                 seen.apply(&mut key);
-                let (last_use, exposed) = (
-                    key.last_use.as_ref().map(text).transpose()?,
-                    key.exposed.as_ref().map(text).transpose()?,
-                );
+                let (last_use, exposed) =
+                    (key.last_use.as_ref().map(text).transpose()?, key.exposed.as_ref().map(text).transpose()?);
                 transaction
                     .execute(
                         "UPDATE keys SET last_use = ?2, exposed = ?3 WHERE id = ?1",

@@ -139,7 +139,8 @@ async fn draft(desk: &Desk, rights: &Rights) -> Result<Draft, Failure> {
         EnvArg::Test => Environment::Test,
     };
     let prefix = api.prefixes.iter().find(|(_, env)| *env == environment);
-    let (prefix, _) = prefix.ok_or_else(|| refused(format!("{} has no {} environment", api.name, environment.as_str())))?;
+    let (prefix, _) =
+        prefix.ok_or_else(|| refused(format!("{} has no {} environment", api.name, environment.as_str())))?;
     let scopes = scopes(desk, &policy, rights, class).await?;
     let now_ms = System.now_ms();
     let not_after_ms = rights.expires.as_deref().map(parse_instant).transpose().map_err(Failure::Refused)?;
@@ -195,12 +196,18 @@ async fn scopes(
 ) -> Result<Vec<String>, Failure> {
     let scopes = known_scopes(policy, &rights.scopes)?;
     match (class, scopes.is_empty()) {
-        (KeyClass::Admin, false) => return Err(refused("an admin key has all scopes of its organization; leave --scopes out")),
-        (KeyClass::Read | KeyClass::Write | KeyClass::Public, true) => return Err(refused("name what the key may do: --scopes packs:read,…")),
+        (KeyClass::Admin, false) => {
+            return Err(refused("an admin key has all scopes of its organization; leave --scopes out"));
+        }
+        (KeyClass::Read | KeyClass::Write | KeyClass::Public, true) => {
+            return Err(refused("name what the key may do: --scopes packs:read,…"));
+        }
         (KeyClass::Admin, true) | (KeyClass::Read | KeyClass::Write | KeyClass::Public, false) => {}
     }
     let organization = desk.store.organization(&rights.org).await?;
-    let organization = organization.ok_or_else(|| refused(format!("there is no organization {}; create it with `tollgate orgs create`", rights.org)))?;
+    let organization = organization.ok_or_else(|| {
+        refused(format!("there is no organization {}; create it with `tollgate orgs create`", rights.org))
+    })?;
     if let Some(beyond) = scopes.iter().find(|s| !organization.permissions.contains(s)) {
         return Err(refused(format!("the organization {} does not have the permission {beyond}", organization.id)));
     }
@@ -266,7 +273,8 @@ impl Import {
         let Draft { mut record, prefix } = draft(desk, &self.rights).await?;
         match &self.digest {
             Some(hex) => {
-                record.digest = Digest::from_hex(hex).ok_or_else(|| refused("a digest is 64 hexadecimal characters"))?;
+                record.digest =
+                    Digest::from_hex(hex).ok_or_else(|| refused("a digest is 64 hexadecimal characters"))?;
                 record.display = format!("{prefix}…");
             }
             None => {
@@ -296,7 +304,8 @@ const OVERLAP_DAYS_MAX: u64 = 365;
 
 /// Parses `7d`, `12h`, `30m`, `0s` into milliseconds.
 fn overlap(text: &str) -> Result<u64, Failure> {
-    let explain = || refused(format!("`{}` is not an overlap; write for example 7d, 12h, 30m or 0s", text.escape_debug()));
+    let explain =
+        || refused(format!("`{}` is not an overlap; write for example 7d, 12h, 30m or 0s", text.escape_debug()));
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(explain)?;
     let (number, unit) = text.split_at(split);
     let factor = match unit {
@@ -318,7 +327,8 @@ impl Rotate {
         let overlap_ms = overlap(&self.overlap)?;
         let old = desk.store.key(&self.id).await?;
         let policy = desk.policy()?;
-        let api = policy.api(&old.api).ok_or_else(|| refused(format!("the policy has no API `{}` any more", old.api)))?;
+        let api =
+            policy.api(&old.api).ok_or_else(|| refused(format!("the policy has no API `{}` any more", old.api)))?;
         let prefix = api.prefixes.iter().find(|(_, env)| *env == old.environment).map(|(prefix, _)| prefix.to_string());
         let prefix = prefix.ok_or_else(|| refused("the API has no such environment any more"))?;
         let secret = fresh(&prefix)?;
@@ -348,6 +358,11 @@ impl Rotate {
             None => "never".to_owned(),
         };
         let until = rfc3339(old.not_after_ms.unwrap_or(not_after_ms));
-        show_secret(desk, &new, &secret, &[("replaces", old.id), ("old key works until", until), ("old key last used", used)])
+        show_secret(
+            desk,
+            &new,
+            &secret,
+            &[("replaces", old.id), ("old key works until", until), ("old key last used", used)],
+        )
     }
 }

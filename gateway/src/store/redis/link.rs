@@ -12,7 +12,9 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, TlsCertificates,
+};
 use tokio::sync::Mutex;
 
 use super::super::StoreError;
@@ -228,7 +230,7 @@ fn sentinel(
     }
     let master = path.split(['/', '?']).next().filter(|name| !name.is_empty());
     let master = master.ok_or_else(|| bad_url("a Sentinel URL ends in the master's name"))?;
-    let mut builder = SentinelClientBuilder::new(addresses, master.to_owned(), SentinelServerType::Master)
+    let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)
         .map_err(|e| bad_url(describe(&e)))?
         .set_client_to_redis_protocol(redis::ProtocolVersion::RESP3);
     let (user, password) = login.trim_end_matches('@').split_once(':').unwrap_or_default();
@@ -246,4 +248,3 @@ fn sentinel(
     }
     builder.build().map_err(|e| bad_url(describe(&e)))
 }
-
