@@ -1,1 +1,34 @@
-//! x
+//! A world for black-box tests: gateways as real processes, a real redis-server, real upstreams
+//! that record the bytes they receive, and a client that sends exactly the bytes it is given.
+//!
+//! Everything is on loopback, in folders of its own, and ends with the test. A missing program
+//! fails the test; nothing is skipped.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "this is test code: a panic is a failed test, names say what things are"
+)]
+
+mod client;
+mod redis;
+mod upstream;
+mod world;
+
+pub use client::{Connection, Response, Trust};
+pub use redis::Redis;
+pub use upstream::{Received, Upstream};
+pub use world::{Gateway, Key, StoreKind, World, free_port, until};
+
+/// Makes one test for each store out of a function that takes a [`StoreKind`].
+#[macro_export]
+macro_rules! on_both_stores {
+    ($($name:ident),* $(,)?) => {
+        mod on_sqlite { $(#[test] fn $name() { super::$name($crate::StoreKind::Sqlite); })* }
+        mod on_redis { $(#[test] fn $name() { super::$name($crate::StoreKind::Redis); })* }
+    };
+}

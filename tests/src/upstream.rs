@@ -1,0 +1,186 @@
+//! An upstream that records every byte it receives and behaves as the request asks it to.
+//!
+//! The field `x-behave` of a request chooses: `slow` (waits), `sse` (a stream of events), `limits`
+//! (sends limit and CORS fields of its own), `garbage`, `two-lengths`, `big` (a 1 MiB answer),
+//! `reset` (closes without an answer). A WebSocket handshake is accepted and echoed.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// One request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub line: String,
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub connection: usize,
+}
+
+impl Received {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut values = self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
+        let value = values.next();
+        assert!(values.next().is_none(), "{name} arrived twice: {self:?}");
+        value
+    }
+}
+
+#[derive(Clone)]
+pub struct Upstream {
+    pub port: u16,
+    pub name: &'static str,
+    received: Arc<Mutex<Vec<Received>>>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    pub fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let upstream = Upstream { port, name, received: Arc::default(), connections: Arc::default() };
+        let served = upstream.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let served = served.clone();
+                let number = served.connections.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || served.serve(stream, number));
+            }
+        });
+        upstream
+    }
+
+    /// Everything that arrived so far.
+    pub fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+
+    pub fn last(&self) -> Received {
+        self.received().pop().expect("the upstream received nothing")
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    fn serve(&self, mut stream: TcpStream, connection: usize) {
+        let mut buffer = Vec::new();
+        stream.set_nodelay(true).unwrap();
+        while let Some(request) = read_request(&mut stream, &mut buffer, connection) {
+            let behave = request.field("x-behave").unwrap_or_default().to_owned();
+            let upgrade = request.field("upgrade").map(str::to_owned);
+            let to_head = request.line.starts_with("HEAD ");
+            let line = request.line.clone();
+            self.received.lock().unwrap().push(request);
+            if upgrade.as_deref() == Some("websocket") {
+                let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n");
+                let mut echo = [0u8; 1024];
+                while let Ok(n @ 1..) = stream.read(&mut echo) {
+                    if stream.write_all(&echo[..n]).is_err() {
+                        return;
+                    }
+                }
+                return;
+            }
+            if !self.answer(&mut stream, &behave, to_head, &line) {
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, stream: &mut TcpStream, behave: &str, to_head: bool, line: &str) -> bool {
+        let body = format!("{{\"upstream\":\"{}\",\"line\":\"{line}\"}}", self.name);
+        let plain = |extra: &str, body: &str| {
+            let length = body.len();
+            let body = if to_head { "" } else { body };
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{extra}\r\n{body}"
+            )
+        };
+        match behave {
+            "slow" => {
+                std::thread::sleep(Duration::from_secs(3));
+                stream.write_all(plain("", &body).as_bytes()).is_ok()
+            }
+            "sse" => {
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+                let _ = stream.write_all(head.as_bytes());
+                for n in 0..3 {
+                    let event = format!("data: {n}\n\n");
+                    let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+                    if stream.write_all(chunk.as_bytes()).is_err() {
+                        return false;
+                    }
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                stream.write_all(b"0\r\n\r\n").is_ok()
+            }
+            "limits" => {
+                let own = "X-RateLimit-Limit: 7\r\nx-ratelimit-remaining: 7\r\nX-RateLimit-Reset: 7\r\nRateLimit: \"x\";r=7\r\nAccess-Control-Allow-Origin: https://evil.example\r\n";
+                stream.write_all(plain(own, &body).as_bytes()).is_ok()
+            }
+            "big" => stream.write_all(plain("", &"x".repeat(1 << 20)).as_bytes()).is_ok(),
+            "garbage" => {
+                let _ = stream.write_all(b"SSH-2.0-nonsense\r\n\r\n");
+                false
+            }
+            "two-lengths" => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\nabcde");
+                false
+            }
+            "reset" => false,
+            _ => stream.write_all(plain("", &body).as_bytes()).is_ok(),
+        }
+    }
+}
+
+fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, connection: usize) -> Option<Received> {
+    let head_end = loop {
+        if let Some(at) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+            break at + 4;
+        }
+        more(stream, buffer)?;
+    };
+    let head = String::from_utf8_lossy(&buffer[..head_end]).into_owned();
+    buffer.drain(..head_end);
+    let mut lines = head.trim_end().split("\r\n");
+    let line = lines.next()?.to_owned();
+    let fields: Vec<(String, String)> =
+        lines.filter_map(|l| l.split_once(':')).map(|(n, v)| (n.to_owned(), v.trim().to_owned())).collect();
+    let value = |name: &str| fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
+    let mut body = Vec::new();
+    if let Some(length) = value("content-length").and_then(|v| v.parse::<usize>().ok()) {
+        while buffer.len() < length {
+            more(stream, buffer)?;
+        }
+        body.extend(buffer.drain(..length));
+    } else if value("transfer-encoding").is_some() {
+        loop {
+            let at = loop {
+                if let Some(at) = buffer.windows(2).position(|w| w == b"\r\n") {
+                    break at;
+                }
+                more(stream, buffer)?;
+            };
+            let size = usize::from_str_radix(&String::from_utf8_lossy(&buffer[..at]), 16).ok()?;
+            while buffer.len() < at + 2 + size + 2 {
+                more(stream, buffer)?;
+            }
+            body.extend_from_slice(&buffer[at + 2..at + 2 + size]);
+            buffer.drain(..at + 2 + size + 2);
+            if size == 0 {
+                break;
+            }
+        }
+    }
+    Some(Received { line, fields, body, connection })
+}
+
+fn more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<()> {
+    let mut chunk = [0u8; 64 * 1024];
+    let n = stream.read(&mut chunk).ok().filter(|n| *n > 0)?;
+    buffer.extend_from_slice(&chunk[..n]);
+    Some(())
+}
