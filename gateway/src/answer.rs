@@ -103,14 +103,16 @@ const DRAIN_BYTES_MAX: usize = 64 * 1024;
 /// Longest time spent on that.
 const DRAIN_TIME: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// Whether a request is a gRPC call.
+pub fn is_grpc(session: &Session) -> bool {
+    let request = session.req_header();
+    let kind = request.headers.get(header::CONTENT_TYPE);
+    request.version == http::Version::HTTP_2 && kind.is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// Writes a denial. A gRPC client gets its own form.
 pub async fn deny(session: &mut Session, denial: &Denial, dressing: &Dressing<'_>) -> pingora::Result<()> {
-    let is_grpc = session
-        .req_header()
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
-        && session.req_header().version == http::Version::HTTP_2;
+    let is_grpc = is_grpc(session);
     let realm = dressing.api.map_or("Tollgate", |api| &api.realm);
     let mut response = ResponseHeader::build(if is_grpc { 200 } else { denial.status() }, Some(16))?;
     response.insert_header(header::CACHE_CONTROL, "no-store")?;

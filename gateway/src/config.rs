@@ -294,23 +294,25 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
     });
     let trusted_proxies = trusted.collect();
     let defaults = RedisSettings::default();
+    let redis = RedisSettings {
+        timeout: duration(file.store_timeout.as_ref(), defaults.timeout, problems),
+        ca: file.store_ca.as_ref().map(at),
+        ..defaults
+    };
+    let bounds = bounds(&file.bounds, problems);
     Some(Config {
         listen,
         certificates,
         policy: file.policy.iter().map(at).collect(),
         store,
-        redis: RedisSettings {
-            timeout: duration(file.store_timeout.as_ref(), defaults.timeout, problems),
-            ca: file.store_ca.as_ref().map(at),
-            ..defaults
-        },
+        redis,
         peppers: peppers?,
         state,
         admin: admin?,
         trusted_proxies,
         upstream_ca: file.upstream_ca.as_ref().map(at),
         threads: file.threads.as_ref().map_or_else(cores, |n| (**n).clamp(1, 256) as usize),
-        bounds: bounds(&file.bounds, problems),
+        bounds,
         access_log: file.access_log.unwrap_or(true),
     })
 }

@@ -18,6 +18,7 @@ use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::server::ShutdownWatch;
 
 use crate::guarded::{Deadlines, Guarded};
+use crate::identify::network;
 use crate::observe::Metrics;
 
 /// Caps on connections, shared by all listeners.
@@ -36,6 +37,7 @@ impl Caps {
 
     /// Counts a connection in; `None` when a cap is reached. Dropping the seat counts it out.
     pub fn seat(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+        let address = network(address);
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return None;

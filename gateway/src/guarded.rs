@@ -7,7 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,22 +29,32 @@ pub enum Phase {
     Quiet,
 }
 
-/// Shared between the connection and the request under way on it.
+/// Shared between the connection and the request under way on it. Counts its changes, so that a
+/// phase that came and went between two reads is not missed.
 #[derive(Debug)]
-pub struct PhaseCell(AtomicU8);
+pub struct PhaseCell(AtomicU64);
 
 impl PhaseCell {
-    /// Says what comes next.
-    pub fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::Release);
+    fn new() -> Self {
+        PhaseCell(AtomicU64::new(Phase::Head as u64))
     }
 
-    fn get(&self) -> Phase {
-        match self.0.load(Ordering::Acquire) {
+    /// Says what comes next.
+    pub fn set(&self, phase: Phase) {
+        let _ = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some(((word >> 2) + 1) << 2 | phase as u64));
+    }
+
+    /// The phase and the number of changes so far.
+    fn get(&self) -> (Phase, u64) {
+        let word = self.0.load(Ordering::Acquire);
+        let phase = match word & 3 {
             0 => Phase::Head,
             1 => Phase::Body,
             _ => Phase::Quiet,
-        }
+        };
+        (phase, word >> 2)
     }
 }
 
@@ -60,14 +70,23 @@ pub struct Deadlines {
 /// A body's rate is judged over this much time spent waiting for the client.
 const RATE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Most bytes read in search of the end of a head. Heads between the documented limit and this one
+/// get an answer, larger ones only an end. A read may bring some of the body with it.
+const HEAD_READ_MAX: u64 = 128 * 1024;
+/// First bytes of an HTTP/2 connection (RFC 9113 section 3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// A client connection under watch.
 pub struct Guarded {
     stream: Stream,
     phase: Arc<PhaseCell>,
     deadlines: Deadlines,
     timer: Pin<Box<Sleep>>,
-    /// The phase that `waited` and `bytes` belong to.
+    /// HTTP/2: the engine has deadlines of its own for what follows the preface.
+    is_h2: bool,
+    /// The phase that `waited` and `bytes` belong to, and which one it was.
     measured: Phase,
+    changes: u64,
     /// Time spent waiting for the client; time in which nobody wants to read does not count.
     waited: Duration,
     /// Bytes that came meanwhile.
@@ -87,9 +106,12 @@ impl std::fmt::Debug for Guarded {
 impl Guarded {
     /// Watches a new connection; the time of its first head starts now.
     pub fn new(stream: Stream, deadlines: Deadlines) -> Self {
+        let stream_is_h2 = stream.selected_alpn_proto() == Some(ALPN::H2);
         Guarded {
             stream,
-            phase: Arc::new(PhaseCell(AtomicU8::new(Phase::Head as u8))),
+            phase: Arc::new(PhaseCell::new()),
+            changes: 0,
+            is_h2: stream_is_h2,
             deadlines,
             timer: Box::pin(sleep_until(Instant::now() + deadlines.head)),
             measured: Phase::Head,
@@ -113,8 +135,9 @@ impl Guarded {
     }
 
     fn follow_phase(&mut self) {
-        let phase = self.phase.get();
-        if phase != self.measured {
+        let (phase, changes) = self.phase.get();
+        if changes != self.changes {
+            self.changes = changes;
             self.is_new = false;
             self.begin(phase);
         }
@@ -149,6 +172,14 @@ impl Guarded {
             self.waited += since.elapsed();
         }
         self.bytes += bytes as u64;
+        if self.is_h2 && self.measured == Phase::Head && self.bytes >= H2_PREFACE.len() as u64 {
+            self.phase.set(Phase::Quiet);
+            return Ok(());
+        }
+        // The engine parses a head again with each read, up to a megabyte of it.
+        if self.measured == Phase::Head && self.bytes > HEAD_READ_MAX {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the request head is too large"));
+        }
         match self.patience() {
             Some(patience) if self.is_over(patience) => Err(too_slow()),
             Some(_) | None => Ok(()),
@@ -270,6 +301,8 @@ impl Peek for Guarded {
     /// The engine peeks at the first bytes of a plain connection, to tell HTTP/2 from HTTP/1.
     async fn try_peek(&mut self, buf: &mut [u8]) -> std::io::Result<bool> {
         let peeked = tokio::time::timeout(self.deadlines.head, self.stream.try_peek(buf));
-        peeked.await.unwrap_or_else(|_| Err(too_slow()))
+        let is_peeked = peeked.await.unwrap_or_else(|_| Err(too_slow()))?;
+        self.is_h2 |= is_peeked && buf == H2_PREFACE;
+        Ok(is_peeked)
     }
 }

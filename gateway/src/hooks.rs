@@ -127,7 +127,11 @@ impl ProxyHttp for Gate {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<bool> {
         let has_body = !session.as_downstream_mut().is_body_empty();
         set_phase(session, if has_body { Phase::Body } else { Phase::Quiet });
-        session.set_keepalive(Some(self.shared.idle_s));
+        // The engine has switched keep-alive off where it must: HTTP/1.0, a client's `close`, a stop.
+        if session.as_downstream().get_keepalive().is_some() {
+            session.set_keepalive(Some(self.shared.idle_s));
+        }
+        session.as_downstream_mut().set_pipelining_enabled(true);
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         session.as_downstream_mut().set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         let headers = &session.req_header().headers;
@@ -184,6 +188,8 @@ impl ProxyHttp for Gate {
             ctx.body_denial = Some(Denial::UpstreamUnreachable);
             return Error::e_explain(ErrorType::ConnectNoRoute, "the upstream has no address");
         };
+        // A body that is sent again is counted again.
+        ctx.body_bytes = 0;
         let peer = pool.peer(&member, route);
         ctx.chosen = Some(Chosen(member));
         Ok(Box::new(peer))
@@ -222,7 +228,8 @@ impl ProxyHttp for Gate {
         ctx.body_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
         let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
         let most = place.map_or(0, |(_, route)| route.body_bytes_max);
-        let streams = place.is_some_and(|(_, route)| route.protocols.grpc) || session.was_upgraded();
+        let allows_grpc = place.is_some_and(|(_, route)| route.protocols.grpc);
+        let streams = (allows_grpc && answer::is_grpc(session)) || session.was_upgraded();
         if ctx.body_bytes > most && !streams {
             ctx.body_denial = Some(Denial::BodyTooLarge);
             return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too large").into_down());

@@ -139,7 +139,7 @@ impl Gate {
         known: &mut Known,
     ) -> Result<Admission, Denial> {
         if self.listener == ListenKind::Plain {
-            self.note_exposed_over_plain_http(head, snapshot).await;
+            self.note_exposed_over_plain_http(head, address, snapshot).await;
             return Err(Denial::HttpsRequired);
         }
         let target = head.target().map_err(Denial::Target)?;
@@ -201,7 +201,9 @@ impl Gate {
         let answer = match cached {
             Some(answer) => answer,
             None => {
-                if let Some(retry_after_s) = shared.failures.is_spent(address, now_ms) {
+                // A key that is only due for a refresh is no guess, whatever its neighbours did.
+                let spent = shared.failures.is_spent(address, now_ms);
+                if let Some(retry_after_s) = spent.filter(|_| !shared.identities.is_known(secret)) {
                     return Err(Denial::TooManyFailures { retry_after_s });
                 }
                 shared.metrics.store_round_trips.with_label_values(&[shared.store_kind]).inc();
@@ -280,13 +282,16 @@ impl Gate {
         self.shared.usage.push(Usage { key: key.facts.id.to_string(), sighting });
     }
 
-    async fn note_exposed_over_plain_http(&self, head: &Head<'_>, snapshot: &Snapshot) {
+    async fn note_exposed_over_plain_http(&self, head: &Head<'_>, address: IpAddr, snapshot: &Snapshot) {
         let Ok(Some(secret)) = head.credential() else { return };
         let Some((api, _, _)) = snapshot.policy.api_of_key(secret) else { return };
-        if api.classify(secret) == CredentialKind::Junk {
+        let now_ms = self.shared.clock.now_ms();
+        if api.classify(secret) == CredentialKind::Junk || self.shared.failures.is_spent(address, now_ms).is_some() {
             return;
         }
-        let _ = self.shared.identities.identify(secret).await;
+        if let Err(Unidentified::Unknown | Unidentified::Dead(_)) = self.shared.identities.identify(secret).await {
+            self.shared.failures.count(address, now_ms);
+        }
         if let Some(key) = self.shared.identities.peek(secret) {
             self.note_exposed(&key, Exposure::PlainHttp);
         }

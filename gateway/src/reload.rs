@@ -4,6 +4,7 @@
 //! (Kubernetes) and files that are replaced need no special care. What is bad changes nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,11 +30,21 @@ pub struct CertificateKeeper {
     pub health: Arc<Health>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// When refused certificates are looked at again, Unix milliseconds.
+    pub retry_at_ms: AtomicU64,
 }
 
+/// Time after which refused certificates are looked at again.
+const RETRY_MS: u64 = 60_000;
+
 impl CertificateKeeper {
+    /// Whether refused certificates should be looked at again: time alone may mend them.
+    fn is_retry_due(&self) -> bool {
+        self.clock.now_ms() >= self.retry_at_ms.load(Ordering::Relaxed)
+    }
+
     /// Content of all files, hashed; a file that cannot be read counts by its error.
-    fn fingerprint(&self) -> blake3::Hash {
+    pub fn fingerprint(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
         for path in self.paths.iter().flat_map(|pair| [&pair.certificate, &pair.key]) {
             match std::fs::read(path) {
@@ -62,8 +73,8 @@ impl CertificateKeeper {
         }
     }
 
-    fn look(&self, seen: blake3::Hash) -> blake3::Hash {
-        let now = self.fingerprint();
+    fn look(&self, seen: Option<blake3::Hash>) -> Option<blake3::Hash> {
+        let now = Some(self.fingerprint());
         if now == seen {
             return seen;
         }
@@ -73,6 +84,7 @@ impl CertificateKeeper {
                 self.metrics.reloads.with_label_values(&["certificates", "ok"]).inc();
                 self.metrics.in_force.with_label_values(&["certificates"]).set(1);
                 self.health.restore("certificates");
+                self.retry_at_ms.store(u64::MAX, Ordering::Relaxed);
             }
             Err(error) => {
                 let line = format!("the certificates on disk were not accepted, those in force stay: {error}");
@@ -80,21 +92,32 @@ impl CertificateKeeper {
                 self.metrics.reloads.with_label_values(&["certificates", "failed"]).inc();
                 self.metrics.in_force.with_label_values(&["certificates"]).set(0);
                 self.health.degrade("certificates", line);
+                self.retry_at_ms.store(self.clock.now_ms() + RETRY_MS, Ordering::Relaxed);
             }
         }
         now
     }
 }
 
-/// Looks at the files until it is dropped.
-pub async fn watch(policy: Arc<PolicyKeeper>, certificates: Arc<CertificateKeeper>) -> std::io::Result<()> {
+/// Looks at the files until it is dropped. `seen_certificates` was taken before they were loaded.
+pub async fn watch(
+    policy: Arc<PolicyKeeper>,
+    certificates: Arc<CertificateKeeper>,
+    seen_certificates: blake3::Hash,
+) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut seen_policy = None;
-    let mut seen_certificates = certificates.fingerprint();
+    let mut seen_certificates = Some(seen_certificates);
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
-            _ = hangup.recv() => log::info!(target: "tollgate::reload", "SIGHUP: looking at policy and certificates"),
+            _ = hangup.recv() => {
+                log::info!(target: "tollgate::reload", "SIGHUP: looking at policy and certificates");
+                (seen_policy, seen_certificates) = (None, None);
+            }
+        }
+        if certificates.is_retry_due() {
+            seen_certificates = None;
         }
         let (policy, certificates) = (policy.clone(), certificates.clone());
         let look = move || (policy.look(seen_policy), certificates.look(seen_certificates));

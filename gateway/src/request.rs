@@ -57,6 +57,10 @@ impl<'a> Head<'a> {
         if headers.keys().any(|name| is_connection(name.as_str())) {
             return Err(Denial::Head(HeadFault::Connection));
         }
+        let expectations = headers.get_all(header::EXPECT);
+        if expectations.iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            return Err(Denial::Head(HeadFault::Expect));
+        }
         let authority = request.uri.authority().map(|a| a.as_str().as_bytes());
         Ok(Head { method, target: request.raw_path(), host, authority, headers })
     }

@@ -1,12 +1,14 @@
 //! Wiring: the only place where everything is constructed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{ExecutionPhase, RunArgs, Server};
 use pingora::services::listening::Service;
+use policy::window::Tally;
 
 use crate::clock::{Clock, System};
 use crate::config::{Config, ListenKind};
@@ -20,7 +22,7 @@ use crate::proxy::{Gate, Shared};
 use crate::random::{RequestIds, base62};
 use crate::reload::{CertificateKeeper, watch};
 use crate::snapshot::PolicyKeeper;
-use crate::store::{Store, StoreError};
+use crate::store::{Counter, Store, StoreError};
 use crate::tls::{Resolver, acceptor};
 
 /// Why a gateway did not start. The text says what to do.
@@ -56,6 +58,9 @@ fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError 
     move |cause| StartError::System { what, cause }
 }
 
+/// How often a stopping gateway looks whether its last client has left.
+const LOOK_FOR_END: Duration = Duration::from_millis(100);
+
 /// How a process starts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Start {
@@ -86,7 +91,9 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
         metrics: metrics.clone(),
         health: health.clone(),
         clock: clock.clone(),
+        retry_at_ms: std::sync::atomic::AtomicU64::new(u64::MAX),
     });
+    let seen_certificates = certificates.fingerprint();
     if !config.certificates.is_empty() {
         certificates.load()?;
         metrics.in_force.with_label_values(&["certificates"]).set(1);
@@ -96,7 +103,7 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     let caps = Caps::new(config.bounds.connections, config.bounds.connections_per_address);
 
     threads.spawn(prepare(store.clone(), shared.clone(), health.clone(), gateway_id.clone()));
-    threads.spawn(watch(keeper, certificates.clone()));
+    threads.spawn(watch(keeper, certificates.clone(), seen_certificates));
     let admin = admin(&config, &shared, &health, &caps, &certificates);
     let listener = admin.bind().map_err(system(format!("cannot listen on {} (admin)", config.admin)))?;
     threads.spawn(admin.serve(listener));
@@ -109,11 +116,17 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
         }
     }
     let server = server(&config, start, &shared, &certificates.resolver, &caps)?;
-    threads.spawn(watch_phases(server.watch_execution_phase(), health));
-    server.run(RunArgs::default());
+    let (phases, has_stopped_accepting) = (server.watch_execution_phase(), Arc::new(AtomicBool::new(false)));
+    threads.spawn(watch_phases(phases, health, has_stopped_accepting.clone()));
+    let engine = std::thread::Builder::new().name("engine".into()).spawn(move || server.run(RunArgs::default()));
+    let engine = engine.map_err(system("cannot start the engine"))?;
+    // After a stop the engine sleeps for the whole drain time; we leave when the last client has.
+    while !engine.is_finished() && !(has_stopped_accepting.load(Ordering::Acquire) && caps.open() == 0) {
+        std::thread::sleep(LOOK_FOR_END);
+    }
 
     threads.block_on(async {
-        shared.usage.flush(&*store, &*shared.limiter).await;
+        shared.usage.flush(&*store, &*shared.limiter, shared.clock.now_ms()).await;
         if let Err(error) = store.leave(&gateway_id).await {
             log::warn!(target: "tollgate::store", "this gateway could not take itself off the list: {error}");
         }
@@ -148,12 +161,26 @@ fn shared(
     }))
 }
 
-/// Waits for the store, restores quotas, then follows changes and writes behind. Until the quotas
-/// are back the gateway is not ready.
+/// Follows changes and writes behind from the start, and restores quotas as soon as the store
+/// answers. Until the quotas are back the gateway is not ready.
 async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: Arc<Health>, gateway_id: String) {
     health.wait_for("store", "the store has not answered yet");
+    let limiter: Arc<dyn Limiter> = shared.limiter.clone();
+    let (usage, clock) = (shared.usage.clone(), shared.clock.clone());
+    tokio::join!(follow(gateway_id, shared.identities.clone(), store.clone(), clock.clone()), async {
+        restore_quotas(&*store, &shared).await;
+        health.arrived("store");
+        match store.warnings().await {
+            Ok(warnings) => warnings.iter().for_each(|w| log::warn!(target: "tollgate::store", "{w}")),
+            Err(error) => log::warn!(target: "tollgate::store", "{error}"),
+        }
+        write_behind(usage, store.clone(), limiter, clock).await;
+    },);
+}
+
+async fn restore_quotas(store: &dyn Store, shared: &Shared) {
     let counters = loop {
-        match store.load_counters().await {
+        match store.counters().await {
             Ok(counters) => break counters,
             Err(error) => {
                 log::warn!(target: "tollgate::store", "waiting for the store: {error}");
@@ -161,17 +188,13 @@ async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: Arc<Health>
             }
         }
     };
-    shared.limiter.restore(&counters, shared.clock.now_ms());
-    health.arrived("store");
-    match store.warnings().await {
-        Ok(warnings) => warnings.iter().for_each(|w| log::warn!(target: "tollgate::store", "{w}")),
-        Err(error) => log::warn!(target: "tollgate::store", "{error}"),
+    let now_ms = shared.clock.now_ms();
+    let is_over = |c: &Counter| c.period.window(now_ms, 0).index > Tally::from_word(c.word).window;
+    let (ended, current): (Vec<Counter>, Vec<Counter>) = counters.into_iter().partition(is_over);
+    shared.limiter.merge(&[], &current, now_ms);
+    if let Err(error) = store.drop_counters(&ended).await {
+        log::warn!(target: "tollgate::store", "ended quota counters could not be dropped: {error}");
     }
-    let limiter: Arc<dyn Limiter> = shared.limiter.clone();
-    tokio::join!(
-        follow(gateway_id, shared.identities.clone(), store.clone(), shared.clock.clone()),
-        write_behind(shared.usage.clone(), store, limiter),
-    );
 }
 
 fn admin(
@@ -206,8 +229,8 @@ fn server(
         upgrade_sock: config.state.join("upgrade.sock").display().to_string(),
         pid_file: config.state.join("tollgate.pid").display().to_string(),
         ca_file: config.upstream_ca.as_ref().map(|p| p.display().to_string()),
-        grace_period_seconds: Some(0),
-        graceful_shutdown_timeout_seconds: Some(drain_s),
+        grace_period_seconds: Some(drain_s),
+        graceful_shutdown_timeout_seconds: Some(1),
         upstream_keepalive_pool_size: 1_024,
         max_retries: 6,
         ..ServerConf::default()
@@ -247,8 +270,17 @@ fn server(
     Ok(server)
 }
 
-async fn watch_phases(mut phases: tokio::sync::broadcast::Receiver<ExecutionPhase>, health: Arc<Health>) {
+async fn watch_phases(
+    mut phases: tokio::sync::broadcast::Receiver<ExecutionPhase>,
+    health: Arc<Health>,
+    has_stopped_accepting: Arc<AtomicBool>,
+) {
     while let Ok(phase) = phases.recv().await {
+        if matches!(phase, ExecutionPhase::ShutdownGracePeriod) {
+            // Listeners notice the stop within moments; what they accept until then is served.
+            tokio::time::sleep(LOOK_FOR_END).await;
+            has_stopped_accepting.store(true, Ordering::Release);
+        }
         if matches!(phase, ExecutionPhase::GracefulTerminate | ExecutionPhase::ShutdownStarted) {
             health.drain();
         }

@@ -7,7 +7,7 @@
 //! guess about health must not make an outage.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -62,9 +62,10 @@ pub struct Pool {
 impl Pool {
     fn new(upstream: Upstream) -> Self {
         let pool = Pool { upstream, members: ArcSwap::default(), next: AtomicUsize::new(0) };
-        // Addresses that need no look-up are there at once.
-        let literal = pool.upstream.addresses.iter().filter_map(|a| a.parse().ok()).collect();
-        pool.set(literal);
+        // Looked up before the pool is used: a reload must not put an empty pool in force. This
+        // waits, and is called where that is allowed: at the start and on a blocking thread.
+        let resolve = |name: &str| name.to_socket_addrs().map(Iterator::collect).unwrap_or_else(|_| Vec::new());
+        pool.set(pool.upstream.addresses.iter().flat_map(|name| resolve(name)).collect());
         pool
     }
 

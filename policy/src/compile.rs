@@ -38,6 +38,12 @@ pub fn compile(sources: Vec<Source>) -> Result<Policy, Problems> {
                     .help("write `version: 1`"),
             );
         }
+        if file.apis.is_empty() && problems.is_empty() {
+            problems.push(
+                Problem::at(file.version.span, "the file has no APIs")
+                    .help("a file that lost its APIs would take them out of force; leave the file out instead"),
+            );
+        }
         for api in &file.apis {
             if let Some(compiled) = api::compile(api, &mut problems) {
                 apis.push((api.name.span, compiled));

@@ -89,14 +89,23 @@ impl<'s> Walk<'s, '_> {
             }
             let names: Vec<&str> = properties.into_iter().flat_map(|p| p.keys()).map(String::as_str).collect();
             let problem = Problem::at(span, format!("`{what}` has no field `{}`", name.escape_debug()));
-            self.problems.push(match nearest(&name, names.iter().copied()) {
-                Some(near) => {
-                    explained.push(near.to_owned());
-                    problem.help(format!("did you mean `{near}`?"))
-                }
+            let near = nearest(&name, names.iter().copied()).map(str::to_owned);
+            self.problems.push(match &near {
+                Some(near) => problem.help(format!("did you mean `{near}`?")),
                 None => problem.help(format!("fields here: {}", names.join(", "))),
             });
+            // What was meant is read as if it had been written right, so that its own mistakes and
+            // those of its neighbours are found in the same run.
+            let Some(near) = near else { continue };
+            let is_free = !kept.iter().any(|(known, _, _)| *known == near);
+            if let Some(sub) = properties.and_then(|p| p.get(&near)).filter(|_| is_free) {
+                match self.node(value, sub, &near) {
+                    Some(value) => kept.push((near, span, value)),
+                    None => explained.push(near),
+                }
+            }
         }
+        deduplicate(&mut kept);
         let required = schema.get("required").and_then(Value::as_array);
         let mut is_complete = true;
         for name in required.into_iter().flatten().filter_map(Value::as_str) {
@@ -195,6 +204,14 @@ impl<'s> Walk<'s, '_> {
         self.report(node.span, format!("`{what}` must be {}, but here is {found}", names.join(" or ")));
         None
     }
+}
+
+/// A field written right wins over one that was only meant.
+fn deduplicate(entries: &mut Vec<(String, Span, Node)>) {
+    let mut seen = std::collections::HashSet::new();
+    entries.reverse();
+    entries.retain(|(name, _, _)| seen.insert(name.clone()));
+    entries.reverse();
 }
 
 fn choices(schema: &Value) -> Option<&[Value]> {

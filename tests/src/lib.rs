@@ -22,7 +22,7 @@ mod world;
 pub use client::{Connection, Response, Trust};
 pub use redis::Redis;
 pub use upstream::{Received, Upstream};
-pub use world::{Gateway, Key, StoreKind, World, free_port, until};
+pub use world::{Gateway, ICODRIP, ICONFLOW, Key, StoreKind, World, binary, free_port, until};
 
 /// Makes one test for each store out of a function that takes a [`StoreKind`].
 #[macro_export]

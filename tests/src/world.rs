@@ -135,7 +135,7 @@ impl World {
             "listen:\n  - {{ address: \"127.0.0.1:{tls}\", kind: tls }}\n  - {{ address: \"127.0.0.1:{plain}\", kind: plain }}\n\
              certificates: [{{ certificate: ../cert.pem, key: ../key.pem }}]\n\
              policy: [../iconflow.yaml, ../icodrip.yaml]\nstore: \"{}\"\npepper_file: ../pepper\n\
-             admin: \"127.0.0.1:{admin}\"\nstate: .\nthreads: 2\n{}\n",
+             admin: \"127.0.0.1:{admin}\"\nstate: .\nthreads: 2\nstore_timeout: 1s\n{}\n",
             self.store, self.extra_settings
         );
         std::fs::write(folder.join("tollgate.yaml"), settings).unwrap();

@@ -86,13 +86,22 @@ impl KnownOrganization {
 }
 
 type Found = Option<Arc<KnownKey>>;
-type Flight = Arc<OnceCell<(u64, Result<Found, StoreError>)>>;
+type Flight = Arc<OnceCell<Landing>>;
+type Organizations = HashMap<String, Weak<KnownOrganization>>;
+
+/// How a look-up ended.
+#[derive(Clone, Debug)]
+enum Landing {
+    Answer(Result<Found, StoreError>),
+    /// Something changed while it was under way; it must be done again.
+    Overtaken,
+}
 
 pub(super) struct Cache {
     bounds: Bounds,
     known: Map<Digest, Arc<KnownKey>>,
     unknown: Map<Digest, u64>,
-    organizations: Mutex<HashMap<String, Weak<KnownOrganization>>>,
+    organizations: Mutex<Organizations>,
     flights: Mutex<HashMap<Digest, Flight>>,
     /// Counts changes; a look-up that a change overtook is done again.
     epoch: AtomicU64,
@@ -174,63 +183,76 @@ impl Cache {
     ) -> Result<Found, StoreError> {
         for _ in 0..LOOK_UPS_MAX {
             let flight = lock(&self.flights).entry(digest).or_default().clone();
-            let (epoch, answer) = flight
-                .get_or_init(|| async {
-                    let epoch = self.epoch.load(Ordering::Acquire);
-                    (epoch, self.load(&digest, store, clock).await)
-                })
-                .await
-                .clone();
+            let landed = flight.get_or_init(|| self.load(&digest, store, clock)).await.clone();
             let mut flights = lock(&self.flights);
             if flights.get(&digest).is_some_and(|current| Arc::ptr_eq(current, &flight)) {
                 flights.remove(&digest);
             }
             drop(flights);
-            if epoch == self.epoch.load(Ordering::Acquire) {
-                return answer;
+            match landed {
+                Landing::Answer(answer) => return answer,
+                Landing::Overtaken => {}
             }
-            // A change came in between: what was read may be from before it.
-            self.known.remove(&digest);
-            self.unknown.remove(&digest);
         }
         Err(StoreError::Unavailable("records change faster than they can be read".to_owned()))
     }
 
-    async fn load(&self, digest: &Digest, store: &dyn Store, clock: &dyn Clock) -> Result<Found, StoreError> {
-        let Some(record) = store.find_key(digest).await? else {
-            self.known.remove(digest);
-            self.unknown.insert(*digest, clock.now_ms());
-            return Ok(None);
-        };
-        let facts = record.facts()?;
-        let organization = self.organization(&record.organization, store).await?;
-        self.unknown.remove(digest);
-        Ok(Some(self.insert(*digest, facts, organization, clock.now_ms())))
+    /// Reads key and organization, and publishes them unless a change came in between: what was
+    /// read may then be from before it.
+    async fn load(&self, digest: &Digest, store: &dyn Store, clock: &dyn Clock) -> Landing {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let read = read(digest, store).await;
+        let mut organizations = lock(&self.organizations);
+        if self.epoch.load(Ordering::Acquire) != epoch {
+            return Landing::Overtaken;
+        }
+        Landing::Answer(read.map(|found| match found {
+            None => {
+                self.known.remove(digest);
+                self.unknown.insert(*digest, clock.now_ms());
+                None
+            }
+            Some((key, organization)) => {
+                self.unknown.remove(digest);
+                let shared = self.share(&mut organizations, organization);
+                Some(self.insert(*digest, key, shared, clock.now_ms()))
+            }
+        }))
     }
 
-    /// The shared organization, read from the store as well: a key's look-up refreshes both.
-    async fn organization(&self, id: &str, store: &dyn Store) -> Result<Arc<KnownOrganization>, StoreError> {
-        let record = store.organization(id).await?;
-        let record = record.ok_or_else(|| StoreError::Corrupt(format!("a key of the missing organization {id}")))?;
-        let facts = record.facts()?;
-        let mut organizations = lock(&self.organizations);
-        let shared = organizations.get(id).and_then(Weak::upgrade).unwrap_or_default();
-        if !shared.now.load().as_ref().is_some_and(|now| **now == facts) {
+    /// The organization that all its cached keys share, brought up to date.
+    fn share(&self, organizations: &mut Organizations, facts: Organization) -> Arc<KnownOrganization> {
+        let id = facts.id.to_string();
+        let shared = organizations.get(&id).and_then(Weak::upgrade).unwrap_or_default();
+        if shared.now.load().as_ref().is_none_or(|now| **now != facts) {
             shared.now.store(Some(Arc::new(facts)));
         }
-        if organizations.len() >= 2 * self.bounds.keys_max.max(1) || organizations.len().is_power_of_two() {
+        if organizations.len().is_power_of_two() {
             organizations.retain(|_, weak| weak.strong_count() > 0);
         }
-        organizations.insert(id.to_owned(), Arc::downgrade(&shared));
-        Ok(shared)
+        organizations.insert(id, Arc::downgrade(&shared));
+        shared
     }
 
     /// Forgets what changed, then reads changed organizations again. A changed organization is
-    /// empty in between, so that nobody is judged by its old permissions.
+    /// empty in between, so that nobody is judged by its old permissions. The lock that look-ups
+    /// publish under is held while the epoch moves, so none can publish what it read before.
     pub(super) async fn forget(&self, changes: &[Change], store: &dyn Store) -> Result<(), StoreError> {
+        for (id, shared) in self.forget_now(changes) {
+            if let Some(record) = store.organization(&id).await? {
+                let facts = record.facts()?;
+                let _publishing = lock(&self.organizations);
+                shared.now.store(Some(Arc::new(facts)));
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_now(&self, changes: &[Change]) -> Vec<(String, Arc<KnownOrganization>)> {
+        let mut organizations = lock(&self.organizations);
         self.epoch.fetch_add(1, Ordering::AcqRel);
         lock(&self.flights).clear();
-        let mut again: Vec<(String, Arc<KnownOrganization>)> = Vec::new();
+        let mut again = Vec::new();
         for change in changes {
             match change {
                 Change::Key(digest) => {
@@ -238,8 +260,10 @@ impl Cache {
                     self.unknown.remove(digest);
                 }
                 Change::Organization(id) => {
-                    let shared = lock(&self.organizations).get(id).and_then(Weak::upgrade);
-                    again.extend(shared.map(|shared| (id.clone(), shared)));
+                    if let Some(shared) = organizations.get(id).and_then(Weak::upgrade) {
+                        shared.now.store(None);
+                        again.push((id.clone(), shared));
+                    }
                 }
                 Change::Everything => {
                     if self.len() > 0 {
@@ -247,16 +271,17 @@ impl Cache {
                     }
                     self.known.clear();
                     self.unknown.clear();
-                    lock(&self.organizations).clear();
+                    organizations.clear();
                 }
             }
         }
-        for (id, shared) in again {
-            shared.now.store(None);
-            if let Some(record) = store.organization(&id).await? {
-                shared.now.store(Some(Arc::new(record.facts()?)));
-            }
-        }
-        Ok(())
+        again
     }
+}
+
+async fn read(digest: &Digest, store: &dyn Store) -> Result<Option<(policy::Key, Organization)>, StoreError> {
+    let Some(record) = store.find_key(digest).await? else { return Ok(None) };
+    let organization = store.organization(&record.organization).await?;
+    let missing = || StoreError::Corrupt(format!("the key {} is of a missing organization", record.id));
+    Ok(Some((record.facts()?, organization.ok_or_else(missing)?.facts()?)))
 }

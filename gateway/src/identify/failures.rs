@@ -20,7 +20,8 @@ pub struct FailureBudget {
     seen: Map<IpAddr, Arc<AtomicU64>>,
 }
 
-fn network(address: IpAddr) -> IpAddr {
+/// The network that an address counts as: itself, or its /64.
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

@@ -20,7 +20,7 @@ use policy::{KeyFault, Organization};
 
 use self::cache::Cache;
 pub use self::cache::{Bounds, KnownKey, KnownOrganization};
-pub use self::failures::FailureBudget;
+pub use self::failures::{FailureBudget, network};
 pub use self::feed::follow;
 use crate::clock::Clock;
 use crate::digest::{Digest, Peppers};
@@ -83,15 +83,27 @@ impl Identities {
         self.cache.len()
     }
 
-    /// Answers from the cache alone; `None` when the store must be asked.
+    /// Answers from the cache alone; `None` when the store must be asked. While peppers rotate, a
+    /// key counts as unknown only when it is unknown under both.
     pub fn identify_cached(&self, secret: Secret<'_>, now_ms: u64) -> Option<Result<Identified, Unidentified>> {
-        let digest = self.peppers.current.digest(secret);
-        let answer = self.cache.fresh(&digest, now_ms);
-        if answer.is_some() || self.peppers.previous.is_none() {
-            return answer.and_then(|found| self.judge(found, now_ms, Found::Cached));
-        }
-        let previous = self.peppers.previous.as_ref()?.digest(secret);
-        self.cache.fresh(&previous, now_ms).and_then(|found| self.judge(found, now_ms, Found::Cached))
+        let fresh = |digest: &Digest| self.cache.fresh(digest, now_ms);
+        let found = match fresh(&self.peppers.current.digest(secret)) {
+            Some(Some(key)) => Some(key),
+            answer => match &self.peppers.previous {
+                None => answer?,
+                Some(previous) => match (answer, fresh(&previous.digest(secret))) {
+                    (_, Some(Some(key))) => Some(key),
+                    (Some(None), Some(None)) => None,
+                    (_, _) => return None,
+                },
+            },
+        };
+        self.judge(found, now_ms, Found::Cached)
+    }
+
+    /// Whether the key is in the cache, fresh or not.
+    pub fn is_known(&self, secret: Secret<'_>) -> bool {
+        self.peek(secret).is_some()
     }
 
     /// Answers from the cache or the store.
@@ -101,28 +113,36 @@ impl Identities {
         }
         let (current, previous) = self.peppers.digests(secret);
         match (self.look_up(current).await, previous) {
-            (Err(Unidentified::Unknown), Some(previous)) => self.look_up(previous).await,
+            (Err(why @ (Unidentified::Unknown | Unidentified::CannotKnow)), Some(previous)) => {
+                match (why, self.look_up(previous).await) {
+                    // Not found under one and not known under the other is not known.
+                    (Unidentified::CannotKnow, Err(Unidentified::Unknown)) => Err(Unidentified::CannotKnow),
+                    (_, answer) => answer,
+                }
+            }
             (answer, _) => answer,
         }
     }
 
     async fn look_up(&self, digest: Digest) -> Result<Identified, Unidentified> {
-        match self.cache.look_up(digest, &*self.store, &*self.clock).await {
-            Ok(found) => {
-                let now_ms = self.clock.now_ms();
-                self.judge(found, now_ms, Found::Stored).unwrap_or(Err(Unidentified::CannotKnow))
-            }
-            Err(error) => {
-                let now_ms = self.clock.now_ms();
-                match self.cache.stale(&digest, now_ms) {
-                    Some(found) => self.judge(found, now_ms, Found::Stale).unwrap_or(Err(Unidentified::CannotKnow)),
-                    None => {
-                        log::warn!(target: "tollgate::store", "a key could not be looked up: {error}");
-                        Err(Unidentified::CannotKnow)
-                    }
+        let answer = self.cache.look_up(digest, &*self.store, &*self.clock).await;
+        let now_ms = self.clock.now_ms();
+        let (found, how) = match answer {
+            Ok(found) => (found, Found::Stored),
+            Err(StoreError::Unavailable(why)) => match self.cache.stale(&digest, now_ms) {
+                Some(found) => (found, Found::Stale),
+                None => {
+                    log::warn!(target: "tollgate::store", "a key could not be looked up: {why}");
+                    return Err(Unidentified::CannotKnow);
                 }
+            },
+            // A store that answers nonsense is not an outage: nothing old serves in its place.
+            Err(error) => {
+                log::error!(target: "tollgate::store", "a key is refused: {error}");
+                return Err(Unidentified::CannotKnow);
             }
-        }
+        };
+        self.judge(found, now_ms, how).unwrap_or(Err(Unidentified::CannotKnow))
     }
 
     /// Turns what is cached into an answer; `None` when the organization is not at hand any more.
@@ -138,7 +158,8 @@ impl Identities {
     /// The key behind a credential whatever its state, without a look-up that would wait: for
     /// saying whose credential was exposed.
     pub fn peek(&self, secret: Secret<'_>) -> Option<Arc<KnownKey>> {
-        self.cache.known(&self.peppers.current.digest(secret))
+        let (current, previous) = self.peppers.digests(secret);
+        self.cache.known(&current).or_else(|| self.cache.known(&previous?))
     }
 
     /// Forgets what changed. After it returns, no answer comes from before the change.

@@ -23,6 +23,8 @@ const SWEEP_GROWTH: usize = 4_096;
 #[derive(Debug)]
 struct Bucket {
     word: AtomicU64,
+    /// What of a quota has been saved: the window, and the total at that moment.
+    saved: AtomicU64,
     period: Period,
 }
 
@@ -136,7 +138,7 @@ impl Embedded {
             return None;
         }
         self.held.fetch_add(1, Ordering::Relaxed);
-        let made = Arc::new(Bucket { word: AtomicU64::new(0), period });
+        let made = Arc::new(Bucket { word: AtomicU64::new(0), saved: AtomicU64::new(0), period });
         shard.buckets.insert(bucket, made.clone());
         Some(made)
     }
@@ -195,26 +197,43 @@ impl Limiter for Embedded {
         Self::standing(charge, tally, window)
     }
 
-    fn long_counters(&self) -> Vec<Counter> {
-        let mut counters = Vec::new();
+    fn unsaved(&self) -> Vec<Counter> {
+        let mut unsaved = Vec::new();
         for shard in &self.shards {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            let long = shard.buckets.iter().filter(|(_, b)| b.period.is_quota());
-            counters.extend(long.map(|(bucket, b)| Counter {
-                bucket: *bucket,
-                period: b.period,
-                word: b.tally().word(),
-            }));
+            for (bucket, held) in shard.buckets.iter().filter(|(_, held)| held.period.is_quota()) {
+                let (now, saved) = (held.tally(), Tally::from_word(held.saved.load(Ordering::Acquire)));
+                let before = if saved.window == now.window { saved.used } else { 0 };
+                let used = now.used.saturating_sub(before);
+                if used > 0 {
+                    let word = Tally { used, ..now }.word();
+                    unsaved.push(Counter { bucket: *bucket, period: held.period, word });
+                }
+            }
         }
-        counters
+        unsaved
     }
 
-    fn restore(&self, counters: &[Counter], now_ms: u64) {
-        for Counter { bucket, period, word } in counters {
-            let is_over = period.window(now_ms, 0).index > Tally::from_word(*word).window;
-            if let Some(made) = (!is_over).then(|| self.find_or_make(*bucket, *period, now_ms)).flatten() {
-                made.word.fetch_max(*word, Ordering::AcqRel);
+    fn merge(&self, added: &[Counter], totals: &[Counter], now_ms: u64) {
+        let by_bucket: HashMap<u128, Tally, Identity> =
+            added.iter().map(|c| (c.bucket, Tally::from_word(c.word))).collect();
+        for total in totals {
+            let tally = Tally::from_word(total.word);
+            if total.period.window(now_ms, 0).index > tally.window {
+                continue;
             }
+            let Some(held) = self.find_or_make(total.bucket, total.period, now_ms) else { continue };
+            let saved = Tally::from_word(held.saved.load(Ordering::Acquire));
+            let known = |t: Tally| if t.window == tally.window { t.used } else { 0 };
+            let ours = known(saved) + by_bucket.get(&total.bucket).copied().map_or(0, known);
+            let others = tally.used.saturating_sub(ours);
+            let _ = held.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                let now = Tally::from_word(word);
+                let used = if now.window == tally.window { now.used } else { 0 };
+                let merged = Tally { window: tally.window, used: used.saturating_add(others) };
+                (now.window <= tally.window).then_some(merged.word())
+            });
+            held.saved.store(total.word, Ordering::Release);
         }
     }
 
@@ -330,14 +349,27 @@ mod tests {
     }
 
     #[test]
-    fn quotas_survive_a_restart_and_minutes_do_not_matter() {
-        let (plan, (key, organization), limiter) = (plan("10/min", "3/day"), caller(None), Embedded::new(100));
+    fn quotas_survive_a_restart_and_count_what_others_took() {
+        let (plan, (key, organization)) = (plan("10/min", "6/day"), caller(None));
         let charges = plan.charges(&[], 1, &key, &organization);
-        for _ in 0..3 {
-            assert!(admitted(limiter.admit_now(&charges, NOW)).is_some());
-        }
-        let restarted = Embedded::new(100);
-        restarted.restore(&limiter.long_counters(), NOW);
-        assert_eq!(admitted(restarted.admit_now(&charges, NOW)), None);
+        let (old, new) = (Embedded::new(100), Embedded::new(100));
+        let take = |limiter: &Embedded, n: u32| {
+            (0..n).filter(|_| admitted(limiter.admit_now(&charges, NOW)).is_some()).count()
+        };
+        assert_eq!(take(&old, 3), 3);
+        let saved = old.unsaved();
+        old.merge(&saved, &saved, NOW);
+        assert!(old.unsaved().is_empty(), "what is saved is not saved again");
+        // The new process starts while the old one drains; each takes one more.
+        new.merge(&[], &saved, NOW);
+        assert_eq!((take(&old, 1), take(&new, 1)), (1, 1));
+        let (from_old, from_new) = (old.unsaved(), new.unsaved());
+        let total = |used: u32| {
+            let counter = saved[0];
+            vec![Counter { word: Tally { used, ..Tally::from_word(counter.word) }.word(), ..counter }]
+        };
+        old.merge(&from_old, &total(4), NOW);
+        new.merge(&from_new, &total(5), NOW);
+        assert_eq!(take(&new, 5), 1, "3 + 1 + 1 of 6 are gone");
     }
 }

@@ -54,11 +54,12 @@ pub trait Limiter: Send + Sync {
     /// Where a bucket stands, without taking anything.
     fn peek(&self, charge: &Charge<'_>, now_ms: u64) -> Standing;
 
-    /// Counters that must outlive a restart.
-    fn long_counters(&self) -> Vec<Counter>;
+    /// What was taken from quotas since it was last saved, bucket by bucket.
+    fn unsaved(&self) -> Vec<Counter>;
 
-    /// Puts such counters back; a counter that is ahead already stays.
-    fn restore(&self, counters: &[Counter], now_ms: u64);
+    /// Takes note that `added` was saved and what the totals are now: tokens that others took from
+    /// the same quota (before a restart, or during an upgrade) count here too.
+    fn merge(&self, added: &[Counter], totals: &[Counter], now_ms: u64);
 
     /// How many buckets are held.
     fn buckets(&self) -> usize;

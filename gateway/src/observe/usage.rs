@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Metrics;
+use crate::clock::Clock;
 use crate::limit::Limiter;
 use crate::store::{Store, Usage};
 
 /// Entries that may wait.
 const QUEUE_MAX: usize = 50_000;
+/// Counters saved in one transaction.
+const COUNTERS_AT_ONCE: usize = 1_000;
 /// Time between two writes.
 const EVERY: Duration = Duration::from_secs(2);
 
@@ -42,7 +45,7 @@ impl UsageLog {
     }
 
     /// Writes what has gathered, and the counters of quotas.
-    pub async fn flush(&self, store: &dyn Store, limiter: &dyn Limiter) {
+    pub async fn flush(&self, store: &dyn Store, limiter: &dyn Limiter, now_ms: u64) {
         let usage = self.take();
         if !usage.is_empty()
             && let Err(error) = store.record_usage(&usage).await
@@ -52,19 +55,28 @@ impl UsageLog {
                 self.push(entry);
             }
         }
-        let counters = limiter.long_counters();
-        if !counters.is_empty()
-            && let Err(error) = store.save_counters(&counters).await
-        {
-            log::warn!(target: "tollgate::store", "quota counters could not be saved: {error}");
+        let unsaved = limiter.unsaved();
+        for chunk in unsaved.chunks(COUNTERS_AT_ONCE) {
+            match store.add_counters(chunk).await {
+                Ok(totals) => limiter.merge(chunk, &totals, now_ms),
+                Err(error) => {
+                    log::warn!(target: "tollgate::store", "quota counters could not be saved: {error}");
+                    return;
+                }
+            }
         }
     }
 }
 
 /// Writes behind until it is dropped.
-pub async fn write_behind(usage: Arc<UsageLog>, store: Arc<dyn Store>, limiter: Arc<dyn Limiter>) {
+pub async fn write_behind(
+    usage: Arc<UsageLog>,
+    store: Arc<dyn Store>,
+    limiter: Arc<dyn Limiter>,
+    clock: Arc<dyn Clock>,
+) {
     loop {
         tokio::time::sleep(EVERY).await;
-        usage.flush(&*store, &*limiter).await;
+        usage.flush(&*store, &*limiter, clock.now_ms()).await;
     }
 }

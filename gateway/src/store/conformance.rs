@@ -5,7 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "this is a list of tests")]
 
 use policy::identity::{Environment, KeyClass};
-use policy::window::Period;
+use policy::window::{Period, Tally};
 
 use super::{
     Change, Counter, Exposure, GatewaySeen, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord,
@@ -60,7 +60,7 @@ pub async fn all(store: &dyn Store) {
     a_key_is_replaced_once_and_never_lives_longer_for_it(store).await;
     every_change_is_announced_in_order(store).await;
     usage_is_written_behind_and_the_newest_wins(store).await;
-    counters_only_rise(store).await;
+    counters_add_up_within_a_window(store).await;
     gateways_are_listed_until_they_fall_silent(store).await;
     keys_are_listed_newest_first(store).await;
 }
@@ -152,14 +152,18 @@ async fn usage_is_written_behind_and_the_newest_wins(store: &dyn Store) {
     assert_eq!(key.exposed, Some((9, Exposure::PlainHttp)));
 }
 
-async fn counters_only_rise(store: &dyn Store) {
-    let at = |bucket, period, word| Counter { bucket, period, word };
-    let (one, two) = (at(1, Period::Day, 9 << 32), at(u128::MAX - 5, Period::Month, 7 << 32 | 3));
-    store.save_counters(&[two, one]).await.unwrap();
-    store.save_counters(&[Counter { word: 7 << 32 | 2, ..two }]).await.unwrap();
-    let mut saved = store.load_counters().await.unwrap();
-    saved.sort_unstable();
-    assert_eq!(saved, vec![one, two]);
+async fn counters_add_up_within_a_window(store: &dyn Store) {
+    let at = |bucket, period, window, used| Counter { bucket, period, word: Tally { window, used }.word() };
+    let (one, two) = (at(1, Period::Day, 9, 4), at(u128::MAX - 5, Period::Month, 7, 3));
+    assert_eq!(store.add_counters(&[two, one]).await.unwrap(), vec![two, one]);
+    let more = store.add_counters(&[at(1, Period::Day, 9, 2), two]).await.unwrap();
+    assert_eq!(more, vec![at(1, Period::Day, 9, 6), at(u128::MAX - 5, Period::Month, 7, 6)]);
+    let late = store.add_counters(&[at(1, Period::Day, 8, 100)]).await.unwrap();
+    assert_eq!(late, vec![at(1, Period::Day, 9, 6)], "a window that has passed changes nothing");
+    let new = store.add_counters(&[at(1, Period::Day, 10, 1)]).await.unwrap();
+    assert_eq!(new, vec![at(1, Period::Day, 10, 1)], "a new window starts again");
+    store.drop_counters(&[at(1, Period::Day, 9, 6), at(u128::MAX - 5, Period::Month, 7, 6)]).await.unwrap();
+    assert_eq!(store.counters().await.unwrap(), new, "only what has not moved is dropped");
 }
 
 async fn gateways_are_listed_until_they_fall_silent(store: &dyn Store) {

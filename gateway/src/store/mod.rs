@@ -124,10 +124,14 @@ pub trait Store: Send + Sync {
 
     /// Writes behind what was seen of keys; the newest wins.
     async fn record_usage(&self, usage: &[Usage]) -> Result<(), StoreError>;
-    /// Saves counters of long windows, so that a restart does not reset a quota.
-    async fn save_counters(&self, counters: &[Counter]) -> Result<(), StoreError>;
+    /// Adds to counters of long windows, so that neither a restart nor an upgrade resets a quota.
+    /// `word` holds the window and what to add; the answer holds the window and the new total. An
+    /// older window than the stored one changes nothing.
+    async fn add_counters(&self, added: &[Counter]) -> Result<Vec<Counter>, StoreError>;
     /// The counters saved.
-    async fn load_counters(&self) -> Result<Vec<Counter>, StoreError>;
+    async fn counters(&self) -> Result<Vec<Counter>, StoreError>;
+    /// Drops counters whose window has ended.
+    async fn drop_counters(&self, ended: &[Counter]) -> Result<(), StoreError>;
 
     /// Where the list of changes stands now.
     async fn position(&self) -> Result<Position, StoreError>;
@@ -170,12 +174,8 @@ fn record_change(kind: &str, subject: &str) -> Change {
     }
 }
 
-/// A saved counter, of a period that outlives restarts.
-fn counter(bucket: u128, period: &str, word: u64) -> Result<Counter, StoreError> {
-    let period = match period {
-        "day" => Period::Day,
-        "month" => Period::Month,
-        other => return Err(StoreError::Corrupt(format!("a saved counter of the period {other}"))),
-    };
-    Ok(Counter { bucket, period, word })
+/// A saved counter; `None` when it is not one of a period that outlives restarts.
+fn counter(bucket: u128, period: &str, word: u64) -> Option<Counter> {
+    let period = [Period::Day, Period::Month].into_iter().find(|p| p.short() == period)?;
+    Some(Counter { bucket, period, word })
 }

@@ -10,7 +10,8 @@ mod link;
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use redis::{Cmd, FromRedisValue, cmd};
+use policy::window::Tally;
+use redis::{Cmd, FromRedisValue, Value, cmd};
 
 use self::link::Link;
 pub use self::link::RedisSettings;
@@ -36,8 +37,22 @@ const COUNTERS: &str = "tollgate:counters";
 /// Replaces a value if it is still the one that was read. One key.
 const SWAP: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end return 0";
-/// Raises a counter saved in a hash field, compared as zero-padded text. One key.
-const RAISE: &str = "for i = 1, #ARGV, 2 do local old = redis.call('HGET', KEYS[1], ARGV[i]) if not old or old < ARGV[i + 1] then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end end return 0";
+/// Adds to counters, a hash field each; a newer window starts again. One key.
+const ADD: &str = "local out = {} for i = 1, #ARGV, 3 do \
+    local w, u = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]) \
+    local old = redis.call('HGET', KEYS[1], ARGV[i]) \
+    if old then local ow, ou = string.match(old, '(%d+):(%d+)') ow, ou = tonumber(ow), tonumber(ou) \
+        if ow == w then u = u + ou elseif ow > w then w, u = ow, ou end end \
+    redis.call('HSET', KEYS[1], ARGV[i], string.format('%d:%d', w, u)) \
+    out[#out + 1] = {w, u} end return out";
+/// Drops counters that are still as they were read. One key.
+const DROP: &str = "for i = 1, #ARGV, 2 do if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end end return 0";
+/// Counters in one call.
+const COUNTERS_AT_ONCE: usize = 200;
+
+fn counter_field(counter: &Counter) -> String {
+    format!("{:032x}/{}", counter.bucket, counter.period.short())
+}
 
 fn key_by_digest(hex: &str) -> String {
     format!("tollgate:key:{{{hex}}}")
@@ -77,6 +92,17 @@ fn text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
 fn stream_id(id: &str) -> (u64, u64) {
     let (ms, n) = id.split_once('-').unwrap_or((id, "0"));
     (ms.parse().unwrap_or(0), n.parse().unwrap_or(0))
+}
+
+/// Every text inside an answer, in order.
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::BulkString(bytes) => vec![String::from_utf8_lossy(bytes).into_owned()],
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => vec![text.clone()],
+        Value::Array(list) | Value::Set(list) => list.iter().flat_map(texts).collect(),
+        Value::Map(entries) => entries.iter().flat_map(|(k, v)| texts(k).into_iter().chain(texts(v))).collect(),
+        _ => Vec::new(),
+    }
 }
 
 type Entries = Vec<(String, HashMap<String, String>)>;
@@ -188,14 +214,16 @@ impl Store for RedisStore {
         let taken = || StoreError::Exists("this key".to_owned());
         let new_id: Option<String> = self.ask(cmd("SET").arg(digest_by_id(&key.id)).arg(&hex).arg("NX")).await?;
         new_id.ok_or_else(taken)?;
+        // Listed before it works: a failure in between leaves an entry that lists nothing, never a
+        // working key that no list shows.
+        for list in [ALL_KEYS.to_owned(), keys_of(&key.organization)] {
+            self.ask::<i64>(cmd("ZADD").arg(list).arg(key.created_ms).arg(&key.id)).await?;
+        }
         let mut set = cmd("SET");
         set.arg(key_by_digest(&hex)).arg(text(key)?).arg("NX");
         if self.ask::<Option<String>>(&set).await?.is_none() {
             self.ask::<i64>(cmd("DEL").arg(digest_by_id(&key.id))).await?;
             return Err(taken());
-        }
-        for list in [ALL_KEYS.to_owned(), keys_of(&key.organization)] {
-            self.ask::<i64>(cmd("ZADD").arg(list).arg(key.created_ms).arg(&key.id)).await?;
         }
         self.announce("key", &hex).await
     }
@@ -265,32 +293,49 @@ impl Store for RedisStore {
         Ok(())
     }
 
-    async fn save_counters(&self, counters: &[Counter]) -> Result<(), StoreError> {
-        for chunk in counters.chunks(500) {
-            let mut raise = cmd("EVAL");
-            raise.arg(RAISE).arg(1).arg(COUNTERS);
-            for Counter { bucket, period, word } in chunk {
-                raise.arg(format!("{bucket:032x}/{}", period.short())).arg(format!("{word:020}"));
+    async fn add_counters(&self, added: &[Counter]) -> Result<Vec<Counter>, StoreError> {
+        let mut totals = Vec::with_capacity(added.len());
+        for chunk in added.chunks(COUNTERS_AT_ONCE) {
+            let mut add = cmd("EVAL");
+            add.arg(ADD).arg(1).arg(COUNTERS);
+            for counter in chunk {
+                let tally = Tally::from_word(counter.word);
+                add.arg(counter_field(counter)).arg(tally.window).arg(tally.used);
             }
-            self.ask::<i64>(&raise).await?;
+            let answers: Vec<(u32, u32)> = self.ask(&add).await?;
+            totals.extend(
+                chunk
+                    .iter()
+                    .zip(answers)
+                    .map(|(counter, (window, used))| Counter { word: Tally { window, used }.word(), ..*counter }),
+            );
         }
-        Ok(())
+        Ok(totals)
     }
 
-    async fn load_counters(&self) -> Result<Vec<Counter>, StoreError> {
-        let saved: HashMap<String, String> = self.ask(cmd("HGETALL").arg(COUNTERS)).await?;
-        let read = |(field, word): (&String, &String)| {
+    async fn counters(&self) -> Result<Vec<Counter>, StoreError> {
+        // Over the patient connection: there may be many.
+        let saved: HashMap<String, String> = self.feed.ask(cmd("HGETALL").arg(COUNTERS)).await?;
+        let read = |(field, value): (&String, &String)| {
             let (bucket, period) = field.split_once('/')?;
-            Some((u128::from_str_radix(bucket, 16).ok()?, period.to_owned(), word.parse().ok()?))
+            let (window, used) = value.split_once(':')?;
+            let tally = Tally { window: window.parse().ok()?, used: used.parse().ok()? };
+            super::counter(u128::from_str_radix(bucket, 16).ok()?, period, tally.word())
         };
-        saved
-            .iter()
-            .map(|entry| {
-                let (bucket, period, word) =
-                    read(entry).ok_or_else(|| StoreError::Corrupt("a saved counter".to_owned()))?;
-                super::counter(bucket, &period, word)
-            })
-            .collect()
+        Ok(saved.iter().filter_map(read).collect())
+    }
+
+    async fn drop_counters(&self, ended: &[Counter]) -> Result<(), StoreError> {
+        for chunk in ended.chunks(COUNTERS_AT_ONCE) {
+            let mut delete = cmd("EVAL");
+            delete.arg(DROP).arg(1).arg(COUNTERS);
+            for counter in chunk {
+                let tally = Tally::from_word(counter.word);
+                delete.arg(counter_field(counter)).arg(format!("{}:{}", tally.window, tally.used));
+            }
+            self.ask::<i64>(&delete).await?;
+        }
+        Ok(())
     }
 
     async fn position(&self) -> Result<Position, StoreError> {
@@ -309,6 +354,10 @@ impl Store for RedisStore {
         for (id, fields) in streams.into_iter().flat_map(HashMap::into_values).flatten() {
             changes.list.extend(fields.iter().map(|(kind, subject)| super::record_change(kind, subject)));
             changes.position = Position(id);
+        }
+        // Data that was lost and written to again while we waited shows only what came after.
+        if !changes.list.is_empty() && !self.is_gapless(after).await? {
+            changes.list = vec![Change::Everything];
         }
         Ok(changes)
     }
@@ -337,10 +386,14 @@ impl Store for RedisStore {
     }
 
     async fn warnings(&self) -> Result<Vec<String>, StoreError> {
-        let info: String = self.ask(cmd("INFO").arg("persistence")).await?;
-        let config: Result<HashMap<String, String>, _> = self.ask(cmd("CONFIG").arg("GET").arg("save")).await;
-        let appends = info.lines().any(|line| line.trim() == "aof_enabled:1");
-        let snapshots = config.is_ok_and(|c| c.get("save").is_some_and(|s| !s.is_empty()));
+        // A cluster answers with one text for each node. An ACL user may not be let read the settings.
+        let info = texts(&self.ask::<Value>(cmd("INFO").arg("persistence")).await?);
+        let appends = info.iter().filter(|text| text.contains("aof_enabled:"));
+        let appends = appends.clone().count() > 0 && appends.into_iter().all(|text| text.contains("aof_enabled:1"));
+        let config =
+            self.ask::<Value>(cmd("CONFIG").arg("GET").arg("save")).await.map_or_else(|_| Vec::new(), |v| texts(&v));
+        let snapshots =
+            config.windows(2).any(|pair| matches!(pair, [name, value] if name == "save" && !value.is_empty()));
         if appends || snapshots {
             return Ok(Vec::new());
         }

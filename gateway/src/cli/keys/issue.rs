@@ -333,36 +333,40 @@ impl Rotate {
         let prefix = prefix.ok_or_else(|| refused("the API has no such environment any more"))?;
         let secret = fresh(&prefix)?;
         let now_ms = System.now_ms();
-        let id = format!("key_{}", base62(16)?);
-        // The old key is marked first: of two rotations at once, one is refused before it issues anything.
-        let not_after_ms = now_ms + overlap_ms;
-        let change = KeyChange::Replace { by: id.clone(), not_after_ms };
-        let (old, position) = desk.store.change_key(&self.id, change).await?;
+        if old.state(now_ms) != "active" {
+            return Err(refused(format!("{} is {}; only an active key can be rotated", old.id, old.state(now_ms))));
+        }
+        // The successor is there before the old key begins to end: a failure in between leaves a
+        // customer with one key too many, never with one too few.
         let new = KeyRecord {
-            id,
+            id: format!("key_{}", base62(16)?),
             display: display_prefix(&secret, &prefix),
             digest: desk.config.peppers.current.digest(Secret::new(&secret)),
             created_by: Desk::actor(),
             created_ms: now_ms,
-            // A key that was to end goes on ending then; the overlap is the old key's alone.
-            not_after_ms: old.not_after_ms.filter(|end| *end > not_after_ms),
-            replaced_by: None,
             last_use: None,
             exposed: None,
             ..old.clone()
         };
         desk.store.insert_key(&new).await?;
-        self.wait.run(desk, &position).await?;
+        let not_after_ms = now_ms + overlap_ms;
+        let change = KeyChange::Replace { by: new.id.clone(), not_after_ms };
+        let (old, position) = match desk.store.change_key(&self.id, change).await {
+            Ok(changed) => changed,
+            Err(error) => {
+                // Somebody else rotated it first; two successors would be one too many.
+                desk.store.change_key(&new.id, KeyChange::Revoke { at_ms: now_ms }).await?;
+                return Err(error.into());
+            }
+        };
         let used = match &old.last_use {
             Some(seen) => format!("{} on {} from {}", rfc3339(seen.ms), seen.route, seen.address),
             None => "never".to_owned(),
         };
         let until = rfc3339(old.not_after_ms.unwrap_or(not_after_ms));
-        show_secret(
-            desk,
-            &new,
-            &secret,
-            &[("replaces", old.id), ("old key works until", until), ("old key last used", used)],
-        )
+        let more = [("replaces", old.id), ("old key works until", until), ("old key last used", used)];
+        show_secret(desk, &new, &secret, &more)?;
+        self.wait.run(desk, &position).await?;
+        Ok(())
     }
 }

@@ -113,9 +113,13 @@ impl Link {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    async fn fail(&self, generation: u64) {
+    fn open_breaker(&self) {
         let until = self.elapsed_ms() + u64::try_from(BREAKER.as_millis()).unwrap_or(0);
         self.closed_until_ms.store(until, Ordering::Relaxed);
+    }
+
+    async fn fail(&self, generation: u64) {
+        self.open_breaker();
         let mut slot = self.connection.lock().await;
         if slot.as_ref().is_some_and(|(g, _)| *g == generation) {
             *slot = None;
@@ -123,9 +127,14 @@ impl Link {
     }
 
     async fn connected(&self) -> Result<(u64, Connection), StoreError> {
-        let mut slot = self.connection.lock().await;
+        // Whoever finds another connecting waits no longer than for an answer.
+        let waited = tokio::time::timeout(self.timeout, self.connection.lock()).await;
+        let mut slot = waited.map_err(|_| StoreError::Unavailable("it is being connected to".to_owned()))?;
         if let Some(known) = slot.as_ref() {
             return Ok(known.clone());
+        }
+        if self.elapsed_ms() < self.closed_until_ms.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("it did not answer a moment ago".to_owned()));
         }
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
         let connecting = async {
@@ -139,18 +148,20 @@ impl Link {
                 }
             }
         };
-        let connection = match tokio::time::timeout(self.connect_timeout, connecting).await {
+        // Several nodes may have to be tried, some of them dark.
+        let limit = match self.way {
+            Way::Alone(_) => self.connect_timeout,
+            Way::Cluster(_) | Way::Sentinel(_) => self.connect_timeout * 4,
+        };
+        let connection = match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
-                drop(slot);
-                self.fail(u64::MAX).await;
+                self.open_breaker();
                 return Err(StoreError::Unavailable(describe(&error)));
             }
             Err(_) => {
-                drop(slot);
-                self.fail(u64::MAX).await;
-                let ms = self.connect_timeout.as_millis();
-                return Err(StoreError::Unavailable(format!("no connection within {ms} ms")));
+                self.open_breaker();
+                return Err(StoreError::Unavailable(format!("no connection within {} ms", limit.as_millis())));
             }
         };
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
@@ -202,6 +213,7 @@ fn way(url: &str, settings: &RedisSettings) -> Result<Way, StoreError> {
             let nodes: Vec<String> = hosts.split(',').map(|host| node(host, "")).collect();
             let mut builder = ClusterClientBuilder::new(nodes)
                 .connection_timeout(settings.connect_timeout)
+                .max_connection_attempts(std::num::NonZeroUsize::MIN)
                 .response_timeout(Duration::from_secs(2))
                 .retries(2);
             if let Some(tls) = certificates() {

@@ -1,0 +1,154 @@
+//! Redis killed, paused, restarted, emptied, while requests go on; and how fast a revocation is
+//! everywhere. An outage is never a 401, and nothing wrong is ever admitted.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::{Duration, Instant};
+
+use tests::{Key, StoreKind, World, until};
+
+const PACKS: &str = "https://api.iconflow.dev/v2/packs";
+
+fn world() -> (World, Key, Key) {
+    let world = World::start(StoreKind::Redis);
+    world.organization("acme");
+    let known = world.key("iconflow", "read", &["--scopes", "packs:read"]);
+    let fresh = world.key("iconflow", "read", &["--scopes", "packs:read"]);
+    assert_eq!(world.gateway().get(PACKS, &known).status, 200);
+    (world, known, fresh)
+}
+
+/// What holds while the store cannot answer.
+fn check_outage(world: &World, known: &Key, fresh: &Key) {
+    for _ in 0..20 {
+        assert_eq!(world.gateway().get(PACKS, known).status, 200, "a cached key keeps working");
+        let unknown = world.gateway().get(PACKS, fresh);
+        assert_eq!((unknown.status, unknown.code().as_str()), (503, "temporarily_unavailable"));
+        assert!(unknown.number("retry-after") >= 1);
+        assert_eq!(world.gateway().ask("GET", PACKS, None, &[]).status, 401, "that needs no store");
+        assert_eq!(world.gateway().ask("GET", PACKS, Some("nonsense"), &[]).status, 401, "nor does junk");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn with_redis_killed_cached_keys_work_and_unknown_ones_get_503() {
+    let (mut world, known, fresh) = world();
+    world.redis().kill();
+    check_outage(&world, &known, &fresh);
+    // Also after the time for which a record counts as fresh without pushed changes.
+    std::thread::sleep(Duration::from_secs(6));
+    check_outage(&world, &known, &fresh);
+    assert!(world.gateway().metric("tollgate_key_lookups_total{found=\"stale\"}") >= 1.0, "and that is counted");
+    world.redis().run();
+    until("unknown keys are found again", || world.gateway().get(PACKS, &fresh).status == 200);
+    assert_eq!(world.gateway().get(PACKS, &known).status, 200);
+}
+
+#[test]
+fn with_redis_paused_requests_do_not_pile_up() {
+    let (mut world, known, fresh) = world();
+    world.redis().signal("-STOP");
+    std::thread::sleep(Duration::from_millis(1_500));
+    let started = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(world.gateway().get(PACKS, &known).status, 200);
+        assert_eq!(world.gateway().get(PACKS, &fresh).status, 503);
+    }
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    world.redis().signal("-CONT");
+    until("unknown keys are found again", || world.gateway().get(PACKS, &fresh).status == 200);
+}
+
+#[test]
+fn a_key_revoked_while_redis_was_away_is_refused_when_it_is_back() {
+    let (mut world, known, _) = world();
+    world.redis().kill();
+    assert_eq!(world.gateway().get(PACKS, &known).status, 200);
+    assert!(!world.tollgate(&["keys", "revoke", &known.id]).status.success(), "an outage is no success");
+    world.redis().run();
+    let revoked = world.json(&["keys", "revoke", &known.id]);
+    assert_eq!(revoked["state"], "revoked");
+    let started = Instant::now();
+    until("the key is refused", || world.gateway().get(PACKS, &known).status == 401);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[test]
+fn an_emptied_redis_denies_what_it_does_not_hold() {
+    let (mut world, known, _) = world();
+    world.redis().cli(&["flushall"]);
+    until("the cache is emptied too", || world.gateway().get(PACKS, &known).status == 401);
+    world.redis().kill();
+    world.redis().lose_data();
+    world.redis().run();
+    until("an empty restart is no outage", || world.gateway().get(PACKS, &known).status == 401);
+}
+
+#[test]
+fn garbage_in_redis_is_never_a_401_and_never_a_200() {
+    let (mut world, _, fresh) = world();
+    let names = world.redis().cli(&["keys", "tollgate:key:*"]);
+    for name in names.lines() {
+        world.redis().cli(&["set", name, "{\"not\":\"a record\"}"]);
+    }
+    assert_eq!(world.gateway().get(PACKS, &fresh).status, 503);
+    for name in names.lines() {
+        world.redis().cli(&["del", name]);
+        world.redis().cli(&["lpush", name, "x"]);
+    }
+    until("a wrong type is denied as well", || world.gateway().get(PACKS, &fresh).status == 503);
+    assert!(world.gateway().output().contains("a key is refused"), "and the log says so");
+}
+
+#[test]
+fn a_revoked_key_is_refused_on_every_gateway_within_a_second() {
+    let (mut world, known, _) = world();
+    world.add_gateway();
+    world.add_gateway();
+    for number in 0..3 {
+        assert_eq!(world.gateway_number(number).get(PACKS, &known).status, 200);
+    }
+    let revoked = world.json(&["keys", "revoke", &known.id, "--wait"]);
+    assert_eq!((revoked["wait"]["acknowledged"].as_u64(), revoked["wait"]["gateways"].as_u64()), (Some(3), Some(3)));
+    assert!(revoked["wait"]["within_ms"].as_u64().unwrap() < 1_000, "{revoked}");
+    for number in 0..3 {
+        assert_eq!(world.gateway_number(number).get(PACKS, &known).code(), "revoked_credential");
+    }
+    let listed = world.json(&["gateways"]);
+    assert_eq!(listed.as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_gateway_that_starts_without_redis_is_not_ready_and_not_open() {
+    let mut world = World::prepare(StoreKind::Redis, "", |p| p);
+    world.redis().kill();
+    let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.add_gateway().readiness()));
+    assert!(started.is_err(), "readiness is 503 until the store answers");
+}
+
+#[test]
+fn a_new_key_works_at_once_although_it_was_just_unknown() {
+    let world = World::start(StoreKind::Redis);
+    world.organization("acme");
+    let secret = "ifk_live_importedLater1";
+    assert_eq!(world.gateway().ask("GET", PACKS, Some(secret), &[]).status, 401);
+    let import = [
+        "keys",
+        "import",
+        "--org",
+        "acme",
+        "--name",
+        "x",
+        "--api",
+        "iconflow",
+        "--class",
+        "read",
+        "--scopes",
+        "packs:read",
+        "--stdin",
+    ];
+    assert!(world.tollgate_with(&import, secret).status.success());
+    let started = Instant::now();
+    until("it works", || world.gateway().ask("GET", PACKS, Some(secret), &[]).status == 200);
+    assert!(started.elapsed() < Duration::from_millis(1_500), "negative entries are pushed out too");
+}

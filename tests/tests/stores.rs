@@ -1,0 +1,127 @@
+//! One list of tests over every store: SQLite, a Redis alone, a Redis Cluster, Redis behind Sentinel,
+//! and a Redis with TLS and an ACL user.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::process::Command;
+use std::time::Duration;
+
+use gateway::store::{RedisSettings, conformance, open};
+use tests::{Redis, free_port, until};
+
+fn settings() -> RedisSettings {
+    RedisSettings { timeout: Duration::from_secs(2), connect_timeout: Duration::from_secs(2), ca: None }
+}
+
+fn run(url: &str, settings: &RedisSettings) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = open(url, settings).await.unwrap();
+        conformance::all(&*store).await;
+    });
+}
+
+#[test]
+fn sqlite_does_what_a_store_must() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&format!("sqlite://{}", folder.path().join("store/tollgate.db").display()), &settings());
+}
+
+#[test]
+fn redis_does_what_a_store_must() {
+    run(&Redis::start().url(), &settings());
+}
+
+#[test]
+fn a_redis_cluster_of_three_nodes_does_what_a_store_must() {
+    let nodes: Vec<Redis> =
+        (0..3).map(|_| Redis::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"])).collect();
+    let addresses: Vec<String> = nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect();
+    let out = Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(&addresses)
+        .args(["--cluster-yes"])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    until("the cluster is whole", || nodes.iter().all(|n| n.cli(&["cluster", "info"]).contains("cluster_state:ok")));
+    run(&format!("redis+cluster://{}", addresses.join(",")), &settings());
+}
+
+#[test]
+fn redis_behind_sentinel_does_what_a_store_must() {
+    let redis = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let config = folder.path().join("sentinel.conf");
+    std::fs::write(
+        &config,
+        format!("port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {} 1\n", redis.port),
+    )
+    .unwrap();
+    let mut sentinel = Command::new("redis-server")
+        .arg(&config)
+        .arg("--sentinel")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the sentinel answers", || {
+        let out = Command::new("redis-cli")
+            .args(["-p", &port.to_string(), "sentinel", "get-master-addr-by-name", "mymaster"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stdout).contains(&redis.port.to_string())
+    });
+    // A sentinel that is gone is passed over.
+    run(&format!("redis+sentinel://127.0.0.1:{},127.0.0.1:{port}/mymaster", free_port()), &settings());
+    let _ = sentinel.kill();
+    let _ = sentinel.wait();
+}
+
+#[test]
+fn redis_with_tls_and_an_acl_user_does_what_a_store_must() {
+    gateway::tls::install_provider();
+    let folder = tempfile::tempdir().unwrap();
+    let made = Command::new(tests::binary()).args(["init", "--host", "localhost"]).arg(folder.path()).output().unwrap();
+    assert!(made.status.success());
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let port = free_port().to_string();
+    let redis = Redis::start_with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &at("cert.pem"),
+        "--tls-key-file",
+        &at("key.pem"),
+        "--tls-ca-cert-file",
+        &at("ca.pem"),
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let user = "acl setuser tollgate on >secret ~tollgate:* +@all -@dangerous +info";
+    assert_eq!(redis.cli(&user.split(' ').collect::<Vec<_>>()).trim(), "OK");
+    let tls = RedisSettings { ca: Some(folder.path().join("ca.pem")), ..settings() };
+    run(&format!("rediss://tollgate:secret@localhost:{port}/0"), &tls);
+    drop(redis);
+}
+
+#[test]
+fn a_redis_that_keeps_nothing_on_disk_is_warned_about() {
+    let redis = Redis::start();
+    redis.cli(&["config", "set", "appendonly", "no"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = open(&redis.url(), &settings()).await.unwrap();
+        let warnings = store.warnings().await.unwrap();
+        assert!(warnings.iter().any(|w| w.contains("appendonly")), "{warnings:?}");
+    });
+}
+
+#[test]
+fn a_store_url_that_means_nothing_is_explained() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for url in ["mysql://x", "nonsense", "redis+ring://x", "redis+sentinel://h:1", "redis://host:port"] {
+        let opened = runtime.block_on(open(url, &settings()));
+        let error = opened.err().unwrap_or_else(|| panic!("{url} was accepted")).to_string();
+        assert!(error.contains("sqlite:///path"), "{url}: {error}");
+    }
+}
