@@ -4,6 +4,7 @@
 //! client sent is echoed. What the operator should know goes to the log, not into the answer.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use policy::credential::PresentationFault;
 use policy::head::HeadFault;
@@ -54,7 +55,7 @@ pub enum Denial {
     /// A limit is used up.
     LimitExceeded {
         /// Its name.
-        limit: Box<str>,
+        limit: Arc<str>,
         /// Where it stands.
         standing: Standing,
         /// Seconds to wait.
@@ -330,7 +331,7 @@ impl Denial {
             }
             Denial::LimitExceeded { limit, standing, retry_after_s } => {
                 let policy = serde_json::json!({
-                    "policy": limit, "limit": standing.limit, "window_seconds": standing.window.seconds(),
+                    "policy": &**limit, "limit": standing.limit, "window_seconds": standing.window.seconds(),
                 });
                 add("violated_policies", serde_json::json!([policy]));
                 add("retry_after", (*retry_after_s).into());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use policy::credential::Secret;
 use policy::route::{Api, CredentialKind};
-use policy::{Circumstances, Grant, Identity, KeyClass, Organization, Route};
+use policy::{Circumstances, Grant, Identity, KeyClass, Organization, Route, Target};
 
 use crate::clock::Clock;
 use crate::config::ListenKind;
@@ -72,9 +72,10 @@ pub struct Known {
     /// Index of the route, for a caller who may know it.
     pub route: Option<u32>,
     /// The limit to show.
-    pub standing: Option<(Box<str>, Standing)>,
-    /// Canonical path.
-    pub path: String,
+    pub standing: Option<(Arc<str>, Standing)>,
+    /// Canonical path, and the query behind it: the one text that outlives the head.
+    target: String,
+    path_len: usize,
     /// The caller's address.
     pub address: Option<IpAddr>,
     /// `Origin`.
@@ -84,6 +85,27 @@ pub struct Known {
 }
 
 impl Known {
+    /// Canonical path; empty when the target was refused.
+    pub fn path(&self) -> &str {
+        self.target.get(..self.path_len).unwrap_or_default()
+    }
+
+    /// What the upstream is asked for: byte for byte what was matched, and the query.
+    pub fn path_and_query(&self) -> &str {
+        &self.target
+    }
+
+    fn keep_target(&mut self, target: &Target<'_>) {
+        let (path, query) = (target.path.as_str(), target.query);
+        self.target = String::with_capacity(path.len() + query.map_or(0, |q| q.len() + 1));
+        self.target.push_str(path);
+        self.path_len = path.len();
+        if let Some(query) = query {
+            self.target.push('?');
+            self.target.push_str(query);
+        }
+    }
+
     /// The caller as an identity.
     pub fn identity(&self) -> Identity<'_> {
         match &self.caller {
@@ -94,12 +116,11 @@ impl Known {
 }
 
 /// Proof that a request may be forwarded. Holds no borrow, so it can wait for the engine.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Permit {
     api: u32,
     route: u32,
-    path_and_query: String,
-    host: String,
+    host: usize,
 }
 
 impl Permit {
@@ -109,14 +130,9 @@ impl Permit {
         Some((api, api.routes.get(self.route as usize)?))
     }
 
-    /// What the upstream is asked for: byte for byte what was matched, and the query.
-    pub fn path_and_query(&self) -> &str {
-        &self.path_and_query
-    }
-
     /// The host as matched.
-    pub fn host(&self) -> &str {
-        &self.host
+    pub fn host<'s>(&self, api: &'s Api) -> &'s str {
+        api.hosts.get(self.host).map_or("", |host| host)
     }
 }
 
@@ -143,7 +159,7 @@ impl Gate {
             return Err(Denial::HttpsRequired);
         }
         let target = head.target().map_err(Denial::Target)?;
-        known.path.push_str(target.path.as_str());
+        known.keep_target(&target);
         let api = snapshot.policy.api_at(&target.host).ok_or(Denial::NoSuchRoute)?;
         known.api = Some(api.index);
         if head.is_preflight() {
@@ -181,13 +197,8 @@ impl Gate {
                 return Err(Denial::LimitExceeded { limit: name, standing, retry_after_s });
             }
         }
-        let mut path_and_query = target.path.as_str().to_owned();
-        if let Some(query) = target.query {
-            path_and_query.push('?');
-            path_and_query.push_str(query);
-        }
-        let host = target.host.as_str().to_owned();
-        Ok(Admission::Forward(Permit { api: api.index, route: route.index, path_and_query, host }))
+        let host = api.hosts.iter().position(|host| **host == *target.host.as_str()).unwrap_or(0);
+        Ok(Admission::Forward(Permit { api: api.index, route: route.index, host }))
     }
 
     /// From a credential to a working key.
@@ -235,7 +246,7 @@ impl Gate {
     }
 
     /// Takes the grant's tokens. `None` for callers without a budget.
-    async fn charge(&self, grant: &Grant<'_, '_>) -> Result<Option<(Box<str>, Verdict)>, Denial> {
+    async fn charge(&self, grant: &Grant<'_, '_>) -> Result<Option<(Arc<str>, Verdict)>, Denial> {
         let Some(charges) = grant.charges() else { return Ok(None) };
         let now_ms = self.shared.clock.now_ms();
         let verdict = match self.shared.limiter.admit_now(&charges, now_ms) {
@@ -249,15 +260,15 @@ impl Gate {
             Verdict::Admitted(_) => charges.first.name,
             Verdict::Over { index, .. } => charges.iter().nth(index).map_or(charges.first.name, |c| c.name),
         };
-        Ok(Some((name.into(), verdict)))
+        Ok(Some((name.clone(), verdict)))
     }
 
     /// Where the documented limit of a caller stands, for answers that take no token.
-    fn peek(&self, api: &Api, identity: Identity<'_>) -> Option<(Box<str>, Standing)> {
+    fn peek(&self, api: &Api, identity: Identity<'_>) -> Option<(Arc<str>, Standing)> {
         let Identity::Key(key, organization) = identity else { return None };
         let charges = api.plan(organization).charges(&[], 1, key, organization);
         let standing = self.shared.limiter.peek(&charges.first, self.shared.clock.now_ms());
-        Some((charges.first.name.into(), standing))
+        Some((charges.first.name.clone(), standing))
     }
 
     /// Writes behind that a key was used, at most once a minute.

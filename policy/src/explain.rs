@@ -72,40 +72,12 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
         return told.refuse("api", "no API has this host", 404, "no_such_route");
     };
     told.pass("api", api.name.to_string());
-    let identity = match question.caller {
-        None => {
-            told.pass("credential", "none");
-            Identity::Anonymous
+    let identity = match judge_credential(question, &api.name) {
+        Ok((identity, found)) => {
+            told.pass("credential", found);
+            identity
         }
-        Some((key, organization)) => {
-            let what = format!(
-                "{} ({}, {}) of organization {}",
-                key.id,
-                key.class.as_str(),
-                key.environment.as_str(),
-                organization.id
-            );
-            if key.api != api.name {
-                return told.refuse(
-                    "credential",
-                    format!("{what} belongs to the API {}", key.api),
-                    401,
-                    "invalid_credential",
-                );
-            }
-            match key.live_at(question.now_ms) {
-                Ok(()) => told.pass("credential", what),
-                Err(fault) => {
-                    let (word, code) = match fault {
-                        KeyFault::Expired => ("has expired", "expired_credential"),
-                        KeyFault::Revoked => ("is revoked", "revoked_credential"),
-                        KeyFault::Suspended => ("is suspended", "suspended_credential"),
-                    };
-                    return told.refuse("credential", format!("{what} {word}"), 401, code);
-                }
-            }
-            Identity::Key(key, organization)
-        }
+        Err((found, code)) => return told.refuse("credential", found, 401, code),
     };
     match api.find(&target) {
         Some(route) => {
@@ -146,6 +118,22 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
     }
     told.pass("upstream", grant.upstream().addresses.join(", "));
     told
+}
+
+/// Who asks, if the credential works at this API; otherwise what is wrong, and the problem code.
+fn judge_credential<'a>(question: &Question<'a>, api: &str) -> Result<(Identity<'a>, String), (String, &'static str)> {
+    let Some((key, organization)) = question.caller else { return Ok((Identity::Anonymous, "none".to_owned())) };
+    let (class, environment) = (key.class.as_str(), key.environment.as_str());
+    let what = format!("{} ({class}, {environment}) of organization {}", key.id, organization.id);
+    if *key.api != *api {
+        return Err((format!("{what} belongs to the API {}", key.api), "invalid_credential"));
+    }
+    match key.live_at(question.now_ms) {
+        Ok(()) => Ok((Identity::Key(key, organization), what)),
+        Err(KeyFault::Expired) => Err((format!("{what} has expired"), "expired_credential")),
+        Err(KeyFault::Revoked) => Err((format!("{what} is revoked"), "revoked_credential")),
+        Err(KeyFault::Suspended) => Err((format!("{what} is suspended"), "suspended_credential")),
+    }
 }
 
 fn have(identity: Identity<'_>) -> String {

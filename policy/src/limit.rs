@@ -3,6 +3,8 @@
 //! A bucket's number depends on the API, the limit's name and the subject, never on the rate: a
 //! changed rate, plan or reload continues the same bucket.
 
+use std::sync::Arc;
+
 use crate::identity::{Key, KeyClass, Organization};
 use crate::units::Rate;
 use crate::window::Period;
@@ -23,7 +25,7 @@ pub enum Per {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// Name shown in `RateLimit-Policy` and in problems: `minute`, `org-day`, `upload-minute`.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// How much.
     pub rate: Rate,
     /// Whose requests.
@@ -35,7 +37,7 @@ impl Limit {
     /// A limit of an API. `stem` tells limits of the same period apart; empty for the first.
     pub fn new(api: &str, stem: &str, rate: Rate, per: Per) -> Self {
         let word = rate.period.word();
-        let name: Box<str> = if stem.is_empty() { word.into() } else { format!("{stem}-{word}").into() };
+        let name: Arc<str> = if stem.is_empty() { word.into() } else { format!("{stem}-{word}").into() };
         let number = stable_number(&["limit", api, &name]);
         Limit { name, rate, per, number }
     }
@@ -132,7 +134,7 @@ impl Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge<'p> {
     /// The limit's name.
-    pub name: &'p str,
+    pub name: &'p Arc<str>,
     /// The bucket.
     pub bucket: u128,
     /// The limit in one window.

@@ -179,3 +179,13 @@ fn counter(bucket: u128, period: &str, word: u64) -> Option<Counter> {
     let period = [Period::Day, Period::Month].into_iter().find(|p| p.short() == period)?;
     Some(Counter { bucket, period, word })
 }
+
+/// A record from its JSON.
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+/// A record as JSON.
+fn text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|e| StoreError::Corrupt(e.to_string()))
+}

@@ -6,6 +6,7 @@
 //! read blocking: pushed within milliseconds, and nothing is lost over a reconnect.
 
 mod link;
+mod names;
 
 use std::collections::HashMap;
 
@@ -15,64 +16,15 @@ use redis::{Cmd, FromRedisValue, Value, cmd};
 
 use self::link::Link;
 pub use self::link::RedisSettings;
+use self::names::{
+    ADD, ALL_KEYS, CHANGES, CHANGES_KEPT, COUNTERS, COUNTERS_AT_ONCE, DROP, GATEWAYS, ORGANIZATIONS, SWAP, TRIES_MAX,
+    WAIT_MS, counter_field, digest_by_id, key_by_digest, keys_of, organization_by_id, texts, usage_by_id,
+};
 use super::{
     Change, Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
-    OrganizationRecord, Position, Store, StoreError, Usage,
+    OrganizationRecord, Position, Store, StoreError, Usage, json, text,
 };
 use crate::digest::Digest;
-
-/// Entries of the change stream kept for gateways that lag.
-const CHANGES_KEPT: usize = 100_000;
-/// Longest wait for changes before an empty answer, in milliseconds.
-const WAIT_MS: u64 = 1_000;
-/// Tries of a compare-and-set before giving up: as many writers at once on one record.
-const TRIES_MAX: usize = 16;
-
-const CHANGES: &str = "tollgate:changes";
-const GATEWAYS: &str = "tollgate:gateways";
-const ORGANIZATIONS: &str = "tollgate:organizations";
-const ALL_KEYS: &str = "tollgate:keys";
-const COUNTERS: &str = "tollgate:counters";
-
-/// Replaces a value if it is still the one that was read. One key.
-const SWAP: &str =
-    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end return 0";
-/// Adds to counters, a hash field each; a newer window starts again. One key.
-const ADD: &str = "local out = {} for i = 1, #ARGV, 3 do \
-    local w, u = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]) \
-    local old = redis.call('HGET', KEYS[1], ARGV[i]) \
-    if old then local ow, ou = string.match(old, '(%d+):(%d+)') ow, ou = tonumber(ow), tonumber(ou) \
-        if ow == w then u = u + ou elseif ow > w then w, u = ow, ou end end \
-    redis.call('HSET', KEYS[1], ARGV[i], string.format('%d:%d', w, u)) \
-    out[#out + 1] = {w, u} end return out";
-/// Drops counters that are still as they were read. One key.
-const DROP: &str = "for i = 1, #ARGV, 2 do if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end end return 0";
-/// Counters in one call.
-const COUNTERS_AT_ONCE: usize = 200;
-
-fn counter_field(counter: &Counter) -> String {
-    format!("{:032x}/{}", counter.bucket, counter.period.short())
-}
-
-fn key_by_digest(hex: &str) -> String {
-    format!("tollgate:key:{{{hex}}}")
-}
-
-fn digest_by_id(id: &str) -> String {
-    format!("tollgate:id:{{{id}}}")
-}
-
-fn usage_by_id(id: &str) -> String {
-    format!("tollgate:usage:{{{id}}}")
-}
-
-fn organization_by_id(id: &str) -> String {
-    format!("tollgate:organization:{{{id}}}")
-}
-
-fn keys_of(organization: &str) -> String {
-    format!("tollgate:keys:{{{organization}}}")
-}
 
 /// A store in Redis.
 pub struct RedisStore {
@@ -80,29 +32,10 @@ pub struct RedisStore {
     feed: Link,
 }
 
-fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|e| StoreError::Corrupt(e.to_string()))
-}
-
-fn text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|e| StoreError::Corrupt(e.to_string()))
-}
-
 /// Stream ids as numbers: milliseconds and sequence.
 fn stream_id(id: &str) -> (u64, u64) {
     let (ms, n) = id.split_once('-').unwrap_or((id, "0"));
     (ms.parse().unwrap_or(0), n.parse().unwrap_or(0))
-}
-
-/// Every text inside an answer, in order.
-fn texts(value: &Value) -> Vec<String> {
-    match value {
-        Value::BulkString(bytes) => vec![String::from_utf8_lossy(bytes).into_owned()],
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => vec![text.clone()],
-        Value::Array(list) | Value::Set(list) => list.iter().flat_map(texts).collect(),
-        Value::Map(entries) => entries.iter().flat_map(|(k, v)| texts(k).into_iter().chain(texts(v))).collect(),
-        _ => Vec::new(),
-    }
 }
 
 type Entries = Vec<(String, HashMap<String, String>)>;

@@ -4,19 +4,25 @@
 //! a row to `changes` in the same transaction; a gateway watches `PRAGMA data_version`, which tells
 //! in a microsecond whether another connection has written, and then reads the new rows.
 
+mod rows;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 
 use super::{
-    Change, Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
-    OrganizationRecord, Position, Store, StoreError, Usage,
+    Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
+    OrganizationRecord, Position, Store, StoreError, Usage, json, text,
 };
 use crate::digest::Digest;
+
+use self::rows::{
+    KEY_COLUMNS, announce, changes_after, exists_or, find_id, find_organization, key_record, key_row, seq, unavailable,
+};
 
 /// How often a waiting gateway looks for changes.
 const POLL: Duration = Duration::from_millis(10);
@@ -24,8 +30,6 @@ const POLL: Duration = Duration::from_millis(10);
 const WAIT: Duration = Duration::from_secs(1);
 /// Longest wait for another process's write lock.
 const BUSY: Duration = Duration::from_secs(5);
-/// Rows of `changes` kept for gateways that lag.
-const CHANGES_KEPT: i64 = 100_000;
 
 const MIGRATIONS: &[M<'static>] = &[M::up(
     "CREATE TABLE organizations (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
@@ -50,17 +54,6 @@ pub struct SqliteStore {
     writer: Arc<Mutex<Connection>>,
     reader: Arc<Mutex<Connection>>,
     watcher: Arc<Mutex<Connection>>,
-}
-
-fn unavailable(error: rusqlite::Error) -> StoreError {
-    let is_about_a_value = matches!(
-        error,
-        rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-    );
-    let text = error.to_string();
-    if is_about_a_value { StoreError::Corrupt(text) } else { StoreError::Unavailable(text) }
 }
 
 fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
@@ -129,88 +122,6 @@ impl SqliteStore {
         })
         .await
     }
-}
-
-const KEY_COLUMNS: &str = "record, last_use, exposed";
-
-fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|e| StoreError::Corrupt(e.to_string()))
-}
-
-fn text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|e| StoreError::Corrupt(e.to_string()))
-}
-
-type KeyRow = (String, Option<String>, Option<String>);
-
-fn key_row(row: &Row<'_>) -> Result<KeyRow, rusqlite::Error> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-}
-
-fn key_record((record, last_use, exposed): KeyRow) -> Result<KeyRecord, StoreError> {
-    let mut key: KeyRecord = json(&record)?;
-    key.last_use = last_use.as_deref().map(json).transpose()?;
-    key.exposed = exposed.as_deref().map(json).transpose()?;
-    Ok(key)
-}
-
-fn find_id(connection: &Connection, id: &str) -> Result<KeyRecord, StoreError> {
-    connection
-        .query_row(&format!("SELECT {KEY_COLUMNS} FROM keys WHERE id = ?1"), [id], key_row)
-        .optional()
-        .map_err(unavailable)?
-        .ok_or_else(|| StoreError::NotFound(format!("key {id}")))
-        .and_then(key_record)
-}
-
-fn find_organization(connection: &Connection, id: &str) -> Result<Option<OrganizationRecord>, StoreError> {
-    connection
-        .query_row("SELECT record FROM organizations WHERE id = ?1", [id], |row| row.get::<_, String>(0))
-        .optional()
-        .map_err(unavailable)?
-        .map(|record| json(&record))
-        .transpose()
-}
-
-fn announce(transaction: &Transaction<'_>, kind: &str, subject: &str) -> Result<Position, StoreError> {
-    transaction.execute("INSERT INTO changes (kind, subject) VALUES (?1, ?2)", [kind, subject]).map_err(unavailable)?;
-    let seq = transaction.last_insert_rowid();
-    transaction.execute("DELETE FROM changes WHERE seq <= ?1", [seq - CHANGES_KEPT]).map_err(unavailable)?;
-    Ok(Position(seq.to_string()))
-}
-
-fn exists_or(error: rusqlite::Error, what: String) -> StoreError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation) => StoreError::Exists(what),
-        Some(_) | None => unavailable(error),
-    }
-}
-
-fn seq(position: &Position) -> i64 {
-    position.0.parse().unwrap_or(0)
-}
-
-fn changes_after(connection: &Connection, after: i64) -> Result<Changes, StoreError> {
-    let bounds = "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM changes";
-    let (first, last): (i64, i64) =
-        connection.query_row(bounds, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(unavailable)?;
-    if last < after || (first > 1 && first > after + 1) {
-        let position = Position(last.to_string());
-        return Ok(Changes { list: vec![Change::Everything], position });
-    }
-    let mut statement = connection
-        .prepare_cached("SELECT seq, kind, subject FROM changes WHERE seq > ?1 ORDER BY seq LIMIT 10000")
-        .map_err(unavailable)?;
-    let rows = statement
-        .query_map([after], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))
-        .map_err(unavailable)?;
-    let mut changes = Changes { list: Vec::new(), position: Position(after.to_string()) };
-    for row in rows {
-        let (seq, kind, subject) = row.map_err(unavailable)?;
-        changes.list.push(super::record_change(&kind, &subject));
-        changes.position = Position(seq.to_string());
-    }
-    Ok(changes)
 }
 
 #[async_trait]

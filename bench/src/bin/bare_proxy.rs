@@ -1,0 +1,40 @@
+//! The floor: the same engine with no checks at all. `bare-proxy PORT UPSTREAM THREADS`.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot be set up should stop")]
+
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use pingora::prelude::HttpPeer;
+use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
+use pingora::server::Server;
+use pingora::server::configuration::ServerConf;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+struct Bare(SocketAddr);
+
+#[async_trait]
+impl ProxyHttp for Bare {
+    type CTX = ();
+    fn new_ctx(&self) {}
+    async fn upstream_peer(&self, _session: &mut Session, _ctx: &mut ()) -> pingora::Result<Box<HttpPeer>> {
+        let mut peer = HttpPeer::new(self.0, false, String::new());
+        peer.options.idle_timeout = Some(std::time::Duration::from_secs(55));
+        Ok(Box::new(peer))
+    }
+}
+
+fn main() {
+    gateway::tls::install_provider();
+    let mut arguments = std::env::args().skip(1);
+    let (port, upstream) = (arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap());
+    let threads = arguments.next().unwrap().parse().unwrap();
+    let conf = ServerConf { threads, upstream_keepalive_pool_size: 1_024, ..ServerConf::default() };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    let mut service = http_proxy_service(&server.configuration, Bare(upstream));
+    service.add_tcp(&format!("127.0.0.1:{port}"));
+    server.add_service(service);
+    server.run_forever();
+}

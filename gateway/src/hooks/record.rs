@@ -1,0 +1,98 @@
+//! The one record of a request, made when it is over; metrics, access log and last use are fed from it.
+
+use std::time::Duration;
+
+use pingora::proxy::Session;
+
+use super::{Ctx, Outcome};
+use crate::observe::Record;
+use crate::proxy::{Gate, found_label};
+
+impl Gate {
+    /// The one record of a request.
+    pub(super) fn record(&self, session: &Session, ctx: &Ctx) {
+        let (metrics, known) = (&self.shared.metrics, &ctx.known);
+        let api = known.api.and_then(|index| ctx.snapshot.policy.apis.get(index as usize));
+        let route = api.and_then(|api| api.routes.get(known.route? as usize));
+        let (api_name, route_id) = (api.map_or("", |a| &*a.name), route.map_or("", |r| &*r.id));
+        let environment = known.identity().environment();
+        match (ctx.outcome, known.api.zip(known.route).and_then(|(a, r)| ctx.snapshot.route_metrics(a, r))) {
+            (Outcome::Forwarded, Some(counters)) => {
+                counters.count_forwarded(metrics, api_name, route_id, environment);
+            }
+            (outcome, _) => {
+                let labels = [api_name, route_id, environment.as_str(), label(outcome)];
+                metrics.requests.with_label_values(&labels).inc();
+            }
+        }
+        let class = match ctx.status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "none",
+        };
+        metrics.responses.with_label_values(&[api_name, class]).inc();
+        if known.shadowed {
+            metrics.shadowed.with_label_values(&[api_name, route_id]).inc();
+        }
+        let decided = ctx.decided.unwrap_or_default();
+        metrics.decision_seconds.observe(decided.as_secs_f64());
+        let upstream = ctx.first_byte.map(|at| at.saturating_sub(decided)).unwrap_or_default();
+        if ctx.first_byte.is_some() {
+            metrics.upstream_seconds.with_label_values(&[api_name]).observe(upstream.as_secs_f64());
+        }
+        self.note_use(known, route_id);
+        if self.shared.access_log.is_on() {
+            self.write_record(session, ctx, (api_name, route_id), (decided, upstream));
+        }
+    }
+
+    fn write_record(
+        &self,
+        session: &Session,
+        ctx: &Ctx,
+        (api, route): (&str, &str),
+        (decided, upstream): (Duration, Duration),
+    ) {
+        let known = &ctx.known;
+        let request = session.req_header();
+        let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        let (key, organization) = match &known.caller {
+            Some((key, organization)) => (&*key.facts.id, &*organization.id),
+            None => ("", ""),
+        };
+        self.shared.access_log.write(&Record {
+            time: crate::clock::rfc3339(ctx.started_ms),
+            request_id: &ctx.request_id,
+            api,
+            route,
+            environment: if key.is_empty() { "" } else { known.identity().environment().as_str() },
+            method: policy::Method::parse(request.method.as_str()).map_or("other", |m| m.as_str()),
+            path: known.path(),
+            protocol: if request.version == http::Version::HTTP_2 { "h2" } else { "http/1.1" },
+            address: known.address.map(|a| a.to_string()).unwrap_or_default(),
+            key,
+            organization,
+            outcome: label(ctx.outcome),
+            shadowed: known.shadowed,
+            status: ctx.status,
+            bytes_in: session.body_bytes_read(),
+            bytes_out: session.body_bytes_sent(),
+            found: known.found.map_or("", found_label),
+            decision_us: micros(decided),
+            upstream_us: micros(upstream),
+            total_us: micros(ctx.started.elapsed()),
+            upstream: ctx.chosen.as_ref().map(|c| c.0.address.to_string()).unwrap_or_default(),
+        });
+    }
+}
+
+fn label(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Open => "client_gone",
+        Outcome::Answered(code) => code,
+        Outcome::Forwarded => "forwarded",
+    }
+}

@@ -1,0 +1,93 @@
+//! Rows of the SQLite store: reading them into records, and the list of changes.
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction};
+
+use super::super::{Change, Changes, KeyRecord, OrganizationRecord, Position, StoreError, json, record_change};
+
+/// Rows of `changes` kept for gateways that lag.
+const CHANGES_KEPT: i64 = 100_000;
+
+pub(super) fn unavailable(error: rusqlite::Error) -> StoreError {
+    let is_about_a_value = matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+    );
+    let text = error.to_string();
+    if is_about_a_value { StoreError::Corrupt(text) } else { StoreError::Unavailable(text) }
+}
+
+pub(super) const KEY_COLUMNS: &str = "record, last_use, exposed";
+
+pub(super) type KeyRow = (String, Option<String>, Option<String>);
+
+pub(super) fn key_row(row: &Row<'_>) -> Result<KeyRow, rusqlite::Error> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+}
+
+pub(super) fn key_record((record, last_use, exposed): KeyRow) -> Result<KeyRecord, StoreError> {
+    let mut key: KeyRecord = json(&record)?;
+    key.last_use = last_use.as_deref().map(json).transpose()?;
+    key.exposed = exposed.as_deref().map(json).transpose()?;
+    Ok(key)
+}
+
+pub(super) fn find_id(connection: &Connection, id: &str) -> Result<KeyRecord, StoreError> {
+    connection
+        .query_row(&format!("SELECT {KEY_COLUMNS} FROM keys WHERE id = ?1"), [id], key_row)
+        .optional()
+        .map_err(unavailable)?
+        .ok_or_else(|| StoreError::NotFound(format!("key {id}")))
+        .and_then(key_record)
+}
+
+pub(super) fn find_organization(connection: &Connection, id: &str) -> Result<Option<OrganizationRecord>, StoreError> {
+    connection
+        .query_row("SELECT record FROM organizations WHERE id = ?1", [id], |row| row.get::<_, String>(0))
+        .optional()
+        .map_err(unavailable)?
+        .map(|record| json(&record))
+        .transpose()
+}
+
+pub(super) fn announce(transaction: &Transaction<'_>, kind: &str, subject: &str) -> Result<Position, StoreError> {
+    transaction.execute("INSERT INTO changes (kind, subject) VALUES (?1, ?2)", [kind, subject]).map_err(unavailable)?;
+    let seq = transaction.last_insert_rowid();
+    transaction.execute("DELETE FROM changes WHERE seq <= ?1", [seq - CHANGES_KEPT]).map_err(unavailable)?;
+    Ok(Position(seq.to_string()))
+}
+
+pub(super) fn exists_or(error: rusqlite::Error, what: String) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation) => StoreError::Exists(what),
+        Some(_) | None => unavailable(error),
+    }
+}
+
+pub(super) fn seq(position: &Position) -> i64 {
+    position.0.parse().unwrap_or(0)
+}
+
+pub(super) fn changes_after(connection: &Connection, after: i64) -> Result<Changes, StoreError> {
+    let bounds = "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM changes";
+    let (first, last): (i64, i64) =
+        connection.query_row(bounds, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(unavailable)?;
+    if last < after || (first > 1 && first > after + 1) {
+        let position = Position(last.to_string());
+        return Ok(Changes { list: vec![Change::Everything], position });
+    }
+    let mut statement = connection
+        .prepare_cached("SELECT seq, kind, subject FROM changes WHERE seq > ?1 ORDER BY seq LIMIT 10000")
+        .map_err(unavailable)?;
+    let rows = statement
+        .query_map([after], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))
+        .map_err(unavailable)?;
+    let mut changes = Changes { list: Vec::new(), position: Position(after.to_string()) };
+    for row in rows {
+        let (seq, kind, subject) = row.map_err(unavailable)?;
+        changes.list.push(record_change(&kind, &subject));
+        changes.position = Position(seq.to_string());
+    }
+    Ok(changes)
+}

@@ -1,0 +1,59 @@
+//! The demo: it starts, and every line that it prints does what it says.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+fn shell(line: &str, folder: &std::path::Path) -> String {
+    let out = Command::new("bash").args(["-c", line]).current_dir(folder).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+}
+
+#[test]
+fn every_line_that_the_demo_prints_does_what_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = Command::new(tests::binary())
+        .arg("demo")
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut sections: Vec<(String, Vec<String>)> = Vec::new();
+    for line in BufReader::new(demo.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if let Some(title) = line.strip_prefix("# ") {
+            sections.push((title.to_owned(), Vec::new()));
+        } else if line.starts_with("Ctrl-C") {
+            break;
+        } else if let Some((_, lines)) = sections.last_mut().filter(|_| !line.trim().is_empty()) {
+            lines.push(line);
+        }
+    }
+    tests::until("the gateway listens", || std::net::TcpStream::connect(("127.0.0.1", 8443)).is_ok());
+    assert_eq!(sections.len(), 12, "{sections:?}");
+    for (title, lines) in sections {
+        let seen: String = lines.iter().map(|line| shell(line, folder.path())).collect();
+        let expected: &[&str] = match title.split(':').next().unwrap() {
+            "200" => &["\"upstream\":\"ico", "x-tollgate-key-id"],
+            "401" => &["401", "www-authenticate: Bearer realm=\"IconFlow API\"", "missing_credential"],
+            "403" if title.contains("plain HTTP") => &["403", "https_required"],
+            "403" => &["403", "scope=\"packs:write\"", "required_scopes"],
+            "429" => &["100 200", "5 429", "retry-after", "limit_exceeded"],
+            "the sandbox" => &["iconflow-sandbox"],
+            "a revoke and its effect" => &["acknowledged by 1 of 1 gateways", "revoked_credential"],
+            "a policy edit and its effect" => &["iconflow-live"],
+            "why? and what else?" => &["STOP", "Production CDN Reader", "tollgate_requests_total{"],
+            other => panic!("what does `{other}` show?"),
+        };
+        for needle in expected {
+            assert!(seen.contains(needle), "{title}: {needle} is not in {seen}");
+        }
+    }
+    // Ctrl-C stops all of it cleanly.
+    assert!(Command::new("kill").args(["-INT", &demo.id().to_string()]).status().unwrap().success());
+    assert!(demo.wait().unwrap().success());
+    tests::until("nobody listens", || {
+        [8443, 9101, 9201].iter().all(|port| std::net::TcpStream::connect(("127.0.0.1", *port)).is_err())
+    });
+}
