@@ -1,5 +1,10 @@
 //! The steps of a request, one by one and together. `cargo bench -p bench`.
-#![allow(missing_docs, clippy::unwrap_used, reason = "a bench that cannot be set up should stop")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a bench that cannot be set up should stop"
+)]
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -51,7 +56,7 @@ fn steps(c: &mut Criterion) {
     c.bench_function("admit without network", |b| {
         b.iter(|| {
             let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-            let mut known = Known::default();
+            let mut known = Known::at(NOW_MS);
             now(bench.gate.admit(black_box(&head), address, &snapshot, &mut known)).unwrap()
         });
     });

@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header;
+use http::HeaderMap;
+use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
+use pingora::{ErrorType, OrErr};
 use policy::cors::Cors;
 use policy::file::LimitHeadersFile as LimitHeaders;
 use policy::route::Api;
@@ -28,74 +30,102 @@ pub struct Dressing<'a> {
     pub now_ms: u64,
 }
 
-/// Fields of an upstream that ours replace.
+/// Fields of an upstream that ours replace; sorted.
 const REPLACED: [&str; 12] = [
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "access-control-max-age",
+    "ratelimit",
+    "ratelimit-policy",
     "x-ratelimit-limit",
     "x-ratelimit-remaining",
     "x-ratelimit-reset",
     "x-ratelimit-used",
-    "ratelimit",
-    "ratelimit-policy",
-    "access-control-allow-origin",
-    "access-control-allow-credentials",
-    "access-control-allow-methods",
-    "access-control-allow-headers",
-    "access-control-expose-headers",
-    "access-control-max-age",
 ];
 
-/// Takes the upstream's copies of our fields out of its answer.
-pub fn undress(response: &mut ResponseHeader) {
-    for name in REPLACED {
-        response.remove_header(name);
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+const LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// Takes the upstream's copies of our fields out of its answer and puts ours in.
+pub fn redress(response: &mut ResponseHeader, dressing: &Dressing<'_>) -> pingora::Result<()> {
+    let taken = std::mem::replace(response, ResponseHeader::build_no_case(200, None)?);
+    let mut parts = http::response::Parts::from(taken);
+    let is_ours = |name: &&HeaderName| {
+        matches!(name.as_str().as_bytes().first(), Some(b'a' | b'r' | b'x'))
+            && REPLACED.binary_search(&name.as_str()).is_ok()
+    };
+    let doomed: Vec<HeaderName> = parts.headers.keys().filter(is_ours).cloned().collect();
+    for name in doomed {
+        parts.headers.remove(name);
     }
+    dress(&mut parts.headers, dressing)?;
+    *response = ResponseHeader::from(parts);
+    Ok(())
+}
+
+fn text(value: &str) -> pingora::Result<HeaderValue> {
+    HeaderValue::from_str(value).or_err(ErrorType::InternalError, "a value of ours is not a field value")
 }
 
 /// Adds the request id, limit fields and cross-origin fields.
-pub fn dress(response: &mut ResponseHeader, dressing: &Dressing<'_>) -> pingora::Result<()> {
-    response.insert_header("X-Request-Id", dressing.request_id)?;
+fn dress(fields: &mut HeaderMap, dressing: &Dressing<'_>) -> pingora::Result<()> {
+    fields.insert(X_REQUEST_ID, text(dressing.request_id)?);
     let Some(api) = dressing.api else { return Ok(()) };
     if let Some((name, standing)) = dressing.standing {
-        limit_fields(response, api.limit_headers, name, &standing, dressing.now_ms)?;
+        limit_fields(fields, api.limit_headers, name, &standing, dressing.now_ms)?;
     }
     if let Some(cors) = &api.cors {
-        cross_origin_fields(response, cors, dressing.origin)?;
+        cross_origin_fields(fields, cors, dressing.origin)?;
     }
     Ok(())
 }
 
 fn limit_fields(
-    response: &mut ResponseHeader,
+    fields: &mut HeaderMap,
     which: LimitHeaders,
     name: &str,
     standing: &Standing,
     now_ms: u64,
 ) -> pingora::Result<()> {
     if which != LimitHeaders::Ietf {
-        response.insert_header("X-RateLimit-Limit", u64::from(standing.limit))?;
-        response.insert_header("X-RateLimit-Remaining", u64::from(standing.remaining))?;
-        response.insert_header("X-RateLimit-Reset", standing.window.reset())?;
+        fields.insert(X_LIMIT, HeaderValue::from(standing.limit));
+        fields.insert(X_REMAINING, HeaderValue::from(standing.remaining));
+        fields.insert(X_RESET, HeaderValue::from(standing.window.reset()));
     }
     if which != LimitHeaders::X {
-        let mut text = String::with_capacity(48);
-        let _ = write!(text, "\"{name}\";q={};w={}", standing.limit, standing.window.seconds());
-        response.insert_header("RateLimit-Policy", text.as_str())?;
-        text.clear();
+        let mut value = String::with_capacity(48);
+        let _ = write!(value, "\"{name}\";q={};w={}", standing.limit, standing.window.seconds());
+        fields.insert(LIMIT_POLICY, text(&value)?);
+        value.clear();
         let left = standing.window.seconds_left(now_ms);
-        let _ = write!(text, "\"{name}\";r={};t={left}", standing.remaining);
-        response.insert_header("RateLimit", text)?;
+        let _ = write!(value, "\"{name}\";r={};t={left}", standing.remaining);
+        fields.insert(LIMIT, text(&value)?);
     }
     Ok(())
 }
 
-fn cross_origin_fields(response: &mut ResponseHeader, cors: &Cors, origin: Option<&str>) -> pingora::Result<()> {
+fn cross_origin_fields(fields: &mut HeaderMap, cors: &Cors, origin: Option<&str>) -> pingora::Result<()> {
     // Also without Origin: a cache must not give one origin's answer to another.
-    response.append_header(header::VARY, "Origin")?;
+    fields.append(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(allowed) = origin.and_then(|origin| cors.allow_origin(origin)) {
-        response.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed)?;
-        response.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, &*cors.expose_headers)?;
+        fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, text(allowed)?);
+        fields.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, text(&cors.expose_headers)?);
     }
     Ok(())
+}
+
+/// An answer of ours, as a status and fields.
+fn answer(status: u16, fields: HeaderMap) -> pingora::Result<ResponseHeader> {
+    let mut parts = http::response::Parts::from(ResponseHeader::build_no_case(status, None)?);
+    parts.headers = fields;
+    Ok(ResponseHeader::from(parts))
 }
 
 /// Most bytes read of a refused request's body before its connection is closed.
@@ -114,37 +144,38 @@ pub fn is_grpc(session: &Session) -> bool {
 pub async fn deny(session: &mut Session, denial: &Denial, dressing: &Dressing<'_>) -> pingora::Result<()> {
     let is_grpc = is_grpc(session);
     let realm = dressing.api.map_or("Tollgate", |api| &api.realm);
-    let mut response = ResponseHeader::build(if is_grpc { 200 } else { denial.status() }, Some(16))?;
-    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    let mut fields = HeaderMap::with_capacity(16);
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(challenge) = denial.challenge(realm) {
-        response.insert_header(header::WWW_AUTHENTICATE, challenge)?;
+        fields.insert(header::WWW_AUTHENTICATE, text(&challenge)?);
     }
     if let Some(seconds) = denial.retry_after_s() {
-        response.insert_header(header::RETRY_AFTER, seconds)?;
+        fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    dress(&mut response, dressing)?;
+    dress(&mut fields, dressing)?;
     if is_grpc {
-        response.insert_header(header::CONTENT_TYPE, "application/grpc")?;
-        response.insert_header("grpc-status", u64::from(denial.grpc_status()))?;
-        response.insert_header("grpc-message", denial.code())?;
-        return send(session, response, Bytes::new()).await;
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        fields.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(denial.grpc_status())));
+        fields.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(denial.code()));
+        return send(session, answer(200, fields)?, Bytes::new()).await;
     }
-    response.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     let body = Bytes::from(denial.problem(dressing.request_id).to_string());
-    response.insert_header(header::CONTENT_LENGTH, body.len() as u64)?;
-    send(session, response, body).await
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    send(session, answer(denial.status(), fields)?, body).await
 }
 
 /// Answers a preflight from the policy (the Fetch standard, CORS-preflight).
 pub async fn preflight(session: &mut Session, cors: Option<&Cors>, dressing: &Dressing<'_>) -> pingora::Result<()> {
-    let mut response = ResponseHeader::build(204, Some(8))?;
-    dress(&mut response, dressing)?;
+    let mut fields = HeaderMap::with_capacity(8);
+    dress(&mut fields, dressing)?;
     if let Some(cors) = cors.filter(|cors| dressing.origin.is_some_and(|o| cors.allow_origin(o).is_some())) {
-        response.insert_header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, PUT, PATCH, DELETE")?;
-        response.insert_header(header::ACCESS_CONTROL_ALLOW_HEADERS, &*cors.allow_headers)?;
-        response.insert_header(header::ACCESS_CONTROL_MAX_AGE, cors.max_age.as_secs())?;
+        let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
+        fields.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        fields.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, text(&cors.allow_headers)?);
+        fields.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(cors.max_age.as_secs()));
     }
-    send(session, response, Bytes::new()).await
+    send(session, answer(204, fields)?, Bytes::new()).await
 }
 
 /// Writes an answer of ours. Keep-alive survives it, unless the request has a body that nobody

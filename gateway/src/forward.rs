@@ -5,8 +5,10 @@
 
 use std::net::IpAddr;
 
-use http::header::{HOST, HeaderName, HeaderValue};
+use http::HeaderMap;
+use http::header::{EXPECT, HOST, HeaderName, HeaderValue, TE, TRAILER};
 use pingora::http::RequestHeader;
+use pingora::{ErrorType, OrErr};
 use policy::Identity;
 use policy::fields::{Treatment, treatment};
 use policy::route::Upstream;
@@ -40,7 +42,23 @@ pub fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Denia
     Ok(())
 }
 
-/// Rewrites the request for the upstream: path as matched, fields as decided.
+mod names {
+    //! Our fields, parsed once.
+    use http::header::HeaderName;
+
+    pub(super) const KEY_ID: HeaderName = HeaderName::from_static("x-tollgate-key-id");
+    pub(super) const ORG: HeaderName = HeaderName::from_static("x-tollgate-org");
+    pub(super) const USER: HeaderName = HeaderName::from_static("x-tollgate-user");
+    pub(super) const SCOPES: HeaderName = HeaderName::from_static("x-tollgate-scopes");
+    pub(super) const ENV: HeaderName = HeaderName::from_static("x-tollgate-env");
+    pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+}
+
+/// Rewrites the request for the upstream: path as matched, fields as decided. The engine's map of
+/// the client's spelling of names is let go: keeping it would double the work of each field.
 pub fn prepare(
     request: &mut RequestHeader,
     path_and_query: &str,
@@ -48,12 +66,28 @@ pub fn prepare(
     identity: Identity<'_>,
     origin: &Origin<'_>,
 ) -> pingora::Result<()> {
-    request.set_raw_path(path_and_query.as_bytes())?;
-    remove_client_fields(request);
+    let taken = std::mem::replace(request, RequestHeader::build_no_case("GET", b"/", None)?);
+    let mut parts = http::request::Parts::from(taken);
+    remove_client_fields(&mut parts.headers);
+    add_our_fields(&mut parts.headers, upstream, identity, origin)?;
+    *request = RequestHeader::from(parts);
+    request.set_raw_path(path_and_query.as_bytes())
+}
+
+fn text(value: &str) -> pingora::Result<HeaderValue> {
+    HeaderValue::from_str(value).or_err(ErrorType::InternalError, "a value of ours is not a field value")
+}
+
+fn add_our_fields(
+    fields: &mut HeaderMap,
+    upstream: &Upstream,
+    identity: Identity<'_>,
+    origin: &Origin<'_>,
+) -> pingora::Result<()> {
     if let Some(host) = &upstream.host {
-        request.insert_header(HOST, &**host)?;
-    } else if !request.headers.contains_key(HOST) {
-        request.insert_header(HOST, origin.host)?;
+        fields.insert(HOST, text(host)?);
+    } else if !fields.contains_key(HOST) {
+        fields.insert(HOST, text(origin.host)?);
     }
     let (key, organization, environment) = match identity {
         Identity::Anonymous => ("", "", ""),
@@ -67,35 +101,30 @@ pub fn prepare(
         scopes.push_str(scope.as_str());
     }
     // Always all of them, also empty ones: a field that is absent could be somebody else's.
-    request.insert_header("X-Tollgate-Key-Id", key)?;
-    request.insert_header("X-Tollgate-Org", organization)?;
-    request.insert_header("X-Tollgate-User", "")?;
-    request.insert_header("X-Tollgate-Scopes", scopes)?;
-    request.insert_header("X-Tollgate-Env", environment)?;
-    request.insert_header("X-Request-Id", origin.request_id)?;
-    request.insert_header("X-Forwarded-For", origin.address.to_string())?;
-    request.insert_header("X-Forwarded-Proto", if origin.is_https { "https" } else { "http" })?;
-    request.insert_header("X-Forwarded-Host", origin.host)?;
+    fields.insert(names::KEY_ID, text(key)?);
+    fields.insert(names::ORG, text(organization)?);
+    fields.insert(names::USER, HeaderValue::from_static(""));
+    fields.insert(names::SCOPES, text(&scopes)?);
+    fields.insert(names::ENV, HeaderValue::from_static(environment));
+    fields.insert(names::REQUEST_ID, text(origin.request_id)?);
+    fields.insert(names::FORWARDED_FOR, text(&origin.address.to_string())?);
+    fields.insert(names::FORWARDED_PROTO, HeaderValue::from_static(if origin.is_https { "https" } else { "http" }));
+    fields.insert(names::FORWARDED_HOST, text(origin.host)?);
     Ok(())
 }
 
-fn remove_client_fields(request: &mut RequestHeader) {
-    let doomed: Vec<HeaderName> = request
-        .headers
-        .keys()
-        .filter(|name| match treatment(name.as_str()) {
-            Treatment::Forward => false,
-            Treatment::Drop | Treatment::Refuse => true,
-        })
-        .cloned()
-        .collect();
+fn remove_client_fields(fields: &mut HeaderMap) {
+    let is_doomed = |name: &&HeaderName| match treatment(name.as_str()) {
+        Treatment::Forward => false,
+        Treatment::Drop | Treatment::Refuse => true,
+    };
+    let doomed: Vec<HeaderName> = fields.keys().filter(is_doomed).cloned().collect();
     for name in doomed {
-        request.remove_header(&name);
+        fields.remove(name);
     }
-    let trailers = request.headers.get(http::header::TE).map(HeaderValue::as_bytes);
-    if trailers.is_some_and(|te| te != b"trailers") {
-        request.remove_header(&http::header::TE);
+    if fields.get(TE).is_some_and(|te| te.as_bytes() != b"trailers") {
+        fields.remove(TE);
     }
-    request.remove_header(&http::header::TRAILER);
-    request.remove_header(&http::header::EXPECT);
+    fields.remove(TRAILER);
+    fields.remove(EXPECT);
 }

@@ -58,6 +58,14 @@ pub struct Ctx {
     status: u16,
 }
 
+impl Ctx {
+    /// Now, from the one look at the clock and the time since.
+    fn now_ms(&self) -> u64 {
+        let since = self.first_byte.or(self.decided).unwrap_or_default();
+        self.started_ms + u64::try_from(since.as_millis()).unwrap_or(0)
+    }
+}
+
 impl Gate {
     fn dressing<'a>(&self, ctx: &'a Ctx) -> Dressing<'a> {
         let api = ctx.known.api.and_then(|index| ctx.snapshot.policy.apis.get(index as usize));
@@ -66,7 +74,7 @@ impl Gate {
             api,
             origin: ctx.known.origin.as_deref(),
             standing: ctx.known.standing.as_ref().map(|(name, standing)| (&**name, *standing)),
-            now_ms: self.shared.clock.now_ms(),
+            now_ms: ctx.now_ms(),
         }
     }
 
@@ -139,6 +147,7 @@ impl ProxyHttp for Gate {
         ctx.request_id = request_id(headers).map_or_else(|| self.shared.request_ids.next(), str::to_owned);
         let address = caller_address(peer_address(session), headers, &self.shared.trusted_proxies);
         ctx.known.address = Some(address);
+        ctx.known.now_ms = ctx.started_ms;
 
         let raw = raw_head(session);
         let decision = match Head::check(session, raw.as_ref()) {
@@ -184,7 +193,7 @@ impl ProxyHttp for Gate {
         };
         let is_test = ctx.known.identity().environment() == policy::Environment::Test;
         let pool = snapshot.pool(api, is_test);
-        let member = pool.and_then(|pool| pool.pick(self.shared.clock.now_ms()));
+        let member = pool.and_then(|pool| pool.pick(ctx.now_ms()));
         let (Some(pool), Some(member)) = (pool, member) else {
             ctx.body_denial = Some(Denial::UpstreamUnreachable);
             return Error::e_explain(ErrorType::ConnectNoRoute, "the upstream has no address");
@@ -244,13 +253,12 @@ impl ProxyHttp for Gate {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        answer::undress(response);
-        if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(());
+        let is_final = !response.status.is_informational() || response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if is_final {
+            ctx.first_byte = Some(ctx.started.elapsed());
+            (ctx.outcome, ctx.status) = (Outcome::Forwarded, response.status.as_u16());
         }
-        ctx.first_byte = Some(ctx.started.elapsed());
-        (ctx.outcome, ctx.status) = (Outcome::Forwarded, response.status.as_u16());
-        answer::dress(response, &self.dressing(ctx))
+        answer::redress(response, &self.dressing(ctx))
     }
 
     fn fail_to_connect(

@@ -78,6 +78,8 @@ pub struct Known {
     path_len: usize,
     /// The caller's address.
     pub address: Option<IpAddr>,
+    /// When the request began, Unix milliseconds: the instant by which it is judged.
+    pub now_ms: u64,
     /// `Origin`.
     pub origin: Option<Box<str>>,
     /// Scopes were missing and only shadowed.
@@ -85,6 +87,11 @@ pub struct Known {
 }
 
 impl Known {
+    /// Nothing but the instant.
+    pub fn at(now_ms: u64) -> Self {
+        Known { now_ms, ..Known::default() }
+    }
+
     /// Canonical path; empty when the target was refused.
     pub fn path(&self) -> &str {
         self.target.get(..self.path_len).unwrap_or_default()
@@ -166,7 +173,7 @@ impl Gate {
             return Ok(Admission::Preflight);
         }
         if let Some(secret) = head.credential()? {
-            let identified = self.identify(api, secret, address).await?;
+            let identified = self.identify(api, secret, address, known.now_ms).await?;
             known.found = Some(identified.found);
             known.caller = Some((identified.key, identified.organization));
         }
@@ -175,7 +182,7 @@ impl Gate {
             Ok(grant) => grant,
             Err(refusal) => {
                 let route = api.find(&target).filter(|_| known.caller.is_some()).map(|route| route.index);
-                let standing = self.peek(api, identity);
+                let standing = self.peek(api, identity, known.now_ms);
                 known.route = route;
                 known.standing = standing;
                 return Err(refusal.into());
@@ -183,17 +190,17 @@ impl Gate {
         };
         let (shadowed, route) = (grant.shadowed, grant.route);
         let too_large = head.content_length().is_some_and(|length| length > route.body_bytes_max);
-        let verdict = if too_large { None } else { self.charge(&grant).await? };
+        let verdict = if too_large { None } else { self.charge(&grant, known.now_ms).await? };
         known.route = Some(route.index);
         known.shadowed = shadowed;
         if too_large {
-            known.standing = self.peek(api, known.identity());
+            known.standing = self.peek(api, known.identity(), known.now_ms);
             return Err(Denial::BodyTooLarge);
         }
         if let Some((name, verdict)) = verdict {
             known.standing = Some((name.clone(), verdict.standing()));
             if let Verdict::Over { standing, .. } = verdict {
-                let retry_after_s = standing.window.seconds_left(self.shared.clock.now_ms());
+                let retry_after_s = standing.window.seconds_left(known.now_ms);
                 return Err(Denial::LimitExceeded { limit: name, standing, retry_after_s });
             }
         }
@@ -202,9 +209,14 @@ impl Gate {
     }
 
     /// From a credential to a working key.
-    async fn identify(&self, api: &Api, secret: Secret<'_>, address: IpAddr) -> Result<Identified, Denial> {
+    async fn identify(
+        &self,
+        api: &Api,
+        secret: Secret<'_>,
+        address: IpAddr,
+        now_ms: u64,
+    ) -> Result<Identified, Denial> {
         let shared = &self.shared;
-        let now_ms = shared.clock.now_ms();
         let cached = match api.classify(secret) {
             CredentialKind::Key(_) => shared.identities.identify_cached(secret, now_ms),
             CredentialKind::Junk => Some(Err(Unidentified::Unknown)),
@@ -239,16 +251,18 @@ impl Gate {
             Err(Unidentified::Dead(_)) => "dead",
             Err(Unidentified::CannotKnow) => "unavailable",
         };
-        self.shared.metrics.lookups.with_label_values(&[label]).inc();
+        match answer {
+            Ok(identified) if identified.found == Found::Cached => self.shared.metrics.cached_lookups.inc(),
+            Ok(_) | Err(_) => self.shared.metrics.lookups.with_label_values(&[label]).inc(),
+        }
         if matches!(answer, Err(Unidentified::Unknown | Unidentified::Dead(_))) {
             self.shared.failures.count(address, now_ms);
         }
     }
 
     /// Takes the grant's tokens. `None` for callers without a budget.
-    async fn charge(&self, grant: &Grant<'_, '_>) -> Result<Option<(Arc<str>, Verdict)>, Denial> {
+    async fn charge(&self, grant: &Grant<'_, '_>, now_ms: u64) -> Result<Option<(Arc<str>, Verdict)>, Denial> {
         let Some(charges) = grant.charges() else { return Ok(None) };
-        let now_ms = self.shared.clock.now_ms();
         let verdict = match self.shared.limiter.admit_now(&charges, now_ms) {
             Some(verdict) => verdict,
             None => {
@@ -264,17 +278,17 @@ impl Gate {
     }
 
     /// Where the documented limit of a caller stands, for answers that take no token.
-    fn peek(&self, api: &Api, identity: Identity<'_>) -> Option<(Arc<str>, Standing)> {
+    fn peek(&self, api: &Api, identity: Identity<'_>, now_ms: u64) -> Option<(Arc<str>, Standing)> {
         let Identity::Key(key, organization) = identity else { return None };
         let charges = api.plan(organization).charges(&[], 1, key, organization);
-        let standing = self.shared.limiter.peek(&charges.first, self.shared.clock.now_ms());
+        let standing = self.shared.limiter.peek(&charges.first, now_ms);
         Some((charges.first.name.clone(), standing))
     }
 
     /// Writes behind that a key was used, at most once a minute.
     pub fn note_use(&self, known: &Known, route: &str) {
         let (Some((key, _)), Some(address)) = (&known.caller, known.address) else { return };
-        let now_ms = self.shared.clock.now_ms();
+        let now_ms = known.now_ms;
         if key.should_mark(now_ms) {
             let last = LastUse { ms: now_ms, route: route.to_owned(), address: address.to_string() };
             self.shared.usage.push(Usage { key: key.facts.id.to_string(), sighting: Sighting::Used(last) });

@@ -121,7 +121,8 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || server.run(RunArgs::default()));
     let engine = engine.map_err(system("cannot start the engine"))?;
     // After a stop the engine sleeps for the whole drain time; we leave when the last client has.
-    while !engine.is_finished() && !(has_stopped_accepting.load(Ordering::Acquire) && caps.open() == 0) {
+    let is_over = || engine.is_finished() || has_stopped_accepting.load(Ordering::Acquire) && caps.open() == 0;
+    while !is_over() {
         std::thread::sleep(LOOK_FOR_END);
     }
 

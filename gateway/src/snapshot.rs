@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use policy::route::Api;
 use policy::{Policy, Problems, Source};
 
-use crate::observe::{Health, Metrics, RouteMetrics};
+use crate::observe::{ApiMetrics, Health, Metrics, RouteMetrics};
 use crate::upstream::{ApiPools, Pool, Pools};
 
 /// One policy in force, with what belongs to it.
@@ -21,7 +21,8 @@ pub struct Snapshot {
     /// Backends, API by API.
     pools: Vec<ApiPools>,
     /// Counters, API by API and route by route.
-    metrics: Vec<Vec<RouteMetrics>>,
+    metrics: Vec<(ApiMetrics, Vec<RouteMetrics>)>,
+    nobodys: ApiMetrics,
     /// BLAKE3 of the sources: tells whether files changed.
     pub fingerprint: blake3::Hash,
 }
@@ -29,8 +30,17 @@ pub struct Snapshot {
 impl Snapshot {
     /// Completes a compiled policy.
     pub fn new(policy: Policy, fingerprint: blake3::Hash, pools: &Pools) -> Self {
-        let metrics = policy.apis.iter().map(|api| api.routes.iter().map(|_| RouteMetrics::default()).collect());
-        Snapshot { metrics: metrics.collect(), pools: pools.of(&policy), policy, fingerprint }
+        let metrics = policy.apis.iter().map(|api| {
+            let routes = api.routes.iter().map(|_| RouteMetrics::default());
+            (ApiMetrics::default(), routes.collect())
+        });
+        Snapshot {
+            metrics: metrics.collect(),
+            nobodys: ApiMetrics::default(),
+            pools: pools.of(&policy),
+            policy,
+            fingerprint,
+        }
     }
 
     /// The pool of an API for an upstream of it.
@@ -41,7 +51,12 @@ impl Snapshot {
 
     /// The counters of a route.
     pub fn route_metrics(&self, api: u32, route: u32) -> Option<&RouteMetrics> {
-        self.metrics.get(api as usize)?.get(route as usize)
+        self.metrics.get(api as usize)?.1.get(route as usize)
+    }
+
+    /// The counters of an API; those of requests for nobody's host without one.
+    pub fn api_metrics(&self, api: Option<u32>) -> &ApiMetrics {
+        api.and_then(|index| self.metrics.get(index as usize)).map_or(&self.nobodys, |(metrics, _)| metrics)
     }
 }
 

@@ -20,7 +20,9 @@ fn every_line_that_the_demo_prints_does_what_it_says() {
         .spawn()
         .unwrap();
     let mut sections: Vec<(String, Vec<String>)> = Vec::new();
-    for line in BufReader::new(demo.stdout.take().unwrap()).lines() {
+    // Kept open to the end: a program whose reader goes away may end.
+    let mut printed = BufReader::new(demo.stdout.take().unwrap()).lines();
+    for line in printed.by_ref() {
         let line = line.unwrap();
         if let Some(title) = line.strip_prefix("# ") {
             sections.push((title.to_owned(), Vec::new()));
@@ -53,6 +55,7 @@ fn every_line_that_the_demo_prints_does_what_it_says() {
     // Ctrl-C stops all of it cleanly.
     assert!(Command::new("kill").args(["-INT", &demo.id().to_string()]).status().unwrap().success());
     assert!(demo.wait().unwrap().success());
+    drop(printed);
     tests::until("nobody listens", || {
         [8443, 9101, 9201].iter().all(|port| std::net::TcpStream::connect(("127.0.0.1", *port)).is_err())
     });

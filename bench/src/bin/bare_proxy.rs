@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot be set up should stop")]
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
 use pingora::server::Server;
@@ -18,9 +20,19 @@ struct Bare(SocketAddr);
 impl ProxyHttp for Bare {
     type CTX = ();
     fn new_ctx(&self) {}
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+    async fn request_filter(&self, session: &mut Session, _ctx: &mut ()) -> pingora::Result<bool> {
+        session.set_keepalive(Some(60));
+        session.set_write_timeout(Some(Duration::from_secs(60)));
+        Ok(false)
+    }
     async fn upstream_peer(&self, _session: &mut Session, _ctx: &mut ()) -> pingora::Result<Box<HttpPeer>> {
         let mut peer = HttpPeer::new(self.0, false, String::new());
-        peer.options.idle_timeout = Some(std::time::Duration::from_secs(55));
+        // The engine's own settings are those of the gateway; only the checks are missing.
+        peer.options.idle_timeout = Some(Duration::from_secs(55));
+        peer.options.connection_timeout = Some(Duration::from_secs(2));
+        peer.options.read_timeout = Some(Duration::from_secs(60));
+        peer.options.write_timeout = Some(Duration::from_secs(60));
         Ok(Box::new(peer))
     }
 }

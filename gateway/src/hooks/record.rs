@@ -25,15 +25,8 @@ impl Gate {
                 metrics.requests.with_label_values(&labels).inc();
             }
         }
-        let class = match ctx.status / 100 {
-            1 => "1xx",
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            5 => "5xx",
-            _ => "none",
-        };
-        metrics.responses.with_label_values(&[api_name, class]).inc();
+        let api_metrics = ctx.snapshot.api_metrics(known.api);
+        api_metrics.count_answer(metrics, api_name, ctx.status);
         if known.shadowed {
             metrics.shadowed.with_label_values(&[api_name, route_id]).inc();
         }
@@ -41,7 +34,7 @@ impl Gate {
         metrics.decision_seconds.observe(decided.as_secs_f64());
         let upstream = ctx.first_byte.map(|at| at.saturating_sub(decided)).unwrap_or_default();
         if ctx.first_byte.is_some() {
-            metrics.upstream_seconds.with_label_values(&[api_name]).observe(upstream.as_secs_f64());
+            api_metrics.observe_upstream(metrics, api_name, upstream.as_secs_f64());
         }
         self.note_use(known, route_id);
         if self.shared.access_log.is_on() {

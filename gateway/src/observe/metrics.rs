@@ -22,6 +22,8 @@ pub struct Metrics {
     pub upstream_seconds: HistogramVec,
     /// Key look-ups by `found`: cached, stored, stale, unknown, unavailable.
     pub lookups: IntCounterVec,
+    /// The one of these that nearly every request counts: found in the cache.
+    pub cached_lookups: IntCounter,
     /// Round trips to the store, by `kind` of store.
     pub store_round_trips: IntCounterVec,
     /// Keys in the cache.
@@ -71,16 +73,25 @@ impl Maker {
     }
 }
 
+/// The two histograms: our part in microseconds and up, the upstream's in half milliseconds and up.
+fn durations() -> (HistogramOpts, HistogramOpts) {
+    let fine = vec![5e-7, 1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
+    let coarse = vec![5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+    let decision = HistogramOpts::new("tollgate_decision_seconds", "Time from a request's head to the decision.");
+    let upstream =
+        HistogramOpts::new("tollgate_upstream_seconds", "Time from the decision to the upstream's first byte.");
+    (decision.buckets(fine), upstream.buckets(coarse))
+}
+
 impl Metrics {
     /// All metrics, at zero.
     pub fn new() -> Result<Self, MetricFault> {
         let make = Maker(Registry::new());
-        let fine = vec![5e-7, 1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
-        let coarse = vec![5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-        let upstream =
-            HistogramOpts::new("tollgate_upstream_seconds", "Time from the decision to the upstream's first byte.")
-                .buckets(coarse);
+        let (decision, upstream) = durations();
+        let lookups =
+            make.counters("tollgate_key_lookups_total", "Key look-ups by where the answer was found.", &["found"])?;
         Ok(Metrics {
+            cached_lookups: lookups.with_label_values(&["cached"]),
             requests: make.counters(
                 "tollgate_requests_total",
                 "Requests by API, route, environment and outcome.",
@@ -91,16 +102,9 @@ impl Metrics {
                 "Answers by API and status class.",
                 &["api", "class"],
             )?,
-            decision_seconds: make.add(Histogram::with_opts(
-                HistogramOpts::new("tollgate_decision_seconds", "Time from a request's head to the decision.")
-                    .buckets(fine),
-            ))?,
+            decision_seconds: make.add(Histogram::with_opts(decision))?,
             upstream_seconds: make.add(HistogramVec::new(upstream, &["api"]))?,
-            lookups: make.counters(
-                "tollgate_key_lookups_total",
-                "Key look-ups by where the answer was found.",
-                &["found"],
-            )?,
+            lookups,
             store_round_trips: make.counters(
                 "tollgate_store_round_trips_total",
                 "Questions put to the store on behalf of requests.",
@@ -157,6 +161,33 @@ impl Metrics {
             Ok(()) => String::from_utf8_lossy(&buffer).into_owned(),
             Err(error) => format!("# metrics cannot be written: {error}\n"),
         }
+    }
+}
+
+/// What every request of one API touches, looked up once.
+#[derive(Debug, Default)]
+pub struct ApiMetrics {
+    ok: OnceLock<IntCounter>,
+    upstream_seconds: OnceLock<Histogram>,
+}
+
+impl ApiMetrics {
+    /// Counts an answer by its status.
+    pub fn count_answer(&self, metrics: &Metrics, api: &str, status: u16) {
+        let class = match status / 100 {
+            1 => "1xx",
+            2 => return self.ok.get_or_init(|| metrics.responses.with_label_values(&[api, "2xx"])).inc(),
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "none",
+        };
+        metrics.responses.with_label_values(&[api, class]).inc();
+    }
+
+    /// Counts the upstream's part of a request.
+    pub fn observe_upstream(&self, metrics: &Metrics, api: &str, seconds: f64) {
+        self.upstream_seconds.get_or_init(|| metrics.upstream_seconds.with_label_values(&[api])).observe(seconds);
     }
 }
 

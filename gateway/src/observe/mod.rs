@@ -11,7 +11,7 @@ mod usage;
 
 pub use self::access_log::AccessLog;
 pub use self::health::Health;
-pub use self::metrics::{MetricFault, Metrics, RouteMetrics};
+pub use self::metrics::{ApiMetrics, MetricFault, Metrics, RouteMetrics};
 pub use self::usage::{UsageLog, write_behind};
 
 /// What is said of one request, once.

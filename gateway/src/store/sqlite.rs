@@ -21,15 +21,14 @@ use super::{
 use crate::digest::Digest;
 
 use self::rows::{
-    KEY_COLUMNS, announce, changes_after, exists_or, find_id, find_organization, key_record, key_row, seq, unavailable,
+    KEY_COLUMNS, announce, changes_after, connect, exists_or, find_id, find_organization, key_record, key_row, seq,
+    unavailable,
 };
 
 /// How often a waiting gateway looks for changes.
 const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for changes before an empty answer.
 const WAIT: Duration = Duration::from_secs(1);
-/// Longest wait for another process's write lock.
-const BUSY: Duration = Duration::from_secs(5);
 
 const MIGRATIONS: &[M<'static>] = &[M::up(
     "CREATE TABLE organizations (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
@@ -54,15 +53,6 @@ pub struct SqliteStore {
     writer: Arc<Mutex<Connection>>,
     reader: Arc<Mutex<Connection>>,
     watcher: Arc<Mutex<Connection>>,
-}
-
-fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    Ok(connection)
 }
 
 impl SqliteStore {

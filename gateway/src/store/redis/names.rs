@@ -59,11 +59,15 @@ pub(super) fn keys_of(organization: &str) -> String {
 
 /// Every text inside an answer, in order.
 pub(super) fn texts(value: &Value) -> Vec<String> {
-    match value {
-        Value::BulkString(bytes) => vec![String::from_utf8_lossy(bytes).into_owned()],
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => vec![text.clone()],
-        Value::Array(list) | Value::Set(list) => list.iter().flat_map(texts).collect(),
-        Value::Map(entries) => entries.iter().flat_map(|(k, v)| texts(k).into_iter().chain(texts(v))).collect(),
-        _ => Vec::new(),
+    let mut found = Vec::new();
+    if let Value::BulkString(bytes) = value {
+        found.push(String::from_utf8_lossy(bytes).into_owned());
+    } else if let Value::SimpleString(text) | Value::VerbatimString { text, .. } = value {
+        found.push(text.clone());
+    } else if let Value::Array(list) | Value::Set(list) = value {
+        found.extend(list.iter().flat_map(texts));
+    } else if let Value::Map(entries) = value {
+        found.extend(entries.iter().flat_map(|(name, value)| texts(name).into_iter().chain(texts(value))));
     }
+    found
 }

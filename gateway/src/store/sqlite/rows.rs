@@ -1,11 +1,27 @@
 //! Rows of the SQLite store: reading them into records, and the list of changes.
 
+use std::path::Path;
+use std::time::Duration;
+
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction};
 
 use super::super::{Change, Changes, KeyRecord, OrganizationRecord, Position, StoreError, json, record_change};
 
 /// Rows of `changes` kept for gateways that lag.
 const CHANGES_KEPT: i64 = 100_000;
+
+/// Longest wait for another process's write lock.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Opens the file with the settings that every connection needs.
+pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(connection)
+}
 
 pub(super) fn unavailable(error: rusqlite::Error) -> StoreError {
     let is_about_a_value = matches!(
