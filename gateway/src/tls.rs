@@ -178,3 +178,57 @@ pub fn acceptor(resolver: Arc<Resolver>) -> Result<Acceptor, CertificateFault> {
     config.max_early_data_size = 0;
     Ok(Acceptor::from_server_config(Arc::new(config)))
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    const NOW_S: i64 = 1_790_000_000;
+
+    fn pair(folder: &Path, name: &str, hosts: &[&str]) -> CertificatePaths {
+        let hosts: Vec<String> = hosts.iter().map(|h| (*h).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(hosts).unwrap().self_signed(&key).unwrap();
+        let paths = CertificatePaths {
+            certificate: folder.join(format!("{name}.pem")),
+            key: folder.join(format!("{name}.key")),
+        };
+        std::fs::write(&paths.certificate, certificate.pem()).unwrap();
+        std::fs::write(&paths.key, key.serialize_pem()).unwrap();
+        paths
+    }
+
+    #[test]
+    fn a_certificate_is_found_by_the_name_that_the_client_gives() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = pair(folder.path(), "one", &["api.one.example"]);
+        let two = pair(folder.path(), "two", &["*.two.example", "two.example"]);
+        let loaded = Certificates::load(&[one, two], NOW_S).unwrap();
+        let found = |name: &str| loaded.find(name).map(|c| c.cert.first().cloned().unwrap());
+        assert!(found("API.one.example").is_some());
+        assert!(found("api.two.example").is_some() && found("two.example").is_some());
+        assert_ne!(found("api.one.example"), found("api.two.example"));
+        for name in ["other.example", "a.api.two.example", "one.example"] {
+            assert_eq!(found(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_proved_before_it_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (pair(folder.path(), "one", &["a.example"]), pair(folder.path(), "two", &["a.example"]));
+        let mixed = CertificatePaths { certificate: one.certificate.clone(), key: two.key };
+        let fault = |paths: &CertificatePaths, now_s| {
+            Certificates::load(std::slice::from_ref(paths), now_s).unwrap_err().to_string()
+        };
+        assert!(fault(&mixed, NOW_S).contains("does not fit"));
+        assert!(fault(&one, 100_000_000_000).contains("has expired"));
+        assert!(fault(&one, 0).contains("not in force yet"));
+        let missing = CertificatePaths { certificate: "/nonexistent".into(), ..one.clone() };
+        assert!(fault(&missing, NOW_S).contains("/nonexistent"));
+        let nameless = pair(folder.path(), "three", &[]);
+        assert!(fault(&nameless, NOW_S).contains("names no host"));
+    }
+}
