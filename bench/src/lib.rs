@@ -61,8 +61,7 @@ pub fn key(n: u64, scopes: &Arc<Scopes>, api: &Arc<str>) -> Key {
         scopes: scopes.clone(),
         not_after_ms: None,
         fault: None,
-        networks: Box::default(),
-        origins: Box::default(),
+        places: None,
         limit_override: None,
         subject: policy::limit::stable_number(&["key", &n.to_string()]),
     }

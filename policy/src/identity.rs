@@ -206,6 +206,15 @@ pub enum KeyFault {
     Suspended,
 }
 
+/// Where a key may be used from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Address ranges; empty for all.
+    pub networks: Vec<IpNet>,
+    /// Origins; empty for all. Where there are some, a request must name one of them.
+    pub origins: Vec<Origin>,
+}
+
 /// A key, as far as a decision needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -223,10 +232,9 @@ pub struct Key {
     pub not_after_ms: Option<u64>,
     /// Revoked or suspended, if it is.
     pub fault: Option<KeyFault>,
-    /// Addresses it may be used from; empty for all.
-    pub networks: Box<[IpNet]>,
-    /// Origins it may be used from in a browser; empty for all, except for a public key.
-    pub origins: Box<[Origin]>,
+    /// Where it may be used from; `None` for anywhere. Boxed, because few keys have it and a cache
+    /// holds a million of them.
+    pub places: Option<Box<Places>>,
     /// Limit of its own; wins over its plan.
     pub limit_override: Option<Rate>,
     /// Stable number of its limit buckets.

@@ -7,7 +7,7 @@
 //! [`head`] (raw HTTP/1 heads) → [`target`] and [`path`] (what is asked) → [`fields`] (headers that
 //! are ours) → [`credential`] (form of a key) → [`identity`] (who asks) → [`route`] and [`router`]
 //! (what it needs, and the decision) → [`limit`] and [`window`] (what it costs).
-//! The policy file: [`tree`] → [`shape`] → [`file`] → [`compile`], with [`problem`] for everything
+//! The policy file: [`tree`] → [`shape`] → [`mod@file`] → [`mod@compile`], with [`problem`] for everything
 //! that is wrong with it. [`explain`] prints what these same functions return.
 
 pub mod compile;

@@ -303,16 +303,17 @@ impl Api {
 
     /// Address, browser and origin rules of a key.
     fn check_place(&self, key: &Key, circumstances: &Circumstances<'_>) -> Result<(), Refusal> {
-        if !key.networks.is_empty() && !key.networks.iter().any(|n| n.contains(&circumstances.address)) {
+        let places = key.places.as_deref();
+        let networks = places.map_or(&[][..], |p| &p.networks);
+        if !networks.is_empty() && !networks.iter().any(|n| n.contains(&circumstances.address)) {
             return Err(Refusal::AddressNotAllowed);
         }
         let is_browser = circumstances.origin.is_some() || circumstances.has_fetch_metadata;
         if is_browser && !self.browser_keys.contains(&key.class) {
             return Err(Refusal::ServerOnlyKey);
         }
-        if !key.origins.is_empty()
-            && !circumstances.origin.is_some_and(|sent| key.origins.iter().any(|o| o.matches(sent)))
-        {
+        let origins = places.map_or(&[][..], |p| &p.origins);
+        if !origins.is_empty() && !circumstances.origin.is_some_and(|sent| origins.iter().any(|o| o.matches(sent))) {
             return Err(Refusal::OriginNotAllowed);
         }
         Ok(())

@@ -261,8 +261,7 @@ mod tests {
             scopes: Arc::new(Scopes::default()),
             not_after_ms: None,
             fault: None,
-            networks: Box::default(),
-            origins: Box::default(),
+            places: None,
             limit_override: limit.map(|l| l.parse().unwrap()),
             subject: 77,
         };

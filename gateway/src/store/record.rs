@@ -1,6 +1,6 @@
 //! The records that stores hold, and the changes that may be made to them.
 
-use policy::identity::{Environment, KeyClass, Origin};
+use policy::identity::{Environment, KeyClass, Origin, Places};
 use policy::units::Rate;
 use policy::{KeyFault, Scopes};
 use serde::{Deserialize, Serialize};
@@ -130,7 +130,9 @@ impl KeyRecord {
     /// As a decision needs it.
     pub fn facts(&self) -> Result<policy::Key, StoreError> {
         let limit = self.limit.as_deref().map(str::parse::<Rate>).transpose().map_err(StoreError::Corrupt)?;
-        let origins = self.origins.iter().map(|o| Origin::parse(o)).collect::<Result<_, _>>();
+        let origins = self.origins.iter().map(|o| Origin::parse(o)).collect::<Result<Vec<_>, _>>();
+        let places = Places { networks: self.networks.clone(), origins: origins.map_err(StoreError::Corrupt)? };
+        let is_anywhere = places.networks.is_empty() && places.origins.is_empty();
         Ok(policy::Key {
             id: self.id.as_str().into(),
             api: self.api.as_str().into(),
@@ -139,8 +141,7 @@ impl KeyRecord {
             scopes: std::sync::Arc::new(scopes(&self.scopes)?),
             not_after_ms: self.not_after_ms,
             fault: self.fault(),
-            networks: self.networks.clone().into(),
-            origins: origins.map_err(StoreError::Corrupt)?,
+            places: (!is_anywhere).then(|| Box::new(places)),
             limit_override: limit,
             subject: policy::limit::stable_number(&["key", &self.id]),
         })
