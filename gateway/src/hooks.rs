@@ -54,7 +54,8 @@ pub struct Ctx {
     chosen: Option<Chosen>,
     tries: u32,
     body_bytes: u64,
-    body_denial: Option<Denial>,
+    /// A denial that was decided after forwarding began.
+    late_denial: Option<Denial>,
     status: u16,
 }
 
@@ -125,7 +126,7 @@ impl ProxyHttp for Gate {
             chosen: None,
             tries: 0,
             body_bytes: 0,
-            body_denial: None,
+            late_denial: None,
             status: 0,
         }
     }
@@ -188,14 +189,14 @@ impl ProxyHttp for Gate {
         let snapshot = ctx.snapshot.clone();
         let place = ctx.permit.as_ref().and_then(|permit| permit.place(&snapshot));
         let Some((api, route)) = place else {
-            ctx.body_denial = Some(Denial::NotPermitted);
+            ctx.late_denial = Some(Denial::NotPermitted);
             return Error::e_explain(ErrorType::InternalError, "no permit");
         };
         let is_test = ctx.known.identity().environment() == policy::Environment::Test;
         let pool = snapshot.pool(api, is_test);
         let member = pool.and_then(|pool| pool.pick(ctx.now_ms()));
         let (Some(pool), Some(member)) = (pool, member) else {
-            ctx.body_denial = Some(Denial::UpstreamUnreachable);
+            ctx.late_denial = Some(Denial::UpstreamUnreachable);
             return Error::e_explain(ErrorType::ConnectNoRoute, "the upstream has no address");
         };
         // A body that is sent again is counted again.
@@ -241,7 +242,7 @@ impl ProxyHttp for Gate {
         let allows_grpc = place.is_some_and(|(_, route)| route.protocols.grpc);
         let streams = (allows_grpc && answer::is_grpc(session)) || session.was_upgraded();
         if ctx.body_bytes > most && !streams {
-            ctx.body_denial = Some(Denial::BodyTooLarge);
+            ctx.late_denial = Some(Denial::BodyTooLarge);
             return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too large").into_down());
         }
         Ok(())
@@ -295,7 +296,7 @@ impl ProxyHttp for Gate {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let denial = ctx.body_denial.take().or_else(|| denial_of(error));
+        let denial = ctx.late_denial.take().or_else(|| denial_of(error));
         let is_answered = session.response_written().is_some_and(|r| !r.status.is_informational());
         let mut error_code = 0;
         if let Some(denial) = denial.filter(|_| !is_answered) {

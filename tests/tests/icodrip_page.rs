@@ -80,8 +80,9 @@ fn the_default_rate_limit_is_100_requests_per_minute_per_api_key(kind: StoreKind
     let now_s = gateway::clock::Clock::now_ms(&gateway::clock::System) / 1000;
     let reset = answer.number("x-ratelimit-reset");
     assert!(reset >= now_s && reset <= now_s + 60, "a Unix timestamp in this window");
-    let statuses: Vec<u16> = (0..120).map(|_| world.gateway().get(AFFILIATES, &key).status).collect();
-    assert!(statuses.contains(&429));
+    // More than two windows hold cannot all be admitted, wherever an edge falls.
+    let is_refused = (0..250).any(|_| world.gateway().get(AFFILIATES, &key).status == 429);
+    assert!(is_refused);
 }
 
 fn agency_plans_and_keys_have_custom_rate_limits(kind: StoreKind) {

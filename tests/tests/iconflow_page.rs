@@ -133,7 +133,7 @@ fn missing_expired_or_invalid_credentials_are_401(kind: StoreKind) {
     assert_eq!(missing.field("www-authenticate"), Some("Bearer realm=\"IconFlow API\""));
     assert_eq!(missing.field("x-ratelimit-limit"), None, "nothing is said of limits to a stranger");
 
-    let soon = gateway::clock::rfc3339(gateway::clock::Clock::now_ms(&gateway::clock::System) + 1_500);
+    let soon = gateway::clock::rfc3339(gateway::clock::Clock::now_ms(&gateway::clock::System) + 5_000);
     let key = world.key("iconflow", "read", &["--scopes", "packs:read", "--expires", &soon]);
     assert_eq!(world.gateway().get(PACKS, &key).status, 200);
     until("the key expires", || world.gateway().get(PACKS, &key).status == 401);
