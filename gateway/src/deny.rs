@@ -325,38 +325,15 @@ impl Denial {
                 map.insert(name.to_owned(), value);
             }
         };
-        match self {
-            Denial::InsufficientScope { required } => {
-                add("required_scopes", required.iter().map(|s| s.as_str()).collect());
-            }
-            Denial::LimitExceeded { limit, standing, retry_after_s } => {
-                let policy = serde_json::json!({
-                    "policy": &**limit, "limit": standing.limit, "window_seconds": standing.window.seconds(),
-                });
-                add("violated_policies", serde_json::json!([policy]));
-                add("retry_after", (*retry_after_s).into());
-            }
-            Denial::MissingCredential
-            | Denial::InvalidCredential
-            | Denial::DeadCredential(_)
-            | Denial::UnreadableCredential(_)
-            | Denial::Head(_)
-            | Denial::AliasedField
-            | Denial::Target(_)
-            | Denial::UnicodePath
-            | Denial::BrokenBody
-            | Denial::PublicKeyNotAccepted
-            | Denial::HttpsRequired
-            | Denial::AddressNotAllowed
-            | Denial::OriginNotAllowed
-            | Denial::ServerOnlyKey
-            | Denial::NoSuchRoute
-            | Denial::BodyTooLarge
-            | Denial::TooManyFailures { .. }
-            | Denial::TemporarilyUnavailable
-            | Denial::UpstreamUnreachable
-            | Denial::UpstreamTimeout
-            | Denial::NotPermitted => {}
+        if let Denial::InsufficientScope { required } = self {
+            add("required_scopes", required.iter().map(|s| s.as_str()).collect());
+        }
+        if let Denial::LimitExceeded { limit, standing, retry_after_s } = self {
+            let policy = serde_json::json!({
+                "policy": &**limit, "limit": standing.limit, "window_seconds": standing.window.seconds(),
+            });
+            add("violated_policies", serde_json::json!([policy]));
+            add("retry_after", (*retry_after_s).into());
         }
         body
     }
