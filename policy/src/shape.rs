@@ -9,8 +9,8 @@ use crate::span::Span;
 use crate::tree::{Kind, Node};
 
 /// Checks the tree and returns what is left of it; `None` when nothing usable is.
-pub fn check(root: Node, schema: &Value, problems: &mut Vec<Problem>) -> Option<Node> {
-    Walk { schema, problems }.node(root, schema, "the policy")
+pub fn check(mut root: Node, schema: &Value, problems: &mut Vec<Problem>) -> Option<Node> {
+    Walk { schema, problems }.node(&mut root, schema, "the policy").then_some(root)
 }
 
 struct Walk<'s, 'p> {
@@ -19,7 +19,8 @@ struct Walk<'s, 'p> {
 }
 
 impl<'s> Walk<'s, '_> {
-    fn node(&mut self, node: Node, schema: &'s Value, what: &str) -> Option<Node> {
+    /// Whether the node is usable, after what was not has been cut out of it.
+    fn node(&mut self, node: &mut Node, schema: &'s Value, what: &str) -> bool {
         let schema = self.resolve(schema);
         if let Some(choices) = choices(schema) {
             return self.one_of(node, choices, what);
@@ -27,21 +28,23 @@ impl<'s> Walk<'s, '_> {
         if let Some(allowed) = schema.get("enum").or_else(|| schema.get("const")) {
             return self.word(node, allowed, what);
         }
-        match (&node.kind, types(schema).as_slice()) {
-            (Kind::Null, allowed) if allowed.contains(&"null") => Some(node),
-            (Kind::Map(_), allowed) if allowed.contains(&"object") => self.map(node, schema, what),
-            (Kind::List(_), allowed) if allowed.contains(&"array") => self.list(node, schema, what),
-            (Kind::Text(_), allowed) if allowed.contains(&"string") => Some(node),
-            (Kind::Bool(_), allowed) if allowed.contains(&"boolean") => Some(node),
-            (Kind::Integer(n), allowed) if allowed.contains(&"integer") => {
-                let fits = *n >= schema.get("minimum").and_then(Value::as_f64).map_or(i64::MIN, |m| m as i64)
-                    && u32::try_from(*n).is_ok();
+        let span = node.span;
+        let allows = |name: &str| types(schema).any(|t| t == name);
+        match &mut node.kind {
+            Kind::Null if allows("null") => true,
+            Kind::Map(entries) if allows("object") => self.map(entries, span, schema, what),
+            Kind::List(items) if allows("array") => self.list(items, schema, what),
+            Kind::Text(_) if allows("string") => true,
+            Kind::Bool(_) if allows("boolean") => true,
+            Kind::Integer(n) if allows("integer") => {
+                let fits = u32::try_from(*n).is_ok();
                 if !fits {
-                    self.report(node.span, format!("`{what}` must be a whole number from 0 to {}", u32::MAX));
+                    self.report(span, format!("`{what}` must be a whole number from 0 to {}", u32::MAX));
                 }
-                fits.then_some(node)
+                fits
             }
-            (kind, allowed) => {
+            kind => {
+                let allowed: Vec<&str> = types(schema).collect();
                 let wanted: Vec<&str> = allowed.iter().filter(|t| **t != "null").map(|t| plain(t)).collect();
                 let found = kind.name();
                 let mut problem =
@@ -52,7 +55,7 @@ impl<'s> Walk<'s, '_> {
                     problem = problem.help("put the value in quotes");
                 }
                 self.problems.push(problem);
-                None
+                false
             }
         }
     }
@@ -72,72 +75,83 @@ impl<'s> Walk<'s, '_> {
         at
     }
 
-    fn map(&mut self, mut node: Node, schema: &'s Value, what: &str) -> Option<Node> {
-        let Kind::Map(entries) = std::mem::replace(&mut node.kind, Kind::Null) else { return None };
+    fn map(&mut self, entries: &mut Vec<(String, Span, Node)>, span: Span, schema: &'s Value, what: &str) -> bool {
         let properties = schema.get("properties").and_then(Value::as_object);
         let additional = schema.get("additionalProperties").filter(|a| a.is_object());
-        let mut kept = Vec::with_capacity(entries.len());
         // Required fields whose absence was already explained by another problem.
         let mut explained: Vec<String> = Vec::new();
-        for (name, span, value) in entries {
-            if let Some(sub) = properties.and_then(|p| p.get(&name)).or(additional) {
-                match self.node(value, sub, &name) {
-                    Some(value) => kept.push((name, span, value)),
-                    None => explained.push(name),
-                }
-                continue;
+        let mut was_renamed = false;
+        entries.retain_mut(|(name, at, value)| {
+            let known = properties.and_then(|p| p.get(name.as_str())).or(additional);
+            let sub = match known {
+                Some(sub) => sub,
+                None => match self.meant(name, *at, properties, what) {
+                    // What was meant is read as if it had been written right, so that its own
+                    // mistakes and those of its neighbours are found in the same run.
+                    Some((near, sub)) => {
+                        was_renamed = true;
+                        near.clone_into(name);
+                        sub
+                    }
+                    None => return false,
+                },
+            };
+            let is_usable = self.node(value, sub, name);
+            if !is_usable {
+                explained.push(name.clone());
             }
-            let names: Vec<&str> = properties.into_iter().flat_map(|p| p.keys()).map(String::as_str).collect();
-            let problem = Problem::at(span, format!("`{what}` has no field `{}`", name.escape_debug()));
-            let near = nearest(&name, names.iter().copied()).map(str::to_owned);
-            self.problems.push(match &near {
-                Some(near) => problem.help(format!("did you mean `{near}`?")),
-                None => problem.help(format!("fields here: {}", names.join(", "))),
-            });
-            // What was meant is read as if it had been written right, so that its own mistakes and
-            // those of its neighbours are found in the same run.
-            let Some(near) = near else { continue };
-            let is_free = !kept.iter().any(|(known, _, _)| *known == near);
-            if let Some(sub) = properties.and_then(|p| p.get(&near)).filter(|_| is_free) {
-                match self.node(value, sub, &near) {
-                    Some(value) => kept.push((near, span, value)),
-                    None => explained.push(near),
-                }
-            }
+            is_usable
+        });
+        if was_renamed {
+            deduplicate(entries);
         }
-        deduplicate(&mut kept);
         let required = schema.get("required").and_then(Value::as_array);
         let mut is_complete = true;
         for name in required.into_iter().flatten().filter_map(Value::as_str) {
-            if kept.iter().any(|(k, _, _)| k == name) {
+            if entries.iter().any(|(known, _, _)| known == name) {
                 continue;
             }
             is_complete = false;
             if !explained.iter().any(|e| e == name) {
-                self.report(node.span, format!("`{what}` needs a field `{name}`"));
+                self.report(span, format!("`{what}` needs a field `{name}`"));
             }
         }
-        node.kind = Kind::Map(kept);
-        is_complete.then_some(node)
+        is_complete
     }
 
-    fn list(&mut self, mut node: Node, schema: &'s Value, what: &str) -> Option<Node> {
-        let Kind::List(items) = std::mem::replace(&mut node.kind, Kind::Null) else { return None };
-        let sub = schema.get("items")?;
+    /// Reports a field that does not exist, and guesses which one was meant.
+    fn meant(
+        &mut self,
+        name: &str,
+        at: Span,
+        properties: Option<&'s serde_json::Map<String, Value>>,
+        what: &str,
+    ) -> Option<(&'s str, &'s Value)> {
+        let names = || properties.into_iter().flat_map(|p| p.keys()).map(String::as_str);
+        let near = nearest(name, names());
+        let problem = Problem::at(at, format!("`{what}` has no field `{}`", name.escape_debug()));
+        self.problems.push(match near {
+            Some(near) => problem.help(format!("did you mean `{near}`?")),
+            None => problem.help(format!("fields here: {}", names().collect::<Vec<_>>().join(", "))),
+        });
+        properties?.get_key_value(near?).map(|(name, sub)| (name.as_str(), sub))
+    }
+
+    fn list(&mut self, items: &mut Vec<Node>, schema: &'s Value, what: &str) -> bool {
+        let Some(sub) = schema.get("items") else { return false };
         let what = what.strip_suffix('s').unwrap_or(what);
-        let kept = items.into_iter().filter_map(|item| self.node(item, sub, what)).collect();
-        node.kind = Kind::List(kept);
-        Some(node)
+        items.retain_mut(|item| self.node(item, sub, what));
+        true
     }
 
-    fn word(&mut self, node: Node, allowed: &Value, what: &str) -> Option<Node> {
+    fn word(&mut self, node: &Node, allowed: &Value, what: &str) -> bool {
         let words: Vec<&str> = match allowed.as_array() {
             Some(list) => list.iter().filter_map(Value::as_str).collect(),
             None => allowed.as_str().into_iter().collect(),
         };
         if let Kind::Text(text) = &node.kind {
             if words.contains(&text.as_str()) {
-                return Some(node);
+                return true;
             }
             let problem = Problem::at(node.span, format!("`{}` is not a value of `{what}`", text.escape_debug()));
             self.problems.push(match nearest(text, words.iter().copied()) {
@@ -148,14 +162,14 @@ impl<'s> Walk<'s, '_> {
             let found = node.kind.name();
             self.report(node.span, format!("`{what}` must be one of {}, but here is {found}", words.join(", ")));
         }
-        None
+        false
     }
 
-    fn one_of(&mut self, node: Node, choices: &'s [Value], what: &str) -> Option<Node> {
+    fn one_of(&mut self, node: &mut Node, choices: &'s [Value], what: &str) -> bool {
         // Nothing at all fits an optional value.
-        let is_null = |s: &Value| types(s).as_slice() == ["null"];
+        let is_null = |s: &Value| types(s).eq(["null"]);
         if matches!(node.kind, Kind::Null) && choices.iter().any(is_null) {
-            return Some(node);
+            return true;
         }
         let choices: Vec<&'s Value> = choices.iter().filter(|s| !is_null(s)).map(|s| self.resolve(s)).collect();
         if let [only] = choices.as_slice() {
@@ -171,11 +185,11 @@ impl<'s> Walk<'s, '_> {
             .collect();
         if let (Kind::Text(text), false) = (&node.kind, words.is_empty()) {
             if words.iter().any(|w| w.as_str() == Some(text.as_str())) {
-                return Some(node);
+                return true;
             }
             if !choices
                 .iter()
-                .any(|s| types(s).contains(&"string") && s.get("const").is_none() && s.get("enum").is_none())
+                .any(|s| types(s).any(|t| t == "string") && s.get("const").is_none() && s.get("enum").is_none())
             {
                 let mut names: Vec<&str> = words.iter().filter_map(|w| w.as_str()).collect();
                 names.extend(choices.iter().filter_map(|s| s.get("required")?.as_array()?.first()?.as_str()));
@@ -184,7 +198,7 @@ impl<'s> Walk<'s, '_> {
                     Some(near) => problem.help(format!("did you mean `{near}`? Possible: {}", names.join(", "))),
                     None => problem.help(format!("possible: {}", names.join(", "))),
                 });
-                return None;
+                return false;
             }
         }
         let wanted = match node.kind {
@@ -193,7 +207,7 @@ impl<'s> Walk<'s, '_> {
             Kind::Text(_) => "string",
             Kind::Null | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) => "",
         };
-        if let Some(sub) = choices.iter().find(|s| types(s).contains(&wanted) && s.get("const").is_none()) {
+        if let Some(sub) = choices.iter().find(|s| types(s).any(|t| t == wanted) && s.get("const").is_none()) {
             return self.node(node, sub, what);
         }
         let found = node.kind.name();
@@ -202,7 +216,7 @@ impl<'s> Walk<'s, '_> {
             choices.iter().flat_map(|s| types(s)).filter(|t| *t == "object").take(1).map(|t| plain(t).to_owned()),
         );
         self.report(node.span, format!("`{what}` must be {}, but here is {found}", names.join(" or ")));
-        None
+        false
     }
 }
 
@@ -218,12 +232,11 @@ fn choices(schema: &Value) -> Option<&[Value]> {
     schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array).map(Vec::as_slice)
 }
 
-fn types(schema: &Value) -> Vec<&str> {
-    match schema.get("type") {
-        Some(Value::String(one)) => vec![one.as_str()],
-        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
-        Some(_) | None => Vec::new(),
-    }
+fn types(schema: &Value) -> impl Iterator<Item = &str> {
+    let of = schema.get("type");
+    of.and_then(Value::as_str)
+        .into_iter()
+        .chain(of.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str))
 }
 
 fn plain(json_type: &str) -> &str {

@@ -70,8 +70,11 @@ pub fn parse(file: u32, text: &str) -> Result<Node, Problem> {
         .help("split it into several files and name each with --policy"));
     }
     let options = serde_saphyr::options! { with_snippet: false, };
-    match serde_saphyr::from_str_with_options::<Raw>(text, options) {
-        Ok(Raw(raw)) => place(file, raw, 0),
+    match serde_saphyr::from_str_with_options::<Node>(text, options) {
+        Ok(mut root) => {
+            finish(&mut root, file, 0)?;
+            Ok(root)
+        }
         Err(error) => {
             let at = error.location().map_or(Span { file, line: 1, column: 1, length: 0 }, |l| span_of(file, &l));
             let message = error.without_snippet().to_string();
@@ -86,99 +89,88 @@ fn span_of(file: u32, location: &serde_saphyr::Location) -> Span {
     Span { file, line: small(location.line()), column: small(location.column()), length: small(location.span().len()) }
 }
 
-/// The tree before its places are converted; exists because the YAML library's own place type is
-/// only known while it deserializes.
-struct Raw(serde_saphyr::Spanned<RawKind>);
-
-enum RawKind {
-    Null,
-    Bool(bool),
-    Integer(i64),
-    Float(f64),
-    Text(String),
-    List(Vec<Raw>),
-    Map(Vec<(serde_saphyr::Spanned<String>, Raw)>),
-}
-
-impl<'de> Deserialize<'de> for Raw {
+impl<'de> Deserialize<'de> for Node {
+    /// From the YAML library only, which knows places. Which file it was is filled in afterwards.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        serde_saphyr::Spanned::deserialize(deserializer).map(Raw)
+        let placed = serde_saphyr::Spanned::<Kind>::deserialize(deserializer)?;
+        Ok(Node { span: span_of(0, &placed.referenced), kind: placed.value })
     }
 }
 
-impl<'de> Deserialize<'de> for RawKind {
+impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AnyVisitor;
-        impl<'de> Visitor<'de> for AnyVisitor {
-            type Value = RawKind;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("any YAML value")
-            }
-            fn visit_unit<E>(self) -> Result<RawKind, E> {
-                Ok(RawKind::Null)
-            }
-            fn visit_none<E>(self) -> Result<RawKind, E> {
-                Ok(RawKind::Null)
-            }
-            fn visit_bool<E>(self, v: bool) -> Result<RawKind, E> {
-                Ok(RawKind::Bool(v))
-            }
-            fn visit_i64<E>(self, v: i64) -> Result<RawKind, E> {
-                Ok(RawKind::Integer(v))
-            }
-            fn visit_u64<E: serde::de::Error>(self, v: u64) -> Result<RawKind, E> {
-                i64::try_from(v).map(RawKind::Integer).map_err(|_| E::custom("number too large"))
-            }
-            fn visit_f64<E>(self, v: f64) -> Result<RawKind, E> {
-                Ok(RawKind::Float(v))
-            }
-            fn visit_str<E>(self, v: &str) -> Result<RawKind, E> {
-                Ok(RawKind::Text(v.to_owned()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawKind, A::Error> {
-                let mut list = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    list.push(item);
-                }
-                Ok(RawKind::List(list))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawKind, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(RawKind::Map(entries))
-            }
+        deserializer.deserialize_any(KindVisitor)
+    }
+}
+
+struct KindVisitor;
+
+impl<'de> Visitor<'de> for KindVisitor {
+    type Value = Kind;
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("any YAML value")
+    }
+    fn visit_unit<E>(self) -> Result<Kind, E> {
+        Ok(Kind::Null)
+    }
+    fn visit_none<E>(self) -> Result<Kind, E> {
+        Ok(Kind::Null)
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Kind, E> {
+        Ok(Kind::Bool(v))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Kind, E> {
+        Ok(Kind::Integer(v))
+    }
+    fn visit_u64<E: serde::de::Error>(self, v: u64) -> Result<Kind, E> {
+        i64::try_from(v).map(Kind::Integer).map_err(|_| E::custom("number too large"))
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<Kind, E> {
+        Ok(Kind::Float(v))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Kind, E> {
+        Ok(Kind::Text(v.to_owned()))
+    }
+    fn visit_string<E>(self, v: String) -> Result<Kind, E> {
+        Ok(Kind::Text(v))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Kind, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            list.push(item);
         }
-        deserializer.deserialize_any(AnyVisitor)
+        Ok(Kind::List(list))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kind, A::Error> {
+        let mut entries = Vec::new();
+        while let Some((key, value)) = map.next_entry::<serde_saphyr::Spanned<String>, Node>()? {
+            entries.push((key.value, span_of(0, &key.referenced), value));
+        }
+        Ok(Kind::Map(entries))
     }
 }
 
-fn place(file: u32, raw: serde_saphyr::Spanned<RawKind>, depth: usize) -> Result<Node, Problem> {
-    let span = span_of(file, &raw.referenced);
+/// Fills in which file it is, and refuses what is nested too deeply.
+fn finish(node: &mut Node, file: u32, depth: usize) -> Result<(), Problem> {
+    node.span.file = file;
     if depth > DEPTH_MAX {
-        return Err(Problem::at(span, format!("nested deeper than {DEPTH_MAX} levels")));
+        return Err(Problem::at(node.span, format!("nested deeper than {DEPTH_MAX} levels")));
     }
-    let kind = match raw.value {
-        RawKind::Null => Kind::Null,
-        RawKind::Bool(v) => Kind::Bool(v),
-        RawKind::Integer(v) => Kind::Integer(v),
-        RawKind::Float(v) => Kind::Float(v),
-        RawKind::Text(v) => Kind::Text(v),
-        RawKind::List(items) => {
-            Kind::List(items.into_iter().map(|Raw(item)| place(file, item, depth + 1)).collect::<Result<_, _>>()?)
+    match &mut node.kind {
+        Kind::Null | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) | Kind::Text(_) => {}
+        Kind::List(items) => {
+            for item in items {
+                finish(item, file, depth + 1)?;
+            }
         }
-        RawKind::Map(entries) => Kind::Map(
-            entries
-                .into_iter()
-                .map(|(key, Raw(value))| {
-                    let at = span_of(file, &key.referenced);
-                    Ok((key.value, at, place(file, value, depth + 1)?))
-                })
-                .collect::<Result<_, Problem>>()?,
-        ),
-    };
-    Ok(Node { span, kind })
+        Kind::Map(entries) => {
+            for (_, at, value) in entries {
+                at.file = file;
+                finish(value, file, depth + 1)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What a tree that passed the shape check can still get wrong when it becomes types.
