@@ -43,7 +43,13 @@ impl<'s> Walk<'s, '_> {
                 }
                 fits
             }
-            kind => {
+            kind @ (Kind::Null
+            | Kind::Bool(_)
+            | Kind::Integer(_)
+            | Kind::Float(_)
+            | Kind::Text(_)
+            | Kind::List(_)
+            | Kind::Map(_)) => {
                 let allowed: Vec<&str> = types(schema).collect();
                 let wanted: Vec<&str> = allowed.iter().filter(|t| **t != "null").map(|t| plain(t)).collect();
                 let found = kind.name();
