@@ -47,7 +47,7 @@ pub struct ConfigFile {
     /// Proxies in front whose `X-Forwarded-For` is believed. Absent: none.
     #[serde(default)]
     pub trusted_proxies: Vec<Text>,
-    /// Certificate authority of upstreams that speak TLS, beside the system's.
+    /// Certificate authority of upstreams that speak TLS, instead of the system's.
     pub upstream_ca: Option<Text>,
     /// Worker threads. Absent: one per core.
     pub threads: Option<Spanned<u32>>,

@@ -27,6 +27,24 @@ fn sqlite_does_what_a_store_must() {
 }
 
 #[test]
+fn many_processes_may_make_the_same_sqlite_file_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("tollgate.db").display());
+    let opening: Vec<_> = (0..8)
+        .map(|_| {
+            let url = url.clone();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(open(&url, &settings())).map(|_| ()).map_err(|e| e.to_string())
+            })
+        })
+        .collect();
+    for one in opening {
+        assert_eq!(one.join().unwrap(), Ok(()));
+    }
+}
+
+#[test]
 fn redis_does_what_a_store_must() {
     run(&Redis::start().url(), &settings());
 }

@@ -207,3 +207,56 @@ fn a_trusted_listener_takes_keys_behind_a_tls_terminator_and_believes_only_its_p
     assert_eq!(answer.status, 200);
     assert_eq!(world.live.last().field("x-forwarded-for"), Some("203.0.113.9"));
 }
+
+#[test]
+fn an_upstream_that_speaks_tls_is_reached_and_its_certificate_is_checked() {
+    let port = free_port();
+    let edit = move |p: String| {
+        let tls = format!("addresses: [\"127.0.0.1:{port}\"]\n        tls: {{ name: localhost }}");
+        p.replace("addresses: [\"127.0.0.1:9101\"]", &tls)
+    };
+    // Trusts the authority that `init` made, and so the server below, under its own name only.
+    let world = World::start_with(StoreKind::Sqlite, "upstream_ca: ../ca.pem", edit);
+    world.organization("acme");
+    let key = world.key("iconflow", "read", &["--scopes", "packs:read"]);
+    let folder = world.folder.path();
+    serve_tls(port, folder);
+    until("the upstream is reached over TLS", || world.gateway().get(PACKS, &key).status == 200);
+    let other = world.policy_text("iconflow.yaml").replace("tls: { name: localhost }", "tls: { name: other.example }");
+    world.write_policy("iconflow.yaml", &other);
+    until("another name is refused", || world.gateway().get(PACKS, &key).status == 502);
+}
+
+/// Answers every request on a TLS port with 200, under the certificate of a world.
+fn serve_tls(port: u16, folder: &std::path::Path) {
+    use std::io::{Read, Write};
+
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    let certificate = CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let config = std::sync::Arc::new(config);
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let session = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(session, stream);
+            std::thread::spawn(move || {
+                let mut head = [0u8; 4096];
+                while let Ok(1..) = stream.read(&mut head) {
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+}

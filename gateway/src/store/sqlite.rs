@@ -55,6 +55,23 @@ pub struct SqliteStore {
     watcher: Arc<Mutex<Connection>>,
 }
 
+/// Tries of a migration: two processes that make the same file at once get in each other's way,
+/// and the second finds the work done when it looks again.
+const MIGRATIONS_TRIED: u32 = 10;
+
+fn migrate(writer: &mut Connection) -> Result<(), rusqlite_migration::Error> {
+    let migrations = Migrations::from_slice(MIGRATIONS);
+    let mut done = migrations.to_latest(writer);
+    for _ in 1..MIGRATIONS_TRIED {
+        if done.is_ok() {
+            break;
+        }
+        std::thread::sleep(POLL);
+        done = migrations.to_latest(writer);
+    }
+    done
+}
+
 impl SqliteStore {
     /// Opens the file, creating and migrating it as needed.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
@@ -66,9 +83,7 @@ impl SqliteStore {
             }
             let at = |e: rusqlite::Error| StoreError::Unavailable(format!("{}: {e}", path.display()));
             let mut writer = connect(&path).map_err(at)?;
-            Migrations::from_slice(MIGRATIONS)
-                .to_latest(&mut writer)
-                .map_err(|e| StoreError::Unavailable(format!("{}: {e}", path.display())))?;
+            migrate(&mut writer).map_err(|e| StoreError::Unavailable(format!("{}: {e}", path.display())))?;
             let shared = |c| Arc::new(Mutex::new(c));
             Ok(SqliteStore {
                 writer: shared(writer),
