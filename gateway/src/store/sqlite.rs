@@ -5,6 +5,7 @@
 //! in a microsecond whether another connection has written, and then reads the new rows.
 
 mod rows;
+mod schema;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
-use rusqlite_migration::{M, Migrations};
 
 use super::{
     Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
@@ -25,51 +25,18 @@ use self::rows::{
     unavailable,
 };
 
+use self::schema::migrate;
+
 /// How often a waiting gateway looks for changes.
 const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for changes before an empty answer.
 const WAIT: Duration = Duration::from_secs(1);
-
-const MIGRATIONS: &[M<'static>] = &[M::up(
-    "CREATE TABLE organizations (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
-     CREATE TABLE keys (
-         id TEXT PRIMARY KEY,
-         digest BLOB NOT NULL UNIQUE,
-         organization TEXT NOT NULL REFERENCES organizations (id),
-         created_ms INTEGER NOT NULL,
-         record TEXT NOT NULL,
-         last_use TEXT,
-         exposed TEXT
-     ) STRICT;
-     CREATE INDEX keys_by_organization ON keys (organization, created_ms);
-     CREATE INDEX keys_by_age ON keys (created_ms);
-     CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, subject TEXT NOT NULL) STRICT;
-     CREATE TABLE gateways (id TEXT PRIMARY KEY, position TEXT NOT NULL, seen_ms INTEGER NOT NULL) STRICT;
-     CREATE TABLE counters (bucket BLOB PRIMARY KEY, period TEXT NOT NULL, word INTEGER NOT NULL) STRICT;",
-)];
 
 /// A store in one SQLite file.
 pub struct SqliteStore {
     writer: Arc<Mutex<Connection>>,
     reader: Arc<Mutex<Connection>>,
     watcher: Arc<Mutex<Connection>>,
-}
-
-/// Tries of a migration: two processes that make the same file at once get in each other's way,
-/// and the second finds the work done when it looks again.
-const MIGRATIONS_TRIED: u32 = 10;
-
-fn migrate(writer: &mut Connection) -> Result<(), rusqlite_migration::Error> {
-    let migrations = Migrations::from_slice(MIGRATIONS);
-    let mut done = migrations.to_latest(writer);
-    for _ in 1..MIGRATIONS_TRIED {
-        if done.is_ok() {
-            break;
-        }
-        std::thread::sleep(POLL);
-        done = migrations.to_latest(writer);
-    }
-    done
 }
 
 impl SqliteStore {
