@@ -262,3 +262,29 @@ fn quotas_survive_a_restart() {
     world.gateway_mut().wait_ready();
     assert_eq!([ask(&world), ask(&world), ask(&world)], [200, 200, 429]);
 }
+
+#[test]
+fn redis_killed_paused_and_restarted_under_load_fails_no_request_of_a_known_key() {
+    let edit = |p: String| p.replace("read: 1000/min", "read: 900000/min");
+    let mut world = World::start_with(StoreKind::Redis, "access_log: false", edit);
+    world.organization("acme");
+    let key = world.key("iconflow", "read", &["--scopes", "packs:read"]);
+    assert_eq!(world.gateway().get(PACKS, &key).status, 200);
+    let load = Load::start(world.gateway().tls, &world.gateway().trust, &key);
+    load.go_on(50);
+    world.redis().kill();
+    // Until records are older than they may be without pushed changes, and still serve.
+    let stale = "tollgate_key_lookups_total{found=\"stale\"}";
+    until("stale records serve", || world.gateway().metric(stale) >= 50.0);
+    load.go_on(200);
+    world.redis().run();
+    load.go_on(200);
+    world.redis().signal("-STOP");
+    load.go_on(200);
+    world.redis().signal("-CONT");
+    load.go_on(200);
+    assert!(load.finish() > 800);
+    // And nothing was forgotten meanwhile: a revocation still arrives.
+    world.json(&["keys", "revoke", &key.id]);
+    until("the key is refused", || world.gateway().get(PACKS, &key).status == 401);
+}
