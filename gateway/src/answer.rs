@@ -7,12 +7,12 @@ use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
-use pingora::{ErrorType, OrErr};
 use policy::cors::Cors;
 use policy::file::LimitHeadersFile as LimitHeaders;
 use policy::route::Api;
 
 use crate::deny::Denial;
+use crate::forward::{names, text};
 use crate::limit::Standing;
 
 /// What every answer carries, whoever wrote its body.
@@ -46,7 +46,6 @@ const REPLACED: [&str; 12] = [
     "x-ratelimit-used",
 ];
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
@@ -70,13 +69,9 @@ pub fn redress(response: &mut ResponseHeader, dressing: &Dressing<'_>) -> pingor
     Ok(())
 }
 
-fn text(value: &str) -> pingora::Result<HeaderValue> {
-    HeaderValue::from_str(value).or_err(ErrorType::InternalError, "a value of ours is not a field value")
-}
-
 /// Adds the request id, limit fields and cross-origin fields.
 fn dress(fields: &mut HeaderMap, dressing: &Dressing<'_>) -> pingora::Result<()> {
-    fields.insert(X_REQUEST_ID, text(dressing.request_id)?);
+    fields.insert(names::REQUEST_ID, text(dressing.request_id)?);
     let Some(api) = dressing.api else { return Ok(()) };
     if let Some((name, standing)) = dressing.standing {
         limit_fields(fields, api.limit_headers, name, &standing, dressing.now_ms)?;

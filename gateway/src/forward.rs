@@ -15,9 +15,6 @@ use policy::route::Upstream;
 
 use crate::deny::Denial;
 
-/// Prefix of the identity fields.
-pub const IDENTITY_PREFIX: &str = "X-Tollgate-";
-
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
@@ -42,7 +39,7 @@ pub fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Denia
     Ok(())
 }
 
-mod names {
+pub(crate) mod names {
     //! Our fields, parsed once.
     use http::header::HeaderName;
 
@@ -51,7 +48,7 @@ mod names {
     pub(super) const USER: HeaderName = HeaderName::from_static("x-tollgate-user");
     pub(super) const SCOPES: HeaderName = HeaderName::from_static("x-tollgate-scopes");
     pub(super) const ENV: HeaderName = HeaderName::from_static("x-tollgate-env");
-    pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
     pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -74,7 +71,8 @@ pub fn prepare(
     request.set_raw_path(path_and_query.as_bytes())
 }
 
-fn text(value: &str) -> pingora::Result<HeaderValue> {
+/// A field value of ours; text that cannot be one is a bug.
+pub(crate) fn text(value: &str) -> pingora::Result<HeaderValue> {
     HeaderValue::from_str(value).or_err(ErrorType::InternalError, "a value of ours is not a field value")
 }
 

@@ -27,7 +27,7 @@ use crate::proxy::{Admission, Gate, Known, Permit, is_browser_exposure};
 use crate::request::{Head, caller_address, raw_head, request_id};
 use crate::snapshot::Snapshot;
 use crate::store::Exposure;
-use crate::upstream::Chosen;
+use crate::upstream::Member;
 
 /// How a request ended, for its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Ctx {
     outcome: Outcome,
     decided: Option<Duration>,
     first_byte: Option<Duration>,
-    chosen: Option<Chosen>,
+    chosen: Option<Arc<Member>>,
     tries: u32,
     body_bytes: u64,
     /// A denial that was decided after forwarding began.
@@ -186,14 +186,12 @@ impl ProxyHttp for Gate {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
-        let snapshot = ctx.snapshot.clone();
-        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&snapshot));
+        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
         let Some((api, route)) = place else {
             ctx.late_denial = Some(Denial::NotPermitted);
             return Error::e_explain(ErrorType::InternalError, "no permit");
         };
-        let is_test = ctx.known.identity().environment() == policy::Environment::Test;
-        let pool = snapshot.pool(api, is_test);
+        let pool = ctx.snapshot.pool(api, ctx.known.identity().environment());
         let member = pool.and_then(|pool| pool.pick(ctx.now_ms()));
         let (Some(pool), Some(member)) = (pool, member) else {
             ctx.late_denial = Some(Denial::UpstreamUnreachable);
@@ -202,7 +200,7 @@ impl ProxyHttp for Gate {
         // A body that is sent again is counted again.
         ctx.body_bytes = 0;
         let peer = pool.peer(&member, route);
-        ctx.chosen = Some(Chosen(member));
+        ctx.chosen = Some(member);
         Ok(Box::new(peer))
     }
 
@@ -216,7 +214,7 @@ impl ProxyHttp for Gate {
             return Error::e_explain(ErrorType::InternalError, "no permit");
         };
         let identity = ctx.known.identity();
-        let upstream = api.upstream(identity.environment() == policy::Environment::Test);
+        let upstream = api.upstream(identity.environment());
         let origin = forward::Origin {
             address: ctx.known.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             host: permit.host(api),
@@ -270,7 +268,7 @@ impl ProxyHttp for Gate {
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let Some(chosen) = &ctx.chosen {
-            chosen.failed(&*self.shared.clock);
+            chosen.eject(self.shared.clock.now_ms());
         }
         // Nothing was sent yet, so any method may be tried again.
         self.retry(ctx, &mut error, true);
@@ -342,8 +340,8 @@ impl ProxyHttp for Gate {
 impl Gate {
     fn retry(&self, ctx: &mut Ctx, error: &mut Error, is_safe: bool) {
         let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
-        let is_test = ctx.known.identity().environment() == policy::Environment::Test;
-        let most = place.map_or(0, |(api, _)| api.upstream(is_test).retries);
+        let environment = ctx.known.identity().environment();
+        let most = place.map_or(0, |(api, _)| api.upstream(environment).retries);
         let again = is_safe && ctx.tries < most;
         error.set_retry(again);
         if again {

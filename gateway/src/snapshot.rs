@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use policy::route::Api;
-use policy::{Policy, Problems, Source};
+use policy::{Environment, Policy, Problems, Source};
 
 use crate::observe::{ApiMetrics, Health, Metrics, RouteMetrics};
 use crate::upstream::{ApiPools, Pool, Pools};
@@ -43,10 +43,13 @@ impl Snapshot {
         }
     }
 
-    /// The pool of an API for an upstream of it.
-    pub fn pool(&self, api: &Api, is_test: bool) -> Option<&Arc<Pool>> {
+    /// The pool of an API for an environment.
+    pub fn pool(&self, api: &Api, environment: Environment) -> Option<&Arc<Pool>> {
         let (live, test) = self.pools.get(api.index as usize)?;
-        if is_test { test.as_ref() } else { Some(live) }
+        match environment {
+            Environment::Live => Some(live),
+            Environment::Test => test.as_ref(),
+        }
     }
 
     /// The counters of a route.

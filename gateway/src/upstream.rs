@@ -20,8 +20,6 @@ use policy::Policy;
 use policy::route::{HttpVersion, Route, Upstream};
 use tokio::task::JoinHandle;
 
-use crate::clock::Clock;
-
 /// How long an address is passed over after it refused a connection.
 const EJECTED_MS: u64 = 2_000;
 /// Longest silence on a route that allows streams.
@@ -231,17 +229,6 @@ impl Pools {
         }
         by_name.retain(|name, _| named.contains(name));
         pools
-    }
-}
-
-/// A member that was chosen, so that a failure can be held against it.
-#[derive(Clone, Debug)]
-pub struct Chosen(pub Arc<Member>);
-
-impl Chosen {
-    /// It refused a connection.
-    pub fn failed(&self, clock: &dyn Clock) {
-        self.0.eject(clock.now_ms());
     }
 }
 

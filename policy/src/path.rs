@@ -111,11 +111,6 @@ impl<'a> CanonicalPath<'a> {
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.text.strip_prefix('/').unwrap_or(&self.text).split('/')
     }
-
-    /// The same path, owned.
-    pub fn into_owned(self) -> CanonicalPath<'static> {
-        CanonicalPath { text: Cow::Owned(self.text.into_owned()), has_unicode: self.has_unicode }
-    }
 }
 
 /// Bytes that may stand in a path unescaped: RFC 3986 `pchar` without `;`, plus `/` and `%`,

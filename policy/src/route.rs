@@ -231,7 +231,7 @@ impl<'p> Grant<'p, '_> {
 
     /// The backend that the caller's environment opens.
     pub fn upstream(&self) -> &'p Upstream {
-        self.api.upstream(self.identity.environment() == Environment::Test)
+        self.api.upstream(self.identity.environment())
     }
 }
 
@@ -264,8 +264,11 @@ impl Api {
     }
 
     /// The backend of an environment. An API without sandbox has no test keys to ask with.
-    pub fn upstream(&self, is_test: bool) -> &Upstream {
-        self.test.as_ref().filter(|_| is_test).unwrap_or(&self.live)
+    pub fn upstream(&self, environment: Environment) -> &Upstream {
+        match environment {
+            Environment::Live => &self.live,
+            Environment::Test => self.test.as_ref().unwrap_or(&self.live),
+        }
     }
 
     /// The plan of an organization; one whose plan is gone is on the default plan.

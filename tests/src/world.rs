@@ -198,6 +198,14 @@ impl World {
         self.json(&["orgs", "create", id, "--permissions", "packs:read,packs:write,downloads:read,team:manage,billing:read,affiliates:read,affiliates:write,events:track"]);
     }
 
+    /// Imports a read key of IconFlow made elsewhere; may read packs.
+    pub fn import(&self, secret: &str) {
+        let rights =
+            ["--org", "acme", "--name", "imported", "--api", "iconflow", "--class", "read", "--scopes", "packs:read"];
+        let out = self.tollgate_with(&[&["keys", "import", "--stdin"], &rights[..]].concat(), secret);
+        assert!(out.status.success(), "{out:?}");
+    }
+
     /// Creates a key; `rest` holds further arguments.
     pub fn key(&self, api: &str, class: &str, rest: &[&str]) -> Key {
         let mut arguments = vec!["keys", "create", "--org", "acme", "--name", "test", "--api", api, "--class", class];

@@ -267,23 +267,7 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 
 fn the_key_printed_on_the_page_can_be_imported(kind: StoreKind) {
     let world = world(kind);
-    let arguments = [
-        "keys",
-        "import",
-        "--org",
-        "acme",
-        "--name",
-        "from the page",
-        "--api",
-        "iconflow",
-        "--class",
-        "read",
-        "--scopes",
-        "packs:read",
-        "--stdin",
-    ];
-    let out = world.tollgate_with(&arguments, "ifk_live_8xK2mN9pQr4vT7wL\n");
-    assert!(out.status.success(), "{out:?}");
+    world.import("ifk_live_8xK2mN9pQr4vT7wL\n");
     let answer = world.gateway().ask("GET", PACKS, Some("ifk_live_8xK2mN9pQr4vT7wL"), &[]);
     assert_eq!(answer.status, 200);
 }

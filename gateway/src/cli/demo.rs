@@ -17,9 +17,6 @@ pub struct Demo {
     /// Folder for certificate, store and policies; made anew at each start.
     #[arg(long, default_value = ".demo")]
     folder: PathBuf,
-    /// Only print what the demo would print for a gateway that already runs in the folder.
-    #[arg(long, hide = true)]
-    no_serve: bool,
 }
 
 const ICONFLOW: &str = include_str!("../../../deploy/examples/iconflow.yaml");
@@ -60,9 +57,6 @@ impl Demo {
         }
         let made = runtime.block_on(async { keys::make(&Desk::open(&settings, false).await?).await })?;
         print::line(&instructions(&self.folder, &made))?;
-        if self.no_serve {
-            return Ok(());
-        }
         crate::server::run(Config::read(&settings)?, Start::default())?;
         runtime.shutdown_background();
         Ok(())

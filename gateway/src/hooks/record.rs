@@ -77,7 +77,7 @@ impl Gate {
             decision_us: micros(decided),
             upstream_us: micros(upstream),
             total_us: micros(ctx.started.elapsed()),
-            upstream: ctx.chosen.as_ref().map(|c| c.0.address.to_string()).unwrap_or_default(),
+            upstream: ctx.chosen.as_ref().map(|member| member.address.to_string()).unwrap_or_default(),
         });
     }
 }

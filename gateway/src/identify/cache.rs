@@ -129,10 +129,6 @@ impl Cache {
         }
     }
 
-    pub(super) fn bounds(&self) -> Bounds {
-        self.bounds
-    }
-
     pub(super) fn len(&self) -> usize {
         self.known.len()
     }

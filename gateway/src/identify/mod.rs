@@ -73,11 +73,6 @@ impl Identities {
         Identities { cache: Cache::new(bounds), store, peppers, clock }
     }
 
-    /// The bounds in force.
-    pub fn bounds(&self) -> Bounds {
-        self.cache.bounds()
-    }
-
     /// How many keys are cached.
     pub fn cached(&self) -> usize {
         self.cache.len()
