@@ -1,7 +1,7 @@
 //! Rows of the SQLite store: reading them into records, and the list of changes.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction};
 
@@ -13,11 +13,32 @@ const CHANGES_KEPT: i64 = 100_000;
 /// Longest wait for another process's write lock.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// Pause between two tries of what cannot wait for a lock by itself.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Tries again for as long as a write lock is waited for. Switching a file to write-ahead logging
+/// and making its tables fail at once when another process does the same; a moment later the work
+/// is found done.
+pub(super) fn patiently<T, E>(mut work: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let started = Instant::now();
+    loop {
+        let done = work();
+        if done.is_ok() || started.elapsed() >= BUSY {
+            return done;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// Opens the file with the settings that every connection needs.
 pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    let is_busy = |e: &rusqlite::Error| matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+    patiently(|| match connection.pragma_update(None, "journal_mode", "WAL") {
+        Err(error) if is_busy(&error) => Err(error),
+        done @ (Ok(()) | Err(_)) => Ok(done),
+    })??;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     Ok(connection)

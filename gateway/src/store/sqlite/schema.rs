@@ -1,9 +1,9 @@
 //! Tables of the SQLite store and how a file comes to have them.
 
-use std::time::Duration;
-
 use rusqlite::Connection;
 use rusqlite_migration::{M, Migrations};
+
+use super::rows::patiently;
 
 const MIGRATIONS: &[M<'static>] = &[M::up(
     "CREATE TABLE organizations (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
@@ -23,23 +23,12 @@ const MIGRATIONS: &[M<'static>] = &[M::up(
      CREATE TABLE counters (bucket BLOB PRIMARY KEY, period TEXT NOT NULL, word INTEGER NOT NULL) STRICT;",
 )];
 
-/// Tries of a migration: two processes that make the same file at once get in each other's way,
-/// and the second finds the work done when it looks again.
-const MIGRATIONS_TRIED: u32 = 10;
-
-/// Pause between two tries.
-const PAUSE: Duration = Duration::from_millis(10);
-
 /// Brings a file to the newest schema.
 pub(super) fn migrate(writer: &mut Connection) -> Result<(), rusqlite_migration::Error> {
     let migrations = Migrations::from_slice(MIGRATIONS);
-    let mut done = migrations.to_latest(writer);
-    for _ in 1..MIGRATIONS_TRIED {
-        if done.is_ok() {
-            break;
-        }
-        std::thread::sleep(PAUSE);
-        done = migrations.to_latest(writer);
+    if migrations.pending_migrations(writer).is_ok_and(|pending| pending < 0) {
+        // A newer Tollgate has made this file; waiting would not help.
+        return migrations.to_latest(writer);
     }
-    done
+    patiently(|| migrations.to_latest(writer))
 }
