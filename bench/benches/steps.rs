@@ -56,7 +56,7 @@ fn steps(c: &mut Criterion) {
     c.bench_function("admit without network", |b| {
         b.iter(|| {
             let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-            let mut known = Known::at(NOW_MS);
+            let mut known = Known::at(gateway::clock::Moment::at_ms(NOW_MS));
             now(bench.gate.admit(black_box(&head), address, &snapshot, &mut known)).unwrap()
         });
     });

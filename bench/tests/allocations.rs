@@ -18,7 +18,7 @@ fn an_admitted_request_allocates_nothing_but_the_target_it_keeps() {
     let snapshot = bench.gate.shared.keeper.load();
     let ask = || {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-        let mut known = Known::at(bench::NOW_MS);
+        let mut known = Known::at(gateway::clock::Moment::at_ms(bench::NOW_MS));
         let counted = allocation_counter::measure(|| {
             let answer = now(bench.gate.admit(&head, address, &snapshot, &mut known));
             assert!(answer.is_ok());

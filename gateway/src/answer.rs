@@ -26,8 +26,8 @@ pub struct Dressing<'a> {
     pub origin: Option<&'a str>,
     /// Name and standing of the limit to show, for a caller we know.
     pub standing: Option<(&'a str, Standing)>,
-    /// Now, Unix milliseconds.
-    pub now_ms: u64,
+    /// Milliseconds since the decision.
+    pub since_ms: u64,
 }
 
 /// Fields of an upstream that ours replace; sorted.
@@ -74,7 +74,7 @@ fn dress(fields: &mut HeaderMap, dressing: &Dressing<'_>) -> pingora::Result<()>
     fields.insert(names::REQUEST_ID, text(dressing.request_id)?);
     let Some(api) = dressing.api else { return Ok(()) };
     if let Some((name, standing)) = dressing.standing {
-        limit_fields(fields, api.limit_headers, name, &standing, dressing.now_ms)?;
+        limit_fields(fields, api.limit_headers, name, &standing, dressing.since_ms)?;
     }
     if let Some(cors) = &api.cors {
         cross_origin_fields(fields, cors, dressing.origin)?;
@@ -87,7 +87,7 @@ fn limit_fields(
     which: LimitHeaders,
     name: &str,
     standing: &Standing,
-    now_ms: u64,
+    since_ms: u64,
 ) -> pingora::Result<()> {
     if which != LimitHeaders::Ietf {
         fields.insert(X_LIMIT, HeaderValue::from(standing.limit));
@@ -99,7 +99,7 @@ fn limit_fields(
         let _ = write!(value, "\"{name}\";q={};w={}", standing.limit, standing.window.seconds());
         fields.insert(LIMIT_POLICY, text(&value)?);
         value.clear();
-        let left = standing.window.seconds_left(now_ms);
+        let left = standing.window.seconds_left(standing.now_ms + since_ms);
         let _ = write!(value, "\"{name}\";r={};t={left}", standing.remaining);
         fields.insert(LIMIT, text(&value)?);
     }

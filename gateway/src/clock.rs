@@ -1,12 +1,42 @@
 //! Time as an input. The only file that reads the wall clock.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Says what time it is, in Unix milliseconds.
+/// Says what time it is.
 pub trait Clock: Send + Sync {
-    /// Now.
+    /// Now, by the wall clock, in Unix milliseconds. It may be set, forward and back.
     fn now_ms(&self) -> u64;
+
+    /// Microseconds since some moment in the life of this process; never goes back.
+    fn steady_us(&self) -> u64;
+
+    /// Both at once.
+    fn moment(&self) -> Moment {
+        Moment { wall_ms: self.now_ms(), steady_us: self.steady_us() }
+    }
+
+    /// Time since a moment.
+    fn since(&self, moment: Moment) -> Duration {
+        Duration::from_micros(self.steady_us().saturating_sub(moment.steady_us))
+    }
+}
+
+/// An instant on both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// The wall clock, Unix milliseconds.
+    pub wall_ms: u64,
+    /// The steady clock, microseconds.
+    pub steady_us: u64,
+}
+
+impl Moment {
+    /// A moment of a wall clock that was never set: for tests and benches.
+    pub fn at_ms(ms: u64) -> Self {
+        Moment { wall_ms: ms, steady_us: ms * 1_000 }
+    }
 }
 
 /// The machine's clock.
@@ -18,6 +48,11 @@ impl Clock for System {
     fn now_ms(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn steady_us(&self) -> u64 {
+        static START: OnceLock<Instant> = OnceLock::new();
+        u64::try_from(START.get_or_init(Instant::now).elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 }
 
@@ -45,6 +80,10 @@ impl Manual {
 impl Clock for Manual {
     fn now_ms(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
+    }
+
+    fn steady_us(&self) -> u64 {
+        self.0.load(Ordering::SeqCst) * 1_000
     }
 }
 

@@ -345,7 +345,7 @@ mod tests {
 
     fn every() -> Vec<Denial> {
         let window = policy::window::Period::Minute.window(1_790_000_000_000, 0);
-        let standing = Standing { limit: 200, remaining: 0, window };
+        let standing = Standing { limit: 200, remaining: 0, window, now_ms: window.start_ms };
         vec![
             Denial::MissingCredential,
             Denial::InvalidCredential,

@@ -8,7 +8,7 @@ mod record;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::answer::{self, Dressing};
+use crate::clock::Moment;
 use crate::config::ListenKind;
 use crate::deny::Denial;
 use crate::forward;
@@ -43,8 +44,7 @@ enum Outcome {
 /// One request's state, made by the engine at its start.
 pub struct Ctx {
     snapshot: Arc<Snapshot>,
-    started: Instant,
-    started_ms: u64,
+    started: Moment,
     request_id: String,
     known: Known,
     permit: Option<Permit>,
@@ -62,9 +62,17 @@ pub struct Ctx {
 impl Ctx {
     /// Now, from the one look at the clock and the time since.
     fn now_ms(&self) -> u64 {
-        let since = self.first_byte.or(self.decided).unwrap_or_default();
-        self.started_ms + u64::try_from(since.as_millis()).unwrap_or(0)
+        self.started.wall_ms + millis(self.first_byte.or(self.decided))
     }
+
+    /// Milliseconds from the decision to the upstream's first byte, once it came.
+    fn since_decision_ms(&self) -> u64 {
+        millis(self.first_byte).saturating_sub(millis(self.decided))
+    }
+}
+
+fn millis(duration: Option<Duration>) -> u64 {
+    u64::try_from(duration.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Gate {
@@ -75,7 +83,7 @@ impl Gate {
             api,
             origin: ctx.known.origin.as_deref(),
             standing: ctx.known.standing.as_ref().map(|(name, standing)| (&**name, *standing)),
-            now_ms: ctx.now_ms(),
+            since_ms: ctx.since_decision_ms(),
         }
     }
 
@@ -115,8 +123,7 @@ impl ProxyHttp for Gate {
     fn new_ctx(&self) -> Ctx {
         Ctx {
             snapshot: self.shared.keeper.load(),
-            started: Instant::now(),
-            started_ms: self.shared.clock.now_ms(),
+            started: self.shared.clock.moment(),
             request_id: String::new(),
             known: Known::default(),
             permit: None,
@@ -148,7 +155,7 @@ impl ProxyHttp for Gate {
         ctx.request_id = request_id(headers).map_or_else(|| self.shared.request_ids.next(), str::to_owned);
         let address = caller_address(peer_address(session), headers, &self.shared.trusted_proxies);
         ctx.known.address = Some(address);
-        ctx.known.now_ms = ctx.started_ms;
+        ctx.known.now = ctx.started;
 
         let raw = raw_head(session);
         let decision = match Head::check(session, raw.as_ref()) {
@@ -162,7 +169,7 @@ impl ProxyHttp for Gate {
                 Err(denial)
             }
         };
-        ctx.decided = Some(ctx.started.elapsed());
+        ctx.decided = Some(self.shared.clock.since(ctx.started));
         match decision {
             Ok(Admission::Forward(permit)) => {
                 ctx.permit = Some(permit);
@@ -254,7 +261,7 @@ impl ProxyHttp for Gate {
     ) -> pingora::Result<()> {
         let is_final = !response.status.is_informational() || response.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if is_final {
-            ctx.first_byte = Some(ctx.started.elapsed());
+            ctx.first_byte = Some(self.shared.clock.since(ctx.started));
             (ctx.outcome, ctx.status) = (Outcome::Forwarded, response.status.as_u16());
         }
         answer::redress(response, &self.dressing(ctx))

@@ -12,11 +12,11 @@ use policy::credential::Secret;
 use policy::route::{Api, CredentialKind};
 use policy::{Circumstances, Grant, Identity, KeyClass, Organization, Route, Target};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::config::ListenKind;
 use crate::deny::Denial;
 use crate::identify::{FailureBudget, Found, Identified, Identities, KnownKey, Unidentified};
-use crate::limit::{Limiter, Standing, Verdict};
+use crate::limit::{Ask, Certainty, Limiter, Standing, Verdict};
 use crate::observe::{AccessLog, Metrics, UsageLog};
 use crate::random::RequestIds;
 use crate::request::Head;
@@ -78,8 +78,10 @@ pub struct Known {
     path_len: usize,
     /// The caller's address.
     pub address: Option<IpAddr>,
-    /// When the request began, Unix milliseconds: the instant by which it is judged.
-    pub now_ms: u64,
+    /// When the request began: the instant by which it is judged.
+    pub now: Moment,
+    /// How its tokens were counted, when some were taken.
+    pub certainty: Option<Certainty>,
     /// `Origin`.
     pub origin: Option<Box<str>>,
     /// Scopes were missing and only shadowed.
@@ -88,8 +90,8 @@ pub struct Known {
 
 impl Known {
     /// Nothing but the instant.
-    pub fn at(now_ms: u64) -> Self {
-        Known { now_ms, ..Known::default() }
+    pub fn at(now: Moment) -> Self {
+        Known { now, ..Known::default() }
     }
 
     /// Canonical path; empty when the target was refused.
@@ -173,7 +175,7 @@ impl Gate {
             return Ok(Admission::Preflight);
         }
         if let Some(secret) = head.credential()? {
-            let identified = self.identify(api, secret, address, known.now_ms).await?;
+            let identified = self.identify(api, secret, address, known.now.wall_ms).await?;
             known.found = Some(identified.found);
             known.caller = Some((identified.key, identified.organization));
         }
@@ -182,7 +184,7 @@ impl Gate {
             Ok(grant) => grant,
             Err(refusal) => {
                 let route = api.find(&target).filter(|_| known.caller.is_some()).map(|route| route.index);
-                let standing = self.peek(api, identity, known.now_ms);
+                let standing = self.peek(api, identity, known.now);
                 known.route = route;
                 known.standing = standing;
                 return Err(refusal.into());
@@ -190,18 +192,21 @@ impl Gate {
         };
         let (shadowed, route) = (grant.shadowed, grant.route);
         let too_large = head.content_length().is_some_and(|length| length > route.body_bytes_max);
-        let verdict = if too_large { None } else { self.charge(&grant, known.now_ms).await? };
+        let verdict = if too_large { None } else { self.charge(&grant, snapshot.version, known.now).await? };
         known.route = Some(route.index);
         known.shadowed = shadowed;
         if too_large {
-            known.standing = self.peek(api, known.identity(), known.now_ms);
+            known.standing = self.peek(api, known.identity(), known.now);
             return Err(Denial::BodyTooLarge);
         }
         if let Some((name, verdict)) = verdict {
             known.standing = Some((name.clone(), verdict.standing()));
-            if let Verdict::Over { standing, .. } = verdict {
-                let retry_after_s = standing.window.seconds_left(known.now_ms);
-                return Err(Denial::LimitExceeded { limit: name, standing, retry_after_s });
+            match verdict {
+                Verdict::Admitted { certainty, .. } => known.certainty = Some(certainty),
+                Verdict::Over { standing, .. } => {
+                    let retry_after_s = standing.window.seconds_left(standing.now_ms);
+                    return Err(Denial::LimitExceeded { limit: name, standing, retry_after_s });
+                }
             }
         }
         let host = api.hosts.iter().position(|host| **host == *target.host.as_str()).unwrap_or(0);
@@ -261,34 +266,37 @@ impl Gate {
     }
 
     /// Takes the grant's tokens. `None` for callers without a budget.
-    async fn charge(&self, grant: &Grant<'_, '_>, now_ms: u64) -> Result<Option<(Arc<str>, Verdict)>, Denial> {
+    async fn charge(
+        &self,
+        grant: &Grant<'_, '_>,
+        version: u64,
+        now: Moment,
+    ) -> Result<Option<(Arc<str>, Verdict)>, Denial> {
         let Some(charges) = grant.charges() else { return Ok(None) };
-        let verdict = match self.shared.limiter.admit_now(&charges, now_ms) {
+        let ask = Ask { charges: &charges, version, outage: grant.route.outage, now };
+        let verdict = match self.shared.limiter.admit_now(&ask) {
             Some(verdict) => verdict,
-            None => {
-                let asked = self.shared.limiter.admit(&charges, now_ms).await;
-                asked.map_err(|_| Denial::TemporarilyUnavailable)?
-            }
+            None => self.shared.limiter.admit(&ask).await.map_err(|_| Denial::TemporarilyUnavailable)?,
         };
         let name = match verdict {
-            Verdict::Admitted(_) => charges.first.name,
+            Verdict::Admitted { .. } => charges.first.name,
             Verdict::Over { index, .. } => charges.iter().nth(index).map_or(charges.first.name, |c| c.name),
         };
         Ok(Some((name.clone(), verdict)))
     }
 
     /// Where the documented limit of a caller stands, for answers that take no token.
-    fn peek(&self, api: &Api, identity: Identity<'_>, now_ms: u64) -> Option<(Arc<str>, Standing)> {
+    fn peek(&self, api: &Api, identity: Identity<'_>, now: Moment) -> Option<(Arc<str>, Standing)> {
         let Identity::Key(key, organization) = identity else { return None };
         let charges = api.plan(organization).charges(&[], 1, key, organization);
-        let standing = self.shared.limiter.peek(&charges.first, now_ms);
+        let standing = self.shared.limiter.peek(&charges.first, now);
         Some((charges.first.name.clone(), standing))
     }
 
     /// Writes behind that a key was used, at most once a minute.
     pub fn note_use(&self, known: &Known, route: &str) {
         let (Some((key, _)), Some(address)) = (&known.caller, known.address) else { return };
-        let now_ms = known.now_ms;
+        let now_ms = known.now.wall_ms;
         if key.should_mark(now_ms) {
             let last = LastUse { ms: now_ms, route: route.to_owned(), address: address.to_string() };
             self.shared.usage.push(Usage { key: key.facts.id.to_string(), sighting: Sighting::Used(last) });

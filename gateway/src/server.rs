@@ -15,7 +15,7 @@ use crate::config::{Config, ListenKind};
 use crate::edge::{Caps, Edge};
 use crate::guarded::Deadlines;
 use crate::identify::{Bounds, FailureBudget, Identities, follow};
-use crate::limit::{Embedded, Limiter};
+use crate::limit::{Embedded, Leasing, Limiter};
 use crate::observe::admin::Admin;
 use crate::observe::{AccessLog, Health, Metrics, UsageLog, write_behind};
 use crate::proxy::{Gate, Shared};
@@ -127,6 +127,7 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     }
 
     threads.block_on(async {
+        shared.limiter.leave().await;
         shared.usage.flush(&*store, &*shared.limiter, shared.clock.now_ms()).await;
         if let Err(error) = store.leave(&gateway_id).await {
             log::warn!(target: "tollgate::store", "this gateway could not take itself off the list: {error}");
@@ -148,7 +149,7 @@ fn shared(
     Ok(Arc::new(Shared {
         keeper: keeper.clone(),
         identities: Arc::new(Identities::new(store.clone(), config.peppers.clone(), bounds, clock.clone())),
-        limiter: Arc::new(Embedded::new(config.bounds.buckets)),
+        limiter: limiter(config, metrics, clock)?,
         failures: FailureBudget::new(config.bounds.failures_per_minute),
         clock: clock.clone(),
         metrics: metrics.clone(),
@@ -162,21 +163,55 @@ fn shared(
     }))
 }
 
+/// Limits are kept where the keys are: in this process, or in the Redis that gateways share.
+fn limiter(config: &Config, metrics: &Metrics, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Limiter>, StartError> {
+    let most = config.bounds.buckets;
+    if config.store.starts_with("sqlite://") {
+        return Ok(Arc::new(Embedded::new(most)));
+    }
+    Ok(Leasing::start(&config.store, &config.redis, most, clock.clone(), metrics.limits.clone())?)
+}
+
 /// Follows changes and writes behind from the start, and restores quotas as soon as the store
 /// answers. Until the quotas are back the gateway is not ready.
 async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: Arc<Health>, gateway_id: String) {
     health.wait_for("store", "the store has not answered yet");
+    health.wait_for("limits", "the server of the limits has not answered yet, or is not yet sure of what it holds");
     let limiter: Arc<dyn Limiter> = shared.limiter.clone();
     let (usage, clock) = (shared.usage.clone(), shared.clock.clone());
-    tokio::join!(follow(gateway_id, shared.identities.clone(), store.clone(), clock.clone()), async {
-        restore_quotas(&*store, &shared).await;
-        health.arrived("store");
-        match store.warnings().await {
-            Ok(warnings) => warnings.iter().for_each(|w| log::warn!(target: "tollgate::store", "{w}")),
-            Err(error) => log::warn!(target: "tollgate::store", "{error}"),
+    tokio::join!(
+        follow(gateway_id.clone(), shared.identities.clone(), store.clone(), clock.clone()),
+        async {
+            restore_quotas(&*store, &shared).await;
+            health.arrived("store");
+            // A limiter that cannot tell yet whether its Redis was just restarted takes no requests.
+            limiter.ready().await;
+            health.arrived("limits");
+            match store.warnings().await {
+                Ok(warnings) => warnings.iter().for_each(|w| log::warn!(target: "tollgate::store", "{w}")),
+                Err(error) => log::warn!(target: "tollgate::store", "{error}"),
+            }
+            write_behind(usage, store.clone(), limiter, clock).await;
+        },
+        count_gateways(&*store, &shared, &gateway_id)
+    );
+}
+
+/// How often the gateways that share the limits are counted: more than once in the time between a
+/// gateway's first sign of life and its first request.
+const COUNT_EVERY: Duration = Duration::from_millis(400);
+
+/// Gateways whose wall clocks differ by less than this do not overlook each other.
+const CLOCKS_APART_MS: u64 = 80_000;
+
+/// Tells the limiter how many other gateways there are. While the store is away the last count stays.
+async fn count_gateways(store: &dyn Store, shared: &Shared, myself: &str) {
+    loop {
+        if let Ok(gateways) = store.gateways(shared.clock.now_ms().saturating_sub(CLOCKS_APART_MS)).await {
+            shared.limiter.set_others(gateways.iter().filter(|gateway| gateway.id != myself).count());
         }
-        write_behind(usage, store.clone(), limiter, clock).await;
-    },);
+        tokio::time::sleep(COUNT_EVERY).await;
+    }
 }
 
 async fn restore_quotas(store: &dyn Store, shared: &Shared) {
@@ -211,6 +246,7 @@ fn admin(
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         shared.metrics.cached_keys.set(count(shared.identities.cached()));
         shared.metrics.limit_buckets.set(count(shared.limiter.buckets()));
+        shared.limiter.refresh_metrics();
         shared.metrics.open_connections.set(count(caps.open()));
         certificates.refresh_days();
     };

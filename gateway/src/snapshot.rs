@@ -25,11 +25,14 @@ pub struct Snapshot {
     nobodys: ApiMetrics,
     /// BLAKE3 of the sources: tells whether files changed.
     pub fingerprint: blake3::Hash,
+    /// When the newest source was changed, Unix milliseconds. Where gateways that share limits are
+    /// on different policies, the limits of the newest one hold.
+    pub version: u64,
 }
 
 impl Snapshot {
     /// Completes a compiled policy.
-    pub fn new(policy: Policy, fingerprint: blake3::Hash, pools: &Pools) -> Self {
+    pub fn new(policy: Policy, fingerprint: blake3::Hash, version: u64, pools: &Pools) -> Self {
         let metrics = policy.apis.iter().map(|api| {
             let routes = api.routes.iter().map(|_| RouteMetrics::default());
             (ApiMetrics::default(), routes.collect())
@@ -40,6 +43,7 @@ impl Snapshot {
             pools: pools.of(&policy),
             policy,
             fingerprint,
+            version,
         }
     }
 
@@ -101,6 +105,13 @@ pub fn fingerprint(sources: &[Source]) -> blake3::Hash {
     hasher.finalize()
 }
 
+/// When the newest of some files was changed, Unix milliseconds; 0 when nobody can tell.
+fn newest<'p>(paths: impl IntoIterator<Item = &'p Path>) -> u64 {
+    let changed = paths.into_iter().filter_map(|path| std::fs::metadata(path).ok()?.modified().ok());
+    let since = changed.filter_map(|at| at.duration_since(std::time::UNIX_EPOCH).ok()).max().unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(0)
+}
+
 /// The policy files of a gateway, and the snapshot made of them.
 pub struct PolicyKeeper {
     paths: Vec<PathBuf>,
@@ -135,11 +146,14 @@ impl PolicyKeeper {
         let (snapshot, error) = match compiled {
             Ok((policy, print, sources)) => {
                 save(&last_good, &sources);
-                (Snapshot::new(policy, print, &pools), None)
+                (Snapshot::new(policy, print, newest(paths.iter().map(PathBuf::as_path)), &pools), None)
             }
             Err(error) => match load(&last_good) {
                 // The fingerprint of the bad files is unknown or theirs: they are looked at again.
-                Some(policy) => (Snapshot::new(policy, blake3::hash(b"last good"), &pools), Some(error)),
+                Some(policy) => {
+                    let version = newest([last_good.as_path()]);
+                    (Snapshot::new(policy, blake3::hash(b"last good"), version, &pools), Some(error))
+                }
                 None => return Err(error),
             },
         };
@@ -159,14 +173,15 @@ impl PolicyKeeper {
     /// Builds a keeper around a policy that is already compiled: for tests and benches.
     pub fn fixed(policy: Policy, metrics: Arc<Metrics>) -> Self {
         let pools = Pools::default();
-        let snapshot = Snapshot::new(policy, blake3::hash(b"fixed"), &pools);
+        let snapshot = Snapshot::new(policy, blake3::hash(b"fixed"), 0, &pools);
         let now = ArcSwap::from_pointee(snapshot);
         PolicyKeeper { paths: Vec::new(), last_good: PathBuf::new(), pools, now, metrics, health: Arc::default() }
     }
 
     /// Replaces the policy by one that is already compiled.
     pub fn replace(&self, policy: Policy, fingerprint: blake3::Hash) {
-        self.now.store(Arc::new(Snapshot::new(policy, fingerprint, &self.pools)));
+        let version = newest(self.paths.iter().map(PathBuf::as_path));
+        self.now.store(Arc::new(Snapshot::new(policy, fingerprint, version, &self.pools)));
     }
 
     /// Looks at the files. Compiles them if their content is not `seen`, and puts the result in

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use crate::cors::Cors;
 use crate::credential::Secret;
-use crate::file::{LimitHeadersFile as LimitHeaders, OutageFile as Outage};
+use crate::file::LimitHeadersFile as LimitHeaders;
+pub use crate::file::OutageFile as Outage;
 use crate::identity::{Environment, Identity, Key, KeyClass, Organization, Scope, Scopes};
 use crate::limit::{Charges, Limit, Plan};
 use crate::router::{RouteIndex, Router};

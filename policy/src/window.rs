@@ -65,7 +65,7 @@ impl Period {
     }
 
     /// Length in milliseconds, where it is the same for every window.
-    fn fixed_ms(self) -> Option<u64> {
+    pub fn fixed_ms(self) -> Option<u64> {
         match self {
             Period::Second => Some(1_000),
             Period::Minute => Some(60_000),
@@ -87,13 +87,18 @@ impl Period {
         u64::try_from(bucket % seconds).unwrap_or(0) * 1_000
     }
 
-    /// The window that the instant falls in.
-    pub fn window(self, now_ms: u64, phase_ms: u64) -> Window {
+    /// Index of the window that the instant falls in.
+    pub fn index(self, now_ms: u64, phase_ms: u64) -> u32 {
         let index = match self.fixed_ms() {
             Some(length) => now_ms.saturating_sub(phase_ms) / length,
             None => month_of(now_ms),
         };
-        self.window_at(u32::try_from(index).unwrap_or(u32::MAX), phase_ms)
+        u32::try_from(index).unwrap_or(u32::MAX)
+    }
+
+    /// The window that the instant falls in.
+    pub fn window(self, now_ms: u64, phase_ms: u64) -> Window {
+        self.window_at(self.index(now_ms, phase_ms), phase_ms)
     }
 
     /// The window with that index.

@@ -14,12 +14,16 @@
     reason = "this is test code: a panic is a failed test, names say what things are"
 )]
 
+mod bucket;
 mod client;
+mod cluster;
 mod redis;
 mod upstream;
 mod world;
 
+pub use bucket::{BucketServer, Dice};
 pub use client::{Connection, Response, Trust};
+pub use cluster::{Cluster, Sentinel};
 pub use redis::Redis;
 pub use upstream::{Received, Upstream};
 pub use world::{Gateway, ICODRIP, ICONFLOW, Key, StoreKind, World, binary, free_port, until};

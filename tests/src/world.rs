@@ -258,6 +258,11 @@ impl Gateway {
         ["stdout", "stderr"].map(|name| std::fs::read_to_string(self.folder.join(name)).unwrap_or_default()).concat()
     }
 
+    /// Waits until the gateway is sure that no other one shares its limits.
+    pub fn wait_alone(&self) {
+        until("the gateway is alone", || self.metric("tollgate_limit_alone") > 0.0);
+    }
+
     pub fn wait_ready(&mut self) {
         let started = Instant::now();
         loop {

@@ -13,6 +13,7 @@ fn world() -> (World, Key, Key) {
     world.organization("acme");
     let known = world.key("iconflow", "read", &["--scopes", "packs:read"]);
     let fresh = world.key("iconflow", "read", &["--scopes", "packs:read"]);
+    world.gateway().wait_alone();
     assert_eq!(world.gateway().get(PACKS, &known).status, 200);
     (world, known, fresh)
 }

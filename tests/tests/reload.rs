@@ -269,7 +269,7 @@ fn redis_killed_paused_and_restarted_under_load_fails_no_request_of_a_known_key(
     let mut world = World::start_with(StoreKind::Redis, "access_log: false", edit);
     world.organization("acme");
     let key = world.key("iconflow", "read", &["--scopes", "packs:read"]);
-    assert_eq!(world.gateway().get(PACKS, &key).status, 200);
+    world.gateway().wait_alone();
     let load = Load::start(world.gateway().tls, &world.gateway().trust, &key);
     load.go_on(50);
     world.redis().kill();

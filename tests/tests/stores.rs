@@ -3,20 +3,33 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use gateway::clock::System;
+use gateway::limit::{Embedded, Leasing, Limiter};
+use gateway::observe::Metrics;
 use gateway::store::{RedisSettings, conformance, open};
-use tests::{Redis, free_port, until};
+use tests::{Cluster, Redis, Sentinel, free_port};
 
 fn settings() -> RedisSettings {
     RedisSettings { timeout: Duration::from_secs(2), connect_timeout: Duration::from_secs(2), ca: None }
 }
 
+/// Both lists: that of the store, and that of the limiter beside it.
 fn run(url: &str, settings: &RedisSettings) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let store = open(url, settings).await.unwrap();
         conformance::all(&*store).await;
+        let limiter: Arc<dyn Limiter> = if url.starts_with("sqlite") {
+            Arc::new(Embedded::new(10_000))
+        } else {
+            let metrics = Metrics::new().unwrap().limits;
+            Leasing::start(url, settings, 10_000, Arc::new(System), metrics).unwrap()
+        };
+        limiter.ready().await;
+        gateway::limit::conformance::all(limiter).await;
     });
 }
 
@@ -51,48 +64,15 @@ fn redis_does_what_a_store_must() {
 
 #[test]
 fn a_redis_cluster_of_three_nodes_does_what_a_store_must() {
-    let nodes: Vec<Redis> =
-        (0..3).map(|_| Redis::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"])).collect();
-    let addresses: Vec<String> = nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect();
-    let out = Command::new("redis-cli")
-        .args(["--cluster", "create"])
-        .args(&addresses)
-        .args(["--cluster-yes"])
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
-    until("the cluster is whole", || nodes.iter().all(|n| n.cli(&["cluster", "info"]).contains("cluster_state:ok")));
-    run(&format!("redis+cluster://{}", addresses.join(",")), &settings());
+    run(&Cluster::start(3, 0).url(), &settings());
 }
 
 #[test]
 fn redis_behind_sentinel_does_what_a_store_must() {
     let redis = Redis::start();
-    let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let config = folder.path().join("sentinel.conf");
-    std::fs::write(
-        &config,
-        format!("port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {} 1\n", redis.port),
-    )
-    .unwrap();
-    let mut sentinel = Command::new("redis-server")
-        .arg(&config)
-        .arg("--sentinel")
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    until("the sentinel answers", || {
-        let out = Command::new("redis-cli")
-            .args(["-p", &port.to_string(), "sentinel", "get-master-addr-by-name", "mymaster"])
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&out.stdout).contains(&redis.port.to_string())
-    });
+    let sentinel = Sentinel::start(&redis);
     // A sentinel that is gone is passed over.
-    run(&format!("redis+sentinel://127.0.0.1:{},127.0.0.1:{port}/mymaster", free_port()), &settings());
-    let _ = sentinel.kill();
-    let _ = sentinel.wait();
+    run(&format!("redis+sentinel://127.0.0.1:{},127.0.0.1:{}/mymaster", free_port(), sentinel.port), &settings());
 }
 
 #[test]
@@ -115,7 +95,7 @@ fn redis_with_tls_and_an_acl_user_does_what_a_store_must() {
         "--tls-auth-clients",
         "no",
     ]);
-    let user = "acl setuser tollgate on >secret ~tollgate:* +@all -@dangerous +info";
+    let user = "acl setuser tollgate on >secret ~tollgate:* &tollgate:* +@read +@write +@stream +@pubsub +@scripting +@connection +info +time +cluster|slots";
     assert_eq!(redis.cli(&user.split(' ').collect::<Vec<_>>()).trim(), "OK");
     let tls = RedisSettings { ca: Some(folder.path().join("ca.pem")), ..settings() };
     run(&format!("rediss://tollgate:secret@localhost:{port}/0"), &tls);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pingora::proxy::Session;
 
 use super::{Ctx, Outcome};
+use crate::limit::Certainty;
 use crate::observe::Record;
 use crate::proxy::{Gate, found_label};
 
@@ -57,7 +58,7 @@ impl Gate {
             None => ("", ""),
         };
         self.shared.access_log.write(&Record {
-            time: crate::clock::rfc3339(ctx.started_ms),
+            time: crate::clock::rfc3339(ctx.started.wall_ms),
             request_id: &ctx.request_id,
             api,
             route,
@@ -70,13 +71,14 @@ impl Gate {
             organization,
             outcome: label(ctx.outcome),
             shadowed: known.shadowed,
+            limits: known.certainty.map_or("", Certainty::as_str),
             status: ctx.status,
             bytes_in: session.body_bytes_read(),
             bytes_out: session.body_bytes_sent(),
             found: known.found.map_or("", found_label),
             decision_us: micros(decided),
             upstream_us: micros(upstream),
-            total_us: micros(ctx.started.elapsed()),
+            total_us: micros(self.shared.clock.since(ctx.started)),
             upstream: ctx.chosen.as_ref().map(|member| member.address.to_string()).unwrap_or_default(),
         });
     }

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use policy::limit::{CHARGES_MAX, Charge, Charges};
 use policy::window::{Exhausted, Period, Tally};
 
-use super::{CannotTell, Limiter, Standing, Verdict};
+use super::{Ask, CannotTell, Certainty, Limiter, Standing, Verdict};
+use crate::clock::Moment;
 use crate::store::Counter;
 
 /// Parts of the bucket map, so that cores seldom wait for one another.
@@ -53,15 +54,15 @@ impl Bucket {
 
 #[derive(Debug, Default)]
 struct Shard {
-    buckets: HashMap<u128, Arc<Bucket>, Identity>,
+    buckets: HashMap<u128, Arc<Bucket>, AsItIs>,
     sweep_at: usize,
 }
 
 /// Bucket numbers are hashes already; hashing them again would only cost time.
 #[derive(Clone, Copy, Debug, Default)]
-struct Identity;
+pub(super) struct AsItIs;
 
-impl std::hash::BuildHasher for Identity {
+impl std::hash::BuildHasher for AsItIs {
     type Hasher = Low64;
     fn build_hasher(&self) -> Low64 {
         Low64(0)
@@ -143,12 +144,13 @@ impl Embedded {
         Some(made)
     }
 
-    fn standing(charge: &Charge<'_>, tally: Tally, window: u32) -> Standing {
+    fn standing(charge: &Charge<'_>, tally: Tally, window: u32, now_ms: u64) -> Standing {
         let phase = charge.period.phase_ms(charge.bucket);
         Standing {
             limit: charge.count,
             remaining: tally.remaining(window, charge.count),
             window: charge.period.window_at(window.max(tally.window), phase),
+            now_ms,
         }
     }
 
@@ -159,13 +161,14 @@ impl Embedded {
 
 #[async_trait]
 impl Limiter for Embedded {
-    fn admit_now(&self, charges: &Charges<'_>, now_ms: u64) -> Option<Verdict> {
+    fn admit_now(&self, ask: &Ask<'_>) -> Option<Verdict> {
+        let (charges, now_ms) = (ask.charges, ask.now.wall_ms);
         let mut buckets: [Option<Arc<Bucket>>; CHARGES_MAX] = Default::default();
         for (index, (charge, slot)) in charges.iter().zip(&mut buckets).enumerate() {
             let bucket = self.find_or_make(charge.bucket, charge.period, now_ms)?;
             let (window, tally) = (Self::window(charge, now_ms), bucket.tally());
             if tally.charge(window, charge.count, charge.cost).is_err() {
-                return Some(Verdict::Over { index, standing: Self::standing(charge, tally, window) });
+                return Some(Verdict::Over { index, standing: Self::standing(charge, tally, window, now_ms) });
             }
             *slot = Some(bucket);
         }
@@ -174,27 +177,44 @@ impl Limiter for Embedded {
             let window = Self::window(charge, now_ms);
             match bucket.charge(window, charge) {
                 Ok(tally) => {
-                    first.get_or_insert(Self::standing(charge, tally, window));
+                    first.get_or_insert(Self::standing(charge, tally, window, now_ms));
                 }
                 Err(_) => {
                     for (taken, bucket) in charges.iter().zip(buckets.iter().flatten()).take(index) {
                         bucket.refund(Self::window(taken, now_ms), taken.cost);
                     }
-                    return Some(Verdict::Over { index, standing: Self::standing(charge, bucket.tally(), window) });
+                    return Some(Verdict::Over {
+                        index,
+                        standing: Self::standing(charge, bucket.tally(), window, now_ms),
+                    });
                 }
             }
         }
-        first.map(Verdict::Admitted)
+        first.map(|standing| Verdict::Admitted { standing, certainty: Certainty::Exact })
     }
 
-    async fn admit(&self, charges: &Charges<'_>, now_ms: u64) -> Result<Verdict, CannotTell> {
-        self.admit_now(charges, now_ms).ok_or(CannotTell)
+    async fn admit(&self, ask: &Ask<'_>) -> Result<Verdict, CannotTell> {
+        self.admit_now(ask).ok_or(CannotTell)
     }
 
-    fn peek(&self, charge: &Charge<'_>, now_ms: u64) -> Standing {
+    async fn inspect(&self, charges: &Charges<'_>, _version: u64, now: Moment) -> Vec<Standing> {
+        charges.iter().map(|charge| self.peek(charge, now)).collect()
+    }
+
+    /// One process is alone with its counters.
+    fn set_others(&self, _known: usize) {}
+
+    async fn ready(&self) {}
+
+    async fn leave(&self) {}
+
+    fn refresh_metrics(&self) {}
+
+    fn peek(&self, charge: &Charge<'_>, now: Moment) -> Standing {
+        let now_ms = now.wall_ms;
         let window = Self::window(charge, now_ms);
         let tally = self.find(charge.bucket).map_or(Tally::default(), |bucket| bucket.tally());
-        Self::standing(charge, tally, window)
+        Self::standing(charge, tally, window, now_ms)
     }
 
     fn unsaved(&self) -> Vec<Counter> {
@@ -215,7 +235,7 @@ impl Limiter for Embedded {
     }
 
     fn merge(&self, added: &[Counter], totals: &[Counter], now_ms: u64) {
-        let by_bucket: HashMap<u128, Tally, Identity> =
+        let by_bucket: HashMap<u128, Tally, AsItIs> =
             added.iter().map(|c| (c.bucket, Tally::from_word(c.word))).collect();
         for total in totals {
             let tally = Tally::from_word(total.word);
@@ -277,9 +297,14 @@ mod tests {
 
     const NOW: u64 = 1_790_000_000_000;
 
+    fn take(limiter: &Embedded, charges: &Charges<'_>, now_ms: u64) -> Option<Verdict> {
+        let now = Moment::at_ms(now_ms);
+        limiter.admit_now(&Ask { charges, version: 0, outage: policy::route::Outage::Closed, now })
+    }
+
     fn admitted(verdict: Option<Verdict>) -> Option<u32> {
         match verdict {
-            Some(Verdict::Admitted(standing)) => Some(standing.remaining),
+            Some(Verdict::Admitted { standing, .. }) => Some(standing.remaining),
             Some(Verdict::Over { .. }) | None => None,
         }
     }
@@ -288,10 +313,10 @@ mod tests {
     fn exactly_the_limit_is_admitted_and_remaining_counts_down() {
         let (plan, (key, organization), limiter) = (plan("3/min", "100/day"), caller(None), Embedded::new(100));
         let charges = plan.charges(&[], 1, &key, &organization);
-        let counted: Vec<_> = (0..4).map(|_| admitted(limiter.admit_now(&charges, NOW))).collect();
+        let counted: Vec<_> = (0..4).map(|_| admitted(take(&limiter, &charges, NOW))).collect();
         assert_eq!(counted, [Some(2), Some(1), Some(0), None]);
-        assert_eq!(admitted(limiter.admit_now(&charges, NOW + 60_000)), Some(2));
-        assert_eq!(admitted(limiter.admit_now(&charges, NOW)), Some(1), "a clock that goes back opens nothing");
+        assert_eq!(admitted(take(&limiter, &charges, NOW + 60_000)), Some(2));
+        assert_eq!(admitted(take(&limiter, &charges, NOW)), Some(1), "a clock that goes back opens nothing");
     }
 
     #[test]
@@ -299,25 +324,25 @@ mod tests {
         let (plan, (key, organization), limiter) = (plan("10/min", "2/day"), caller(None), Embedded::new(100));
         let charges = plan.charges(&[], 1, &key, &organization);
         for _ in 0..9 {
-            let _ = limiter.admit_now(&charges, NOW);
+            let _ = take(&limiter, &charges, NOW);
         }
-        assert_eq!(limiter.peek(&charges.first, NOW).remaining, 8);
+        assert_eq!(limiter.peek(&charges.first, Moment::at_ms(NOW)).remaining, 8);
     }
 
     #[test]
     fn a_keys_own_limit_wins_over_its_plan() {
         let (plan, (key, organization), limiter) = (plan("3/min", "100/day"), caller(Some("5/min")), Embedded::new(9));
         let charges = plan.charges(&[], 1, &key, &organization);
-        assert_eq!(admitted(limiter.admit_now(&charges, NOW)), Some(4));
+        assert_eq!(admitted(take(&limiter, &charges, NOW)), Some(4));
     }
 
     #[test]
     fn a_request_that_costs_more_than_is_left_takes_nothing() {
         let (plan, (key, organization), limiter) = (plan("5/min", "100/day"), caller(None), Embedded::new(9));
         let costly = plan.charges(&[], 3, &key, &organization);
-        assert_eq!(admitted(limiter.admit_now(&costly, NOW)), Some(2));
-        assert_eq!(admitted(limiter.admit_now(&costly, NOW)), None);
-        assert_eq!(limiter.peek(&costly.first, NOW).remaining, 2);
+        assert_eq!(admitted(take(&limiter, &costly, NOW)), Some(2));
+        assert_eq!(admitted(take(&limiter, &costly, NOW)), None);
+        assert_eq!(limiter.peek(&costly.first, Moment::at_ms(NOW)).remaining, 2);
     }
 
     #[test]
@@ -326,7 +351,7 @@ mod tests {
         let limiter = Embedded::new(100);
         let count = || {
             let charges = plan.charges(&[], 1, &key, &organization);
-            (0..500).filter(|_| admitted(limiter.admit_now(&charges, NOW)).is_some()).count()
+            (0..500).filter(|_| admitted(take(&limiter, &charges, NOW)).is_some()).count()
         };
         let total: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(count)).collect();
@@ -340,11 +365,11 @@ mod tests {
         let limiter = Embedded::new(2);
         let plan = plan("3/min", "100/day");
         let (key, organization) = caller(None);
-        assert!(limiter.admit_now(&plan.charges(&[], 1, &key, &organization), NOW).is_some());
+        assert!(take(&limiter, &plan.charges(&[], 1, &key, &organization), NOW).is_some());
         let stranger = Key { subject: 78, ..key };
-        assert_eq!(limiter.admit_now(&plan.charges(&[], 1, &stranger, &organization), NOW), None);
+        assert_eq!(take(&limiter, &plan.charges(&[], 1, &stranger, &organization), NOW), None);
         let later = NOW + 86_400_000;
-        assert!(limiter.admit_now(&plan.charges(&[], 1, &stranger, &organization), later).is_some());
+        assert!(take(&limiter, &plan.charges(&[], 1, &stranger, &organization), later).is_some());
     }
 
     #[test]
@@ -352,9 +377,8 @@ mod tests {
         let (plan, (key, organization)) = (plan("10/min", "6/day"), caller(None));
         let charges = plan.charges(&[], 1, &key, &organization);
         let (old, new) = (Embedded::new(100), Embedded::new(100));
-        let take = |limiter: &Embedded, n: u32| {
-            (0..n).filter(|_| admitted(limiter.admit_now(&charges, NOW)).is_some()).count()
-        };
+        let take =
+            |limiter: &Embedded, n: u32| (0..n).filter(|_| admitted(take(limiter, &charges, NOW)).is_some()).count();
         assert_eq!(take(&old, 3), 3);
         let saved = old.unsaved();
         old.merge(&saved, &saved, NOW);

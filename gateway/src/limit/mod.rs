@@ -1,17 +1,36 @@
 //! Limits at work: taking tokens from buckets.
 //!
 //! The question "may this request pass?" is answered by a [`Limiter`]. [`Embedded`] answers in
-//! process and is exact for one gateway; a limiter shared through Redis stands behind the same
-//! trait. A limiter never lets more through than the limit, and when it cannot tell it says so.
+//! process and is exact for one gateway; [`Leasing`] is shared through Redis and exact for all of
+//! them together. Both are held to one list of tests (`conformance.rs`). A limiter never lets more
+//! through than the limit, and when it cannot tell it says so.
 
+pub mod conformance;
 mod embedded;
+pub mod leasing;
 
 use async_trait::async_trait;
 use policy::limit::{Charge, Charges};
+use policy::route::Outage;
 use policy::window::Window;
 
 pub use self::embedded::Embedded;
+pub use self::leasing::Leasing;
+use crate::clock::Moment;
 use crate::store::Counter;
+
+/// A request's question.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The buckets, and what to take from each.
+    pub charges: &'a Charges<'a>,
+    /// How new the limits are: the highest version wins where gateways differ.
+    pub version: u64,
+    /// What holds while the limiter cannot tell.
+    pub outage: Outage,
+    /// When.
+    pub now: Moment,
+}
 
 /// Where a bucket stands after a request: what the limit headers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +41,42 @@ pub struct Standing {
     pub remaining: u32,
     /// The window.
     pub window: Window,
+    /// The instant it is about, by the clock that counts the windows, Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// How an admission came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Certainty {
+    /// Counted by everyone: the limit holds exactly.
+    Exact,
+    /// The bucket's server is away; this gateway spent its own share of the limit.
+    LocalShare,
+    /// The bucket's server is away, and the route lets requests pass uncounted then.
+    Open,
+}
+
+impl Certainty {
+    /// Its word in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Certainty::Exact => "exact",
+            Certainty::LocalShare => "local_share",
+            Certainty::Open => "open",
+        }
+    }
 }
 
 /// The answer for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// All tokens were taken. Where the documented limit stands now.
-    Admitted(Standing),
+    /// All tokens were taken.
+    Admitted {
+        /// Where the documented limit stands now.
+        standing: Standing,
+        /// How sure that is.
+        certainty: Certainty,
+    },
     /// Nothing was taken.
     Over {
         /// Which charge did not fit, as an index into the charges.
@@ -46,13 +94,16 @@ pub struct CannotTell;
 #[async_trait]
 pub trait Limiter: Send + Sync {
     /// Answers at once where no one else need be asked; `None` means: await [`Limiter::admit`].
-    fn admit_now(&self, charges: &Charges<'_>, now_ms: u64) -> Option<Verdict>;
+    fn admit_now(&self, ask: &Ask<'_>) -> Option<Verdict>;
 
     /// Answers, asking others where it must. All charges are taken or none.
-    async fn admit(&self, charges: &Charges<'_>, now_ms: u64) -> Result<Verdict, CannotTell>;
+    async fn admit(&self, ask: &Ask<'_>) -> Result<Verdict, CannotTell>;
 
-    /// Where a bucket stands, without taking anything.
-    fn peek(&self, charge: &Charge<'_>, now_ms: u64) -> Standing;
+    /// Where a bucket stands as far as is known here, without taking anything.
+    fn peek(&self, charge: &Charge<'_>, now: Moment) -> Standing;
+
+    /// Where all buckets stand, asking others where that helps, without taking anything.
+    async fn inspect(&self, charges: &Charges<'_>, version: u64, now: Moment) -> Vec<Standing>;
 
     /// What was taken from quotas since it was last saved, bucket by bucket.
     fn unsaved(&self) -> Vec<Counter>;
@@ -63,13 +114,25 @@ pub trait Limiter: Send + Sync {
 
     /// How many buckets are held.
     fn buckets(&self) -> usize;
+
+    /// Says how many other gateways share the limits.
+    fn set_others(&self, known: usize);
+
+    /// Returns when requests can be answered.
+    async fn ready(&self);
+
+    /// Returns what is held for this process alone, before it ends.
+    async fn leave(&self);
+
+    /// Brings gauges up to date before they are read.
+    fn refresh_metrics(&self);
 }
 
 impl Verdict {
     /// The standing to show: that of the documented limit, or of the one that was violated.
     pub fn standing(&self) -> Standing {
         match self {
-            Verdict::Admitted(standing) | Verdict::Over { standing, .. } => *standing,
+            Verdict::Admitted { standing, .. } | Verdict::Over { standing, .. } => *standing,
         }
     }
 }

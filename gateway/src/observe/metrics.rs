@@ -1,5 +1,7 @@
 //! Prometheus metrics. Every label value is from a closed list or from the policy.
 
+mod limits;
+
 use std::sync::OnceLock;
 
 use policy::Environment;
@@ -8,6 +10,8 @@ use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+
+pub use self::limits::LimitMetrics;
 
 /// Every metric of a gateway.
 pub struct Metrics {
@@ -48,6 +52,8 @@ pub struct Metrics {
     pub dropped: IntCounterVec,
     /// Tries of a request on another backend.
     pub upstream_retries: IntCounterVec,
+    /// Limits shared with other gateways.
+    pub limits: LimitMetrics,
 }
 
 /// A metric's registration failed: two with one name. A bug, found by any test that starts.
@@ -150,6 +156,7 @@ impl Metrics {
                 "Requests tried again on another backend.",
                 &["api"],
             )?,
+            limits: LimitMetrics::new(&make)?,
             registry: make.0,
         })
     }

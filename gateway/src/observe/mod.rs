@@ -11,7 +11,7 @@ mod usage;
 
 pub use self::access_log::AccessLog;
 pub use self::health::Health;
-pub use self::metrics::{ApiMetrics, MetricFault, Metrics, RouteMetrics};
+pub use self::metrics::{ApiMetrics, LimitMetrics, MetricFault, Metrics, RouteMetrics};
 pub use self::usage::{UsageLog, write_behind};
 
 /// What is said of one request, once.
@@ -43,6 +43,8 @@ pub struct Record<'a> {
     pub outcome: &'a str,
     /// Whether missing scopes were only shadowed.
     pub shadowed: bool,
+    /// How limits were counted: `exact`, or `local_share` or `open` while their server was away.
+    pub limits: &'a str,
     /// Status sent.
     pub status: u16,
     /// Bytes of body received.

@@ -18,6 +18,7 @@ use policy::window::Period;
 pub use self::record::{
     Exposure, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord, Sighting, Usage,
 };
+pub(crate) use self::redis::way;
 pub use self::redis::{RedisSettings, RedisStore};
 pub use self::sqlite::SqliteStore;
 use crate::digest::Digest;

@@ -7,6 +7,7 @@
 
 mod link;
 mod names;
+pub(crate) mod way;
 
 use std::collections::HashMap;
 
@@ -15,11 +16,11 @@ use policy::window::Tally;
 use redis::{Cmd, FromRedisValue, Value, cmd};
 
 use self::link::Link;
-pub use self::link::RedisSettings;
 use self::names::{
     ADD, ALL_KEYS, CHANGES, CHANGES_KEPT, COUNTERS, COUNTERS_AT_ONCE, DROP, GATEWAYS, ORGANIZATIONS, SWAP, TRIES_MAX,
     WAIT_MS, counter_field, digest_by_id, key_by_digest, keys_of, organization_by_id, texts, usage_by_id,
 };
+pub use self::way::RedisSettings;
 use super::{
     Change, Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
     OrganizationRecord, Position, Store, StoreError, Usage, json, text,

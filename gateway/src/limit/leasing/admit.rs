@@ -1,0 +1,217 @@
+//! A request that cannot be answered from the tokens held here: it waits for Redis, or falls under
+//! its route's outage rule.
+//!
+//! All buckets are taken from or none. What is held here is put back before the rest is waited for,
+//! so that it is not kept from others; what was waited for is kept.
+
+use std::sync::Arc;
+
+use policy::limit::{CHARGES_MAX, Charge};
+use policy::route::Outage;
+
+use super::bucket::{Bucket, Take, Taken};
+use super::clock::Look;
+use super::ledger::Answer;
+use super::node::State;
+use super::{Ask, CannotTell, Certainty, Leasing, Verdict};
+
+/// Rounds of waiting for one request with several limits: while it waited for one bucket, another
+/// may have run out.
+const ROUNDS: usize = 4;
+
+/// One bucket of a request, while the request is decided.
+struct Place<'a> {
+    charge: &'a Charge<'a>,
+    bucket: Arc<Bucket>,
+    taken: Option<Taken>,
+    /// The tokens were waited for, and stay taken.
+    is_waited: bool,
+}
+
+impl Place<'_> {
+    fn put_back(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            self.bucket.put_back(taken.window, self.charge.cost);
+        }
+    }
+}
+
+/// Why waiting ended a request.
+enum Ended {
+    Over(usize),
+    CannotTell,
+}
+
+impl Leasing {
+    /// See [`super::Limiter::admit`].
+    pub(super) async fn admit_waiting(&self, ask: &Ask<'_>) -> Result<Verdict, CannotTell> {
+        let mut places = self.places(ask);
+        let mut certainty = Certainty::Exact;
+        for _ in 0..ROUNDS {
+            let look = self.look_now();
+            if let Some(index) = look.and_then(|look| dry_place(&places, look)) {
+                return Ok(self.over(&mut places, index, ask));
+            }
+            let missing = look.map_or(places.len(), |look| self.take_here(&mut places, look));
+            if missing == 0 {
+                return self.admitted(&places, certainty, ask);
+            }
+            match self.wait_for_rest(&mut places, ask, &mut certainty).await {
+                Ok(()) => {}
+                Err(Ended::Over(index)) => return Ok(self.over(&mut places, index, ask)),
+                Err(Ended::CannotTell) => break,
+            }
+            if certainty == Certainty::Open {
+                // A bucket that is passed unasked holds no tokens; the others are passed with it.
+                places.iter_mut().for_each(Place::put_back);
+                return self.opened(&places, ask);
+            }
+        }
+        places.iter_mut().for_each(Place::put_back);
+        self.metrics.cannot_tell.inc();
+        Err(CannotTell)
+    }
+
+    fn look_now(&self) -> Option<Look> {
+        self.common.redis_clock.look(self.common.clock.steady_us())
+    }
+
+    fn now_ms(&self, ask: &Ask<'_>) -> u64 {
+        self.look_now().map_or(ask.now.wall_ms, |look| look.lo_ms)
+    }
+
+    fn places<'a>(&self, ask: &'a Ask<'a>) -> Vec<Place<'a>> {
+        let mut places = Vec::with_capacity(CHARGES_MAX);
+        for charge in ask.charges.iter() {
+            let bucket = self.find_or_make(charge, ask.version);
+            if bucket.set_limit(charge.count, ask.version) {
+                self.drive(bucket.clone());
+            }
+            places.push(Place { charge, bucket, taken: None, is_waited: false });
+        }
+        places
+    }
+
+    /// Takes tokens that are held here; returns how many buckets are still missing.
+    fn take_here(&self, places: &mut [Place<'_>], look: Look) -> usize {
+        let mut missing = 0;
+        for place in places.iter_mut().filter(|place| place.taken.is_none()) {
+            let (limit, _) = place.bucket.limits();
+            match place.bucket.take(limit, place.charge.cost, look) {
+                Take::Taken(taken) => {
+                    self.refill(&place.bucket, taken);
+                    place.taken = Some(taken);
+                }
+                Take::Missing | Take::Dry => missing += 1,
+            }
+        }
+        missing
+    }
+
+    /// Waits for the buckets that have no tokens here, all at once.
+    async fn wait_for_rest(
+        &self,
+        places: &mut [Place<'_>],
+        ask: &Ask<'_>,
+        certainty: &mut Certainty,
+    ) -> Result<(), Ended> {
+        let now_us = self.common.clock.steady_us();
+        let mut waits = Vec::with_capacity(places.len());
+        for (index, place) in places.iter_mut().enumerate() {
+            if place.taken.is_some() {
+                if !place.is_waited {
+                    place.put_back();
+                }
+                continue;
+            }
+            let may_ask = matches!(self.state(&place.bucket, now_us), State::Up | State::Learning { .. });
+            let heard = may_ask.then(|| {
+                let (heard, starts) = place.bucket.wait(place.charge.cost, now_us);
+                if starts {
+                    self.drive(place.bucket.clone());
+                }
+                heard
+            });
+            waits.push((index, heard));
+        }
+        self.metrics.waits.inc();
+        let mut ended = Ok(());
+        for (index, heard) in waits {
+            let answer = match heard {
+                Some(heard) => heard.await.unwrap_or(Answer::CannotTell),
+                None => Answer::CannotTell,
+            };
+            let Some(place) = places.get_mut(index) else { continue };
+            match answer {
+                Answer::Taken(taken) => (place.taken, place.is_waited) = (Some(taken), true),
+                Answer::Over => ended = Err(Ended::Over(index)),
+                Answer::CannotTell => match (ask.outage, &ended) {
+                    (_, Err(_)) => {}
+                    (Outage::Open, Ok(())) => *certainty = Certainty::Open,
+                    (Outage::LocalShare, Ok(())) => match self.take_share(place) {
+                        true => *certainty = (*certainty).max(Certainty::LocalShare),
+                        false => ended = Err(Ended::CannotTell),
+                    },
+                    (Outage::Closed, Ok(())) => ended = Err(Ended::CannotTell),
+                },
+            }
+        }
+        self.metrics.wait_seconds.observe(self.since_us(now_us));
+        ended
+    }
+
+    fn since_us(&self, then_us: u64) -> f64 {
+        self.common.clock.steady_us().saturating_sub(then_us) as f64 / 1e6
+    }
+
+    /// Takes from this gateway's own share of a limit while the bucket's server is away: in a window
+    /// that began after it went away, or when there is no other gateway that could hold tokens.
+    fn take_share(&self, place: &mut Place<'_>) -> bool {
+        let bucket = &place.bucket;
+        let Some(look) = self.look_now() else { return false };
+        let State::Away { since_us } = self.state(bucket, look.now_us) else { return false };
+        let index = bucket.index(look.lo_ms);
+        let began_ms_ago = look.lo_ms.saturating_sub(bucket.window(index).start_ms);
+        let began_us = look.now_us.saturating_sub(began_ms_ago * 1_000);
+        let (gateways, alone_since_us) = self.company();
+        if began_us >= since_us || began_us >= alone_since_us {
+            bucket.take_share(index, bucket.limits().1 / gateways);
+        }
+        bucket.take_rest(index, alone_since_us);
+        match bucket.take(bucket.limits().0, place.charge.cost, look) {
+            Take::Taken(taken) => (place.taken, place.is_waited) = (Some(taken), true),
+            Take::Missing | Take::Dry => return false,
+        }
+        true
+    }
+
+    fn admitted(&self, places: &[Place<'_>], certainty: Certainty, ask: &Ask<'_>) -> Result<Verdict, CannotTell> {
+        let is_share = |place: &Place<'_>| place.taken.is_some_and(|taken| taken.is_share);
+        let certainty = if places.iter().any(is_share) { certainty.max(Certainty::LocalShare) } else { certainty };
+        self.metrics.count_fallback(certainty);
+        let first = places.first().and_then(|place| Some((place, place.taken?)));
+        let (place, taken) = first.ok_or(CannotTell)?;
+        Ok(Verdict::Admitted { standing: Self::standing(&place.bucket, taken, self.now_ms(ask)), certainty })
+    }
+
+    fn opened(&self, places: &[Place<'_>], ask: &Ask<'_>) -> Result<Verdict, CannotTell> {
+        self.metrics.count_fallback(Certainty::Open);
+        let place = places.first().ok_or(CannotTell)?;
+        let standing = Self::known_standing(&place.bucket, place.charge, self.now_ms(ask), None);
+        Ok(Verdict::Admitted { standing, certainty: Certainty::Open })
+    }
+
+    fn over(&self, places: &mut [Place<'_>], index: usize, ask: &Ask<'_>) -> Verdict {
+        places.iter_mut().for_each(Place::put_back);
+        let now_ms = self.now_ms(ask);
+        let standing = places
+            .get(index)
+            .map(|place| Self::known_standing(&place.bucket, place.charge, now_ms, Some(place.charge.cost)));
+        let first = || super::Limiter::peek(self, &ask.charges.first, ask.now);
+        Verdict::Over { index, standing: standing.unwrap_or_else(first) }
+    }
+}
+
+fn dry_place(places: &[Place<'_>], look: Look) -> Option<usize> {
+    places.iter().position(|place| place.taken.is_none() && place.bucket.is_dry(place.charge.cost, look))
+}

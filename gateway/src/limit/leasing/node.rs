@@ -1,0 +1,339 @@
+//! One Redis server that holds buckets: connected in the background, never waited for.
+//!
+//! A request that needs a server that is away hears so at once. A keeper task connects, pings, and
+//! notices when the server is not the one it was: its data may be older than what we were told
+//! then, so for [`LEARN`] no tokens are granted in windows that began before, while every gateway
+//! reports what it holds.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value, cmd};
+use tokio::sync::{Notify, mpsc};
+
+use super::clock::RedisClock;
+use super::message::{Call, Message, Reply, SCRIPT};
+use crate::clock::Clock;
+use crate::store::way::{Way, describe};
+
+/// Time between two pings of a server that was not otherwise heard of.
+const PING_EVERY: Duration = Duration::from_millis(100);
+/// Pause between two attempts to connect.
+const RECONNECT_EVERY: Duration = Duration::from_millis(50);
+/// How long gateways are given to report what they hold to a server that may have forgotten it.
+/// Longer than they need to notice: a ping, its timeout and a reconnect.
+pub const LEARN: Duration = Duration::from_secs(1);
+/// What the user of the store URL must be allowed, as `ACL SETUSER` takes it.
+const PERMISSIONS: &str =
+    "~tollgate:* &tollgate:* +@read +@write +@stream +@pubsub +@scripting +@connection +info +time +cluster|slots";
+/// Where gateways ask each other to return tokens.
+pub const RECALLS: &str = "tollgate:recall";
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The server is away, or just stopped answering.
+    Away,
+    /// This bucket is another server's.
+    Moved(String),
+    /// This bucket is on its way to another server.
+    Ask(String),
+    /// This bucket cannot be used; the server is well.
+    Broken,
+}
+
+/// Whether a server can grant tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It answers.
+    Up,
+    /// It answers, but may have forgotten windows that began before this instant of our steady clock.
+    Learning {
+        /// That instant, microseconds.
+        since_us: u64,
+    },
+    /// It has not answered since this instant of our steady clock.
+    Away {
+        /// That instant, microseconds; 0 when it never did.
+        since_us: u64,
+    },
+}
+
+/// What all nodes of a limiter share.
+pub struct Common {
+    /// Our clock.
+    pub clock: Arc<dyn Clock>,
+    /// Theirs.
+    pub redis_clock: RedisClock,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// The mark of this process in every bucket.
+    pub process: String,
+    /// SHA-1 of the script, as Redis names it.
+    pub digest: String,
+    /// What the nodes have to say.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// What a node has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Gateways need the tokens of this bucket and window.
+    Recall(u128, u32),
+    /// A server is back. `true`: it may have forgotten what it knew.
+    Back(Arc<str>, bool),
+}
+
+struct Up {
+    connection: MultiplexedConnection,
+    heard_us: AtomicU64,
+}
+
+/// One server.
+pub struct Node {
+    /// `host:port`, or `master` for the one that Sentinel names.
+    pub name: Arc<str>,
+    way: Way,
+    common: Arc<Common>,
+    up: ArcSwapOption<Up>,
+    /// Run id and replication id of the server we spoke to last.
+    epoch: Mutex<Option<String>>,
+    away_since_us: AtomicU64,
+    /// 0 while there is nothing to learn.
+    learning_since_us: AtomicU64,
+    failed: Notify,
+}
+
+impl Node {
+    /// A server; connected to by [`Node::keep`].
+    pub fn new(name: &str, way: Way, common: Arc<Common>) -> Self {
+        Node {
+            name: name.into(),
+            way,
+            common,
+            up: ArcSwapOption::empty(),
+            epoch: Mutex::default(),
+            away_since_us: AtomicU64::new(0),
+            learning_since_us: AtomicU64::new(0),
+            failed: Notify::new(),
+        }
+    }
+
+    /// Whether it can grant tokens now.
+    pub fn state(&self, now_us: u64) -> State {
+        if self.up.load().is_none() {
+            return State::Away { since_us: self.away_since_us.load(Ordering::Relaxed) };
+        }
+        let since_us = self.learning_since_us.load(Ordering::Relaxed);
+        let is_learning = since_us != 0 && now_us.saturating_sub(since_us) < micros(LEARN);
+        if is_learning { State::Learning { since_us } } else { State::Up }
+    }
+
+    /// Starts to learn: the server may have forgotten what it knew.
+    pub fn learn(&self) {
+        self.learning_since_us.store(self.common.clock.steady_us().max(1), Ordering::Relaxed);
+    }
+
+    /// Asks a bucket. An answer takes at most the timeout; no answer means that the server is away.
+    pub async fn call(&self, message: &Message, is_asking: bool) -> Result<Reply, Trouble> {
+        let up = self.up.load_full().ok_or(Trouble::Away)?;
+        let mut connection = up.connection.clone();
+        let sent_us = self.common.clock.steady_us();
+        let (digest, process) = (&*self.common.digest, &*self.common.process);
+        let answer = tokio::time::timeout(self.common.timeout, async {
+            let command = message.command(Call::Digest(digest), process);
+            match ask(&mut connection, &command, is_asking).await {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    // It was not run, so it is the same message that goes again.
+                    let command = message.command(Call::Text(SCRIPT), process);
+                    ask(&mut connection, &command, is_asking).await
+                }
+                answer => answer,
+            }
+        });
+        match answer.await {
+            Ok(Ok(list)) => {
+                let reply = Reply::read(&list).ok_or(Trouble::Broken)?;
+                let received_us = self.common.clock.steady_us();
+                up.heard_us.store(received_us, Ordering::Relaxed);
+                self.common.redis_clock.observe(&self.name, reply.now_ms, sent_us, received_us);
+                Ok(reply)
+            }
+            Ok(Err(error)) => Err(self.trouble(&up, &error)),
+            Err(_) => {
+                self.fail(&up, "no answer in time");
+                Err(Trouble::Away)
+            }
+        }
+    }
+
+    fn trouble(&self, up: &Arc<Up>, error: &RedisError) -> Trouble {
+        if let Some((address, _)) = error.redirect_node() {
+            let address = address.to_owned();
+            return match error.kind() == ErrorKind::Server(ServerErrorKind::Ask) {
+                true => Trouble::Ask(address),
+                false => Trouble::Moved(address),
+            };
+        }
+        let is_about_the_bucket = matches!(error.code(), Some("WRONGTYPE"))
+            || matches!(
+                error.kind(),
+                ErrorKind::UnexpectedReturnType | ErrorKind::Parse | ErrorKind::Server(ServerErrorKind::ResponseError)
+            );
+        if is_about_the_bucket {
+            log::warn!(target: "tollgate::limit", "a bucket at {} cannot be used: {}", self.name, describe(error));
+            return Trouble::Broken;
+        }
+        self.fail(up, &describe(error));
+        Trouble::Away
+    }
+
+    /// Drops the connection, if it is still the one in use.
+    fn fail(&self, up: &Arc<Up>, why: &str) {
+        let was_up = self.up.rcu(|now| match now {
+            Some(now) if Arc::ptr_eq(now, up) => None,
+            other => other.clone(),
+        });
+        if was_up.is_some_and(|was| Arc::ptr_eq(&was, up)) {
+            self.away_since_us.store(self.common.clock.steady_us().max(1), Ordering::Relaxed);
+            log::warn!(target: "tollgate::limit", "limits at {}: {why}; their outage rules hold until it is back", self.name);
+            self.failed.notify_one();
+        }
+    }
+
+    /// Sends a command without caring for the answer.
+    pub async fn tell(&self, command: &Cmd) {
+        if let Some(up) = self.up.load_full() {
+            let mut connection = up.connection.clone();
+            let _ = tokio::time::timeout(self.common.timeout, connection.req_packed_command(command)).await;
+        }
+    }
+
+    /// Asks something about the server itself.
+    pub async fn query(&self, command: &Cmd) -> Option<Value> {
+        let up = self.up.load_full()?;
+        let mut connection = up.connection.clone();
+        tokio::time::timeout(self.common.timeout, connection.req_packed_command(command)).await.ok()?.ok()
+    }
+
+    /// Keeps the server connected, until it is dropped.
+    pub async fn keep(self: Arc<Self>) {
+        let mut last_failure = String::new();
+        loop {
+            match self.connect().await {
+                Ok((up, epoch)) => {
+                    last_failure.clear();
+                    self.arrived(up.clone(), epoch).await;
+                    self.watch(&up).await;
+                }
+                Err(why) => {
+                    if why != last_failure {
+                        log::warn!(target: "tollgate::limit", "limits at {}: {why}", self.name);
+                        last_failure = why;
+                    }
+                    tokio::time::sleep(RECONNECT_EVERY).await;
+                }
+            }
+        }
+    }
+
+    /// Connects and makes sure that the server takes writes.
+    async fn connect(&self) -> Result<(Arc<Up>, String), String> {
+        let events = self.common.events.clone();
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(None)
+            .set_connection_timeout(None)
+            .set_push_sender(move |push: PushInfo| {
+                // A full queue loses a recall: the bucket stays tight and others wait a little longer.
+                recall(&push).map_or(Ok(()), |event| events.try_send(event))
+            });
+        let limit = match self.way {
+            Way::Alone(_) => self.common.connect_timeout,
+            Way::Sentinel(_) | Way::Cluster(..) => self.common.connect_timeout * 4,
+        };
+        let connecting = tokio::time::timeout(limit, async {
+            let mut connection = self.way.connect(&config).await?;
+            let mut text: String = cmd("INFO").arg("server").query_async(&mut connection).await?;
+            text += &cmd("INFO").arg("replication").query_async::<String>(&mut connection).await?;
+            let () = cmd("PING").query_async(&mut connection).await?;
+            let () = cmd("SUBSCRIBE").arg(RECALLS).query_async(&mut connection).await?;
+            Ok::<_, RedisError>((connection, text))
+        });
+        let (connection, text) = match connecting.await {
+            Ok(done) => done.map_err(|error| {
+                let may_not = error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm);
+                if may_not { format!("the user lacks permissions; give it {PERMISSIONS}") } else { describe(&error) }
+            })?,
+            Err(_) => return Err(format!("no connection within {} ms", limit.as_millis())),
+        };
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        if field("role") != Some("master") {
+            return Err("it is not a master".to_owned());
+        }
+        let epoch = [field("run_id"), field("master_replid")].map(Option::unwrap_or_default).join(" ");
+        let heard_us = AtomicU64::new(self.common.clock.steady_us());
+        Ok((Arc::new(Up { connection, heard_us }), epoch))
+    }
+
+    async fn arrived(&self, up: Arc<Up>, epoch: String) {
+        let before = self.epoch.lock().unwrap_or_else(PoisonError::into_inner).replace(epoch.clone());
+        let is_other = before.is_none_or(|before| before != epoch);
+        if is_other {
+            self.learn();
+        }
+        self.up.store(Some(up));
+        log::info!(target: "tollgate::limit", "limits at {}: connected", self.name);
+        let _ = self.common.events.send(Event::Back(self.name.clone(), is_other)).await;
+    }
+
+    /// Returns when the connection is no good any more.
+    async fn watch(&self, up: &Arc<Up>) {
+        loop {
+            tokio::select! {
+                () = self.failed.notified() => {}
+                () = tokio::time::sleep(PING_EVERY) => {}
+            }
+            if self.up.load().as_ref().is_none_or(|now| !Arc::ptr_eq(now, up)) {
+                return;
+            }
+            let silent_us = self.common.clock.steady_us().saturating_sub(up.heard_us.load(Ordering::Relaxed));
+            if silent_us < micros(PING_EVERY) {
+                continue;
+            }
+            let mut connection = up.connection.clone();
+            let ping = cmd("PING");
+            match tokio::time::timeout(self.common.timeout, connection.req_packed_command(&ping)).await {
+                Ok(Ok(_)) => up.heard_us.store(self.common.clock.steady_us(), Ordering::Relaxed),
+                Ok(Err(error)) => self.fail(up, &describe(&error)),
+                Err(_) => self.fail(up, "no answer to a ping in time"),
+            }
+        }
+    }
+}
+
+/// A duration in microseconds.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+async fn ask(connection: &mut MultiplexedConnection, command: &Cmd, is_asking: bool) -> Result<Vec<i64>, RedisError> {
+    if !is_asking {
+        return command.query_async(connection).await;
+    }
+    let mut both = redis::pipe();
+    both.cmd("ASKING").ignore().add_command(command.clone());
+    let (list,): (Vec<i64>,) = both.query_async(connection).await?;
+    Ok(list)
+}
+
+/// The recall that a pushed message is, if it is one: `<bucket> <window>`.
+fn recall(push: &PushInfo) -> Option<Event> {
+    let (PushKind::Message, [_, Value::BulkString(text)]) = (&push.kind, &push.data[..]) else { return None };
+    let (bucket, window) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+    Some(Event::Recall(u128::from_str_radix(bucket, 16).ok()?, window.parse().ok()?))
+}

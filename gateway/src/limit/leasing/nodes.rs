@@ -1,0 +1,206 @@
+//! Which server holds a bucket: the only one there is, or the one of its slot in a cluster.
+//!
+//! Every script call touches one key, so a cluster needs nothing but this table. The table is read
+//! anew when a server says that it is wrong, when a server is away, and every few seconds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use redis::cluster_routing::Slot;
+use redis::{AsyncConnectionConfig, Cmd, Value, cmd};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::message::{Message, Reply, bucket_key};
+use super::node::{Common, Node, State, Trouble};
+use crate::store::way::{Seeds, Way};
+
+/// Slots of a cluster.
+const SLOTS: u16 = 16_384;
+/// Most masters a table may name.
+const NODES_MAX: usize = 1_000;
+/// Time between two looks at the table while all is well.
+const REFRESH_EVERY: Duration = Duration::from_secs(5);
+/// Time between two looks while a server is away or has moved something.
+const REFRESH_SOON: Duration = Duration::from_millis(200);
+
+type Table = HashMap<Slot, Arc<Node>>;
+
+/// All servers.
+pub enum Nodes {
+    /// One.
+    One(Arc<Node>, AbortHandle),
+    /// A cluster of them.
+    Cluster(Box<Cluster>),
+}
+
+/// The servers of a cluster.
+pub struct Cluster {
+    seeds: Seeds,
+    common: Arc<Common>,
+    table: ArcSwap<Table>,
+    known: Mutex<HashMap<String, (Arc<Node>, AbortHandle)>>,
+    is_wrong: Notify,
+}
+
+impl Nodes {
+    /// Starts to connect. Must be called inside a runtime, which keeps the connections.
+    pub fn start(way: Way, common: Arc<Common>) -> Self {
+        if let Way::Cluster(_, seeds) = way {
+            let (table, known) = (ArcSwap::default(), Mutex::default());
+            return Nodes::Cluster(Box::new(Cluster { seeds, common, table, known, is_wrong: Notify::new() }));
+        }
+        let node = Arc::new(Node::new("master", way, common));
+        let keeper = tokio::spawn(node.clone().keep()).abort_handle();
+        Nodes::One(node, keeper)
+    }
+
+    /// The server of a bucket; `None` while no table is known.
+    pub fn of(&self, bucket: u128) -> Option<Arc<Node>> {
+        match self {
+            Nodes::One(node, _) => Some(node.clone()),
+            Nodes::Cluster(cluster) => cluster.table.load().get(&Slot::for_key(bucket_key(bucket))).cloned(),
+        }
+    }
+
+    /// Every server.
+    pub fn all(&self) -> Vec<Arc<Node>> {
+        match self {
+            Nodes::One(node, _) => vec![node.clone()],
+            Nodes::Cluster(cluster) => cluster.locked().values().map(|(node, _)| node.clone()).collect(),
+        }
+    }
+
+    /// Whether a bucket's server can grant tokens.
+    pub fn state(&self, bucket: u128, now_us: u64) -> State {
+        self.of(bucket).map_or(State::Away { since_us: 0 }, |node| node.state(now_us))
+    }
+
+    /// Asks a bucket, wherever it is. Follows one redirection.
+    pub async fn call(&self, message: &Message) -> Result<Reply, Trouble> {
+        let node = self.of(message.bucket).ok_or(Trouble::Away)?;
+        let first = node.call(message, false).await;
+        let Nodes::Cluster(cluster) = self else { return first };
+        match first {
+            Ok(reply) => Ok(reply),
+            Err(Trouble::Moved(address)) => {
+                cluster.is_wrong.notify_one();
+                cluster.at(&address)?.call(message, false).await
+            }
+            Err(Trouble::Ask(address)) => cluster.at(&address)?.call(message, true).await,
+            Err(trouble) => {
+                cluster.is_wrong.notify_one();
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Keeps the table of a cluster; returns at once when there is none to keep.
+    pub async fn follow(&self) {
+        let Nodes::Cluster(cluster) = self else { return };
+        loop {
+            let is_whole = cluster.refresh().await;
+            let pause = if is_whole { REFRESH_EVERY } else { REFRESH_SOON };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = cluster.is_wrong.notified() => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        match self {
+            Nodes::One(_, keeper) => keeper.abort(),
+            Nodes::Cluster(cluster) => cluster.locked().values().for_each(|(_, keeper)| keeper.abort()),
+        }
+    }
+}
+
+impl Cluster {
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Arc<Node>, AbortHandle)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server at an address, known from the table or from a redirection.
+    fn at(&self, address: &str) -> Result<Arc<Node>, Trouble> {
+        let mut known = self.locked();
+        if let Some((node, _)) = known.get(address) {
+            return Ok(node.clone());
+        }
+        if known.len() >= NODES_MAX {
+            return Err(Trouble::Away);
+        }
+        let client = self.seeds.client(address).map_err(|_| Trouble::Away)?;
+        let node = Arc::new(Node::new(address, Way::Alone(client), self.common.clone()));
+        let keeper = tokio::spawn(node.clone().keep()).abort_handle();
+        known.insert(address.to_owned(), (node.clone(), keeper));
+        Ok(node)
+    }
+
+    /// Reads the table. `true`: it names a server for every slot, and all of them answer.
+    async fn refresh(&self) -> bool {
+        let Some(value) = self.ask_any(cmd("CLUSTER").arg("SLOTS")).await else { return false };
+        let ranges = slot_ranges(&value);
+        let mut table = Table::with_capacity(usize::from(SLOTS));
+        for (first, last, address) in &ranges {
+            let Ok(node) = self.at(address) else { continue };
+            for slot in (*first..=*last).filter_map(Slot::new) {
+                table.insert(slot, node.clone());
+            }
+        }
+        let is_named = |name: &str| ranges.iter().any(|(_, _, address)| address == name);
+        self.locked().retain(|name, (_, keeper)| {
+            let stays = is_named(name);
+            if !stays {
+                keeper.abort();
+            }
+            stays
+        });
+        self.common.redis_clock.keep(is_named);
+        let now_us = self.common.clock.steady_us();
+        let answers = |node: &Arc<Node>| !matches!(node.state(now_us), State::Away { .. });
+        let is_whole = table.len() == usize::from(SLOTS) && table.values().all(answers);
+        self.table.store(Arc::new(table));
+        is_whole
+    }
+
+    /// Asks any server that answers: those we know, then the seeds.
+    async fn ask_any(&self, question: &Cmd) -> Option<Value> {
+        let known: Vec<Arc<Node>> = self.locked().values().map(|(node, _)| node.clone()).collect();
+        for node in known {
+            if let Some(answer) = node.query(question).await {
+                return Some(answer);
+            }
+        }
+        for seed in &self.seeds.hosts {
+            let Ok(client) = self.seeds.client(seed) else { continue };
+            let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+            let asked = tokio::time::timeout(self.common.connect_timeout, async {
+                let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+                question.query_async::<Value>(&mut connection).await
+            });
+            if let Ok(Ok(answer)) = asked.await {
+                return Some(answer);
+            }
+        }
+        None
+    }
+}
+
+/// Reads `CLUSTER SLOTS`: ranges of slots and the address of their master. What cannot be read is
+/// left out; a table with holes is read again soon.
+fn slot_ranges(value: &Value) -> Vec<(u16, u16, String)> {
+    let Value::Array(ranges) = value else { return Vec::new() };
+    let read = |range: &Value| {
+        let Value::Array(parts) = range else { return None };
+        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &parts[..] else { return None };
+        let [Value::BulkString(host), Value::Int(port), ..] = &master[..] else { return None };
+        let host = std::str::from_utf8(host).ok().filter(|host| !host.is_empty())?;
+        Some((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, format!("{host}:{port}")))
+    };
+    ranges.iter().filter_map(read).collect()
+}

@@ -1,0 +1,168 @@
+//! Where Redis is: what a store URL says, in whatever arrangement it names.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, RedisResult, TlsCertificates};
+use tokio::sync::Mutex;
+
+use super::super::StoreError;
+
+/// How to reach Redis, beside the URL.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Certificate authority of a server that speaks TLS; the system's when absent.
+    pub ca: Option<PathBuf>,
+}
+
+impl Default for RedisSettings {
+    fn default() -> Self {
+        RedisSettings { timeout: Duration::from_millis(50), connect_timeout: Duration::from_millis(250), ca: None }
+    }
+}
+
+/// A way to Redis.
+pub(crate) enum Way {
+    /// One server.
+    Alone(Client),
+    /// A cluster: through the library's client, or node by node.
+    Cluster(Box<ClusterClient>, Seeds),
+    /// The master that Sentinel names.
+    Sentinel(Box<Mutex<SentinelClient>>),
+}
+
+impl Way {
+    /// Connects to the one server at the end of this way. A cluster has no such server.
+    pub(crate) async fn connect(&self, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
+        match self {
+            Way::Alone(client) => client.get_multiplexed_async_connection_with_config(config).await,
+            Way::Sentinel(client) => client.lock().await.get_async_connection_with_config(config).await,
+            Way::Cluster(..) => Err((redis::ErrorKind::InvalidClientConfig, "a cluster is not one server").into()),
+        }
+    }
+}
+
+/// Known nodes of a cluster, and how to reach any of them.
+#[derive(Clone)]
+pub(crate) struct Seeds {
+    /// `host:port` of each.
+    pub(crate) hosts: Vec<String>,
+    scheme: String,
+    login: String,
+    certificates: Option<TlsCertificates>,
+}
+
+impl Seeds {
+    /// A client of one node.
+    pub(crate) fn client(&self, host: &str) -> RedisResult<Client> {
+        let info = node(&self.scheme, &self.login, host, "").into_connection_info()?;
+        match self.certificates.clone() {
+            Some(tls) => Client::build_with_tls(info, tls),
+            None => Client::open(info),
+        }
+    }
+}
+
+/// One server's URL in the words of the library.
+fn node(scheme: &str, login: &str, host: &str, path: &str) -> String {
+    let protocol = if path.contains('?') { "&protocol=resp3" } else { "?protocol=resp3" };
+    format!("{scheme}://{login}{host}/{path}{protocol}")
+}
+
+fn bad_url(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Refused(format!(
+        "the store URL cannot be used: {error}; write sqlite:///path, redis://host:6379, rediss://…, \
+         redis+cluster://host:port,host:port or redis+sentinel://host:port,host:port/master-name"
+    ))
+}
+
+/// The error without what the server echoed of our command: it could hold record data.
+pub(crate) fn describe(error: &RedisError) -> String {
+    match error.code() {
+        Some(code) => format!("Redis says {code}"),
+        None => error.category().to_owned(),
+    }
+}
+
+/// Reads a store URL.
+pub(crate) fn way(url: &str, settings: &RedisSettings) -> Result<Way, StoreError> {
+    let ca = settings.ca.as_ref().map(std::fs::read).transpose();
+    let ca = ca.map_err(|e| bad_url(format!("cannot read the certificate authority: {e}")))?;
+    let certificates = || ca.clone().map(|root_cert| TlsCertificates { client_tls: None, root_cert: Some(root_cert) });
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| bad_url("there is no `://`"))?;
+    let (plain, arrangement) = scheme.split_once('+').unwrap_or((scheme, ""));
+    if plain != "redis" && plain != "rediss" {
+        return Err(bad_url(format!("`{plain}` is not a kind of store")));
+    }
+    let (login, rest) = rest.rsplit_once('@').map_or(("", rest), |(login, rest)| (login, rest));
+    let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let login = if login.is_empty() { String::new() } else { format!("{login}@") };
+    match arrangement {
+        "" => {
+            let info = node(plain, &login, hosts, path).into_connection_info().map_err(|e| bad_url(describe(&e)))?;
+            let client = match certificates() {
+                Some(tls) => Client::build_with_tls(info, tls),
+                None => Client::open(info),
+            };
+            client.map(Way::Alone).map_err(|e| bad_url(describe(&e)))
+        }
+        "cluster" => {
+            let hosts: Vec<String> = hosts.split(',').map(str::to_owned).collect();
+            let nodes: Vec<String> = hosts.iter().map(|host| node(plain, &login, host, "")).collect();
+            let seeds = Seeds { hosts, scheme: plain.to_owned(), login: login.clone(), certificates: certificates() };
+            let mut builder = ClusterClientBuilder::new(nodes)
+                .connection_timeout(settings.connect_timeout)
+                .max_connection_attempts(std::num::NonZeroUsize::MIN)
+                .response_timeout(Duration::from_secs(2))
+                .retries(2);
+            if let Some(tls) = certificates() {
+                builder = builder.certs(tls);
+            }
+            builder.build().map(|client| Way::Cluster(Box::new(client), seeds)).map_err(|e| bad_url(describe(&e)))
+        }
+        "sentinel" => sentinel(hosts, path, plain == "rediss", &login, certificates())
+            .map(|client| Way::Sentinel(Box::new(Mutex::new(client)))),
+        other => Err(bad_url(format!("`{other}` is not an arrangement of Redis"))),
+    }
+}
+
+fn sentinel(
+    hosts: &str,
+    path: &str,
+    tls: bool,
+    login: &str,
+    certificates: Option<TlsCertificates>,
+) -> Result<SentinelClient, StoreError> {
+    let mut addresses = Vec::new();
+    for host in hosts.split(',') {
+        let (name, port) = host.rsplit_once(':').unwrap_or((host, "26379"));
+        let port = port.parse().map_err(|_| bad_url(format!("`{host}` has no usable port")))?;
+        addresses.push(redis::ConnectionAddr::Tcp(name.to_owned(), port));
+    }
+    let master = path.split(['/', '?']).next().filter(|name| !name.is_empty());
+    let master = master.ok_or_else(|| bad_url("a Sentinel URL ends in the master's name"))?;
+    let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)
+        .map_err(|e| bad_url(describe(&e)))?
+        .set_client_to_redis_protocol(redis::ProtocolVersion::RESP3);
+    let (user, password) = login.trim_end_matches('@').split_once(':').unwrap_or_default();
+    if !password.is_empty() {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    if !user.is_empty() {
+        builder = builder.set_client_to_redis_username(user);
+    }
+    if tls {
+        builder = builder.set_client_to_redis_tls_mode(redis::TlsMode::Secure);
+    }
+    if let Some(certificates) = certificates {
+        builder = builder.set_client_to_redis_certificates(certificates);
+    }
+    builder.build().map_err(|e| bad_url(describe(&e)))
+}
