@@ -13,8 +13,13 @@ pub struct Cluster {
 impl Cluster {
     /// So many masters, and so many replicas of each.
     pub fn start(masters: usize, replicas: usize) -> Self {
-        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
-        let nodes: Vec<Redis> = (0..masters * (1 + replicas)).map(|_| Redis::start_with(&options)).collect();
+        let options = [
+            ["--cluster-enabled", "yes"],
+            ["--cluster-node-timeout", "1000"],
+            // A replica that has not synchronized yet cannot take over.
+            ["--repl-diskless-sync-delay", "0"],
+        ];
+        let nodes: Vec<Redis> = (0..masters * (1 + replicas)).map(|_| Redis::start_with(&options.concat())).collect();
         let addresses: Vec<String> = nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect();
         let out = Command::new("redis-cli")
             .args(["--cluster", "create"])
@@ -26,7 +31,8 @@ impl Cluster {
         let cluster = Cluster { nodes };
         cluster.wait_whole();
         until("replicas follow", || {
-            cluster.nodes.iter().filter(|n| n.cli(&["role"]).starts_with("slave")).count() == masters * replicas
+            let follows = |n: &&Redis| n.cli(&["info", "replication"]).contains("master_link_status:up");
+            cluster.nodes.iter().filter(follows).count() == masters * replicas
         });
         cluster
     }

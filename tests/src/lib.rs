@@ -17,6 +17,7 @@
 mod bucket;
 mod client;
 mod cluster;
+mod fleet;
 mod redis;
 mod upstream;
 mod world;
@@ -24,6 +25,7 @@ mod world;
 pub use bucket::{BucketServer, Dice};
 pub use client::{Connection, Response, Trust};
 pub use cluster::{Cluster, Sentinel};
+pub use fleet::{Fleet, Seen, caller};
 pub use redis::Redis;
 pub use upstream::{Received, Upstream};
 pub use world::{Gateway, ICODRIP, ICONFLOW, Key, StoreKind, World, binary, free_port, until};

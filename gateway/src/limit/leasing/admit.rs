@@ -149,8 +149,12 @@ impl Leasing {
                     (_, Err(_)) => {}
                     (Outage::Open, Ok(())) => *certainty = Certainty::Open,
                     (Outage::LocalShare, Ok(())) => match self.take_share(place) {
-                        true => *certainty = (*certainty).max(Certainty::LocalShare),
-                        false => ended = Err(Ended::CannotTell),
+                        Answer::Taken(taken) => {
+                            (place.taken, place.is_waited) = (Some(taken), true);
+                            *certainty = (*certainty).max(Certainty::LocalShare);
+                        }
+                        Answer::Over => ended = Err(Ended::Over(index)),
+                        Answer::CannotTell => ended = Err(Ended::CannotTell),
                     },
                     (Outage::Closed, Ok(())) => ended = Err(Ended::CannotTell),
                 },
@@ -166,10 +170,10 @@ impl Leasing {
 
     /// Takes from this gateway's own share of a limit while the bucket's server is away: in a window
     /// that began after it went away, or when there is no other gateway that could hold tokens.
-    fn take_share(&self, place: &mut Place<'_>) -> bool {
+    fn take_share(&self, place: &Place<'_>) -> Answer {
         let bucket = &place.bucket;
-        let Some(look) = self.look_now() else { return false };
-        let State::Away { since_us } = self.state(bucket, look.now_us) else { return false };
+        let Some(look) = self.look_now() else { return Answer::CannotTell };
+        let State::Away { since_us } = self.state(bucket, look.now_us) else { return Answer::CannotTell };
         let index = bucket.index(look.lo_ms);
         let began_ms_ago = look.lo_ms.saturating_sub(bucket.window(index).start_ms);
         let began_us = look.now_us.saturating_sub(began_ms_ago * 1_000);
@@ -177,12 +181,13 @@ impl Leasing {
         if began_us >= since_us || began_us >= alone_since_us {
             bucket.take_share(index, bucket.limits().1 / gateways);
         }
-        bucket.take_rest(index, alone_since_us);
+        let has_all = bucket.take_rest(index, alone_since_us) || began_us >= alone_since_us;
         match bucket.take(bucket.limits().0, place.charge.cost, look) {
-            Take::Taken(taken) => (place.taken, place.is_waited) = (Some(taken), true),
-            Take::Missing | Take::Dry => return false,
+            Take::Taken(taken) => Answer::Taken(taken),
+            // There is nobody else who could have tokens.
+            Take::Missing | Take::Dry if has_all => Answer::Over,
+            Take::Missing | Take::Dry => Answer::CannotTell,
         }
-        true
     }
 
     fn admitted(&self, places: &[Place<'_>], certainty: Certainty, ask: &Ask<'_>) -> Result<Verdict, CannotTell> {

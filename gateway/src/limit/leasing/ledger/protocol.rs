@@ -98,18 +98,22 @@ impl Bucket {
         self.rewrite(&ledger, change);
     }
 
-    /// Takes what was free at the last answer, which nobody else can have taken since this instant
-    /// of our steady clock.
-    pub fn take_rest(&self, window: u32, alone_since_us: u64) {
+    /// Takes what was free at the last answer, if nobody else can have taken it: there has been no
+    /// other gateway since an instant of our steady clock before that answer. `true`: so it is.
+    pub fn take_rest(&self, window: u32, alone_since_us: u64) -> bool {
         let mut ledger = self.ledger();
+        if self.word().window != window || ledger.measured.0 < alone_since_us {
+            return false;
+        }
         let room = TOKENS_MAX - self.word().tokens;
         let rest = std::mem::take(&mut ledger.free).min(room);
-        if self.word().window != window || ledger.measured.0 < alone_since_us || rest == 0 {
-            return;
+        if rest == 0 {
+            return true;
         }
         ledger.granted = ledger.granted.saturating_add(rest);
         let change = |word: Word, remaining| (Word { is_share: true, tokens: word.tokens + rest, ..word }, remaining);
         self.rewrite(&ledger, change);
+        true
     }
 
     /// What to do now. Whoever was told to drive calls this until it says [`Next::Idle`]. `grants`:
