@@ -160,6 +160,16 @@ pub async fn deny(session: &mut Session, denial: &Denial, dressing: &Dressing<'_
     send(session, answer(denial.status(), fields)?, body).await
 }
 
+/// Answers with JSON of our own.
+pub async fn json(session: &mut Session, body: Vec<u8>, dressing: &Dressing<'_>) -> pingora::Result<()> {
+    let mut fields = HeaderMap::with_capacity(16);
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    dress(&mut fields, dressing)?;
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    send(session, answer(200, fields)?, Bytes::from(body)).await
+}
+
 /// Answers a preflight from the policy (the Fetch standard, CORS-preflight).
 pub async fn preflight(session: &mut Session, cors: Option<&Cors>, dressing: &Dressing<'_>) -> pingora::Result<()> {
     let mut fields = HeaderMap::with_capacity(8);

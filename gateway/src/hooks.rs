@@ -185,6 +185,12 @@ impl ProxyHttp for Gate {
                 (ctx.outcome, ctx.status) = (Outcome::Answered("preflight"), 204);
                 Ok(true)
             }
+            Ok(Admission::Inspect(seen)) => {
+                let body = serde_json::to_vec(&seen).unwrap_or_default();
+                answer::json(session, body, &self.dressing(ctx)).await?;
+                (ctx.outcome, ctx.status) = (Outcome::Answered("inspection"), 200);
+                Ok(true)
+            }
             Err(denial) => {
                 self.answer_denial(session, ctx, denial).await?;
                 Ok(true)

@@ -17,6 +17,7 @@ pub mod forward;
 pub mod guarded;
 pub mod hooks;
 pub mod identify;
+pub mod inspect;
 pub mod limit;
 pub mod observe;
 pub mod proxy;

@@ -16,6 +16,7 @@ use crate::clock::{Clock, Moment};
 use crate::config::ListenKind;
 use crate::deny::Denial;
 use crate::identify::{FailureBudget, Found, Identified, Identities, KnownKey, Unidentified};
+use crate::inspect::{Inspection, inspect};
 use crate::limit::{Ask, Certainty, Limiter, Standing, Verdict};
 use crate::observe::{AccessLog, Metrics, UsageLog};
 use crate::random::RequestIds;
@@ -152,6 +153,8 @@ pub enum Admission {
     Forward(Permit),
     /// A CORS preflight, answered from the policy.
     Preflight,
+    /// The caller wants to know where it stands.
+    Inspect(Box<Inspection>),
 }
 
 impl Gate {
@@ -180,6 +183,13 @@ impl Gate {
             known.caller = Some((identified.key, identified.organization));
         }
         let (identity, circumstances) = (known.identity(), circumstances(head, address));
+        if api.is_inspection(&target) {
+            let caller = api.authorize_inspection(identity, &circumstances)?;
+            let seen = inspect(&*self.shared.limiter, api, caller, snapshot.version, known.now).await;
+            let standing = self.peek(api, identity, known.now);
+            known.standing = standing;
+            return Ok(Admission::Inspect(Box::new(seen)));
+        }
         let grant = match api.authorize(&target, identity, &circumstances) {
             Ok(grant) => grant,
             Err(refusal) => {
@@ -192,14 +202,16 @@ impl Gate {
         };
         let (shadowed, route) = (grant.shadowed, grant.route);
         let too_large = head.content_length().is_some_and(|length| length > route.body_bytes_max);
-        let verdict = if too_large { None } else { self.charge(&grant, snapshot.version, known.now).await? };
+        let charged = match too_large {
+            true => Err(Denial::BodyTooLarge),
+            false => self.charge(&grant, snapshot.version, known.now).await,
+        };
         known.route = Some(route.index);
         known.shadowed = shadowed;
-        if too_large {
+        if charged.is_err() {
             known.standing = self.peek(api, known.identity(), known.now);
-            return Err(Denial::BodyTooLarge);
         }
-        if let Some((name, verdict)) = verdict {
+        if let Some((name, verdict)) = charged? {
             known.standing = Some((name.clone(), verdict.standing()));
             match verdict {
                 Verdict::Admitted { certainty, .. } => known.certainty = Some(certainty),

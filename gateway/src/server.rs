@@ -241,7 +241,7 @@ fn admin(
     certificates: &Arc<CertificateKeeper>,
 ) -> Admin {
     let (shared, caps, certificates) = (shared.clone(), caps.clone(), certificates.clone());
-    let metrics = shared.metrics.clone();
+    let (metrics, limiter, clock) = (shared.metrics.clone(), shared.limiter.clone(), shared.clock.clone());
     let refresh = move || {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         shared.metrics.cached_keys.set(count(shared.identities.cached()));
@@ -250,7 +250,7 @@ fn admin(
         shared.metrics.open_connections.set(count(caps.open()));
         certificates.refresh_days();
     };
-    Admin { address: config.admin, metrics, health: health.clone(), refresh: Arc::new(refresh) }
+    Admin { address: config.admin, metrics, health: health.clone(), limiter, clock, refresh: Arc::new(refresh) }
 }
 
 fn server(

@@ -58,6 +58,9 @@ pub struct ApiFile {
     pub outage: Option<OutageFile>,
     /// Whether missing scopes refuse a request, or are only counted and logged. Absent: enforce.
     pub authorization: Option<ModeFile>,
+    /// Path at which a caller sees its own rights and limits, without spending any; `off` for none.
+    /// Absent: /.tollgate/self.
+    pub inspection: Option<Text>,
     /// Which limit headers are sent. Absent: both.
     pub limit_headers: Option<LimitHeadersFile>,
     /// The routes; what none of them matches is refused.

@@ -69,11 +69,10 @@ impl Plan {
     /// A plan of an API. `also` holds limits of keys and of the organization beside the first.
     pub fn new(api: &str, name: &str, per_key: [Rate; 4], also: Vec<Limit>) -> Self {
         let first = |rate| Limit::new(api, "", rate, Per::Key);
-        let periods = [Period::Second, Period::Minute, Period::Hour, Period::Day, Period::Month];
         Plan {
             name: name.into(),
             per_key: per_key.map(first),
-            overrides: periods.map(|period| first(Rate { count: 1, period })),
+            overrides: Period::ALL.map(|period| first(Rate { count: 1, period })),
             also: also.into(),
         }
     }

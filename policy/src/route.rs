@@ -16,7 +16,7 @@ pub use crate::file::OutageFile as Outage;
 use crate::identity::{Environment, Identity, Key, KeyClass, Organization, Scope, Scopes};
 use crate::limit::{Charges, Limit, Plan};
 use crate::router::{RouteIndex, Router};
-use crate::target::{Host, Target};
+use crate::target::{Host, Method, Target};
 
 /// Who may call a route. There is deliberately no `Default`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,6 +158,8 @@ pub struct Api {
     pub browser_keys: Box<[KeyClass]>,
     /// Cross-origin rules.
     pub cors: Option<Cors>,
+    /// Path at which a caller sees its own rights and limits; `None` when there is none.
+    pub inspection: Option<Box<str>>,
     /// Which limit headers are sent.
     pub limit_headers: LimitHeaders,
     /// Backend for live credentials.
@@ -303,6 +305,28 @@ impl Api {
             (Err(refusal), Mode::Enforce) => return Err(refusal),
         };
         Ok(Grant { api: self, route, identity, shadowed })
+    }
+
+    /// Whether a request asks for the caller's own rights and limits.
+    pub fn is_inspection(&self, target: &Target<'_>) -> bool {
+        self.inspection.as_deref() == Some(target.path.as_str())
+            && matches!(target.method, Some(Method::Get | Method::Head))
+    }
+
+    /// Decides whether a caller may see its own rights and limits: anyone may who is known, from
+    /// where its key may be used. No scope is needed.
+    pub fn authorize_inspection<'i>(
+        &self,
+        identity: Identity<'i>,
+        circumstances: &Circumstances<'_>,
+    ) -> Result<(&'i Key, &'i Organization), Refusal> {
+        match identity {
+            Identity::Anonymous => Err(Refusal::MissingCredential),
+            Identity::Key(key, organization) => {
+                self.check_place(key, circumstances)?;
+                Ok((key, organization))
+            }
+        }
     }
 
     /// Address, browser and origin rules of a key.

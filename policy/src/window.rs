@@ -34,6 +34,9 @@ pub struct Window {
 }
 
 impl Period {
+    /// Every period, the shortest first.
+    pub const ALL: [Period; 5] = [Period::Second, Period::Minute, Period::Hour, Period::Day, Period::Month];
+
     /// How the period is written in a policy.
     pub fn short(self) -> &'static str {
         match self {
@@ -209,14 +212,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PERIODS: [Period; 5] = [Period::Second, Period::Minute, Period::Hour, Period::Day, Period::Month];
-
     proptest! {
         #[test]
         fn an_instant_lies_inside_its_window(
             now in 4_000_000_000u64..4_000_000_000_000, bucket in any::<u128>(), which in 0usize..5,
         ) {
-            let period = PERIODS[which];
+            let period = Period::ALL[which];
             let window = period.window(now, period.phase_ms(bucket));
             prop_assert!(window.start_ms <= now && now < window.end_ms);
             prop_assert_eq!(window.end_ms % 1000, 0);

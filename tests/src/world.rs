@@ -145,6 +145,23 @@ impl World {
 
     /// Adds and starts a gateway; it shares store, policies and certificate with the others.
     pub fn add_gateway(&mut self) -> &Gateway {
+        self.add_gateways(1);
+        self.gateways.last().unwrap()
+    }
+
+    /// Adds and starts several gateways at once.
+    pub fn add_gateways(&mut self, more: usize) {
+        let from = self.gateways.len();
+        for _ in 0..more {
+            let gateway = self.prepare_gateway();
+            self.gateways.push(gateway);
+        }
+        for gateway in self.gateways.iter_mut().skip(from) {
+            gateway.wait_ready();
+        }
+    }
+
+    fn prepare_gateway(&self) -> Gateway {
         let number = self.gateways.len();
         let folder = self.folder.path().join(format!("gateway-{number}"));
         std::fs::create_dir_all(&folder).unwrap();
@@ -160,9 +177,7 @@ impl World {
         let trust = Trust::new(&self.folder.path().join("ca.pem"));
         let mut gateway = Gateway { tls, plain, admin, folder, trust, child: None };
         gateway.run(&[]);
-        gateway.wait_ready();
-        self.gateways.push(gateway);
-        self.gateways.last().unwrap()
+        gateway
     }
 
     pub fn gateway(&self) -> &Gateway {
@@ -171,6 +186,10 @@ impl World {
 
     pub fn gateway_number(&self, number: usize) -> &Gateway {
         &self.gateways[number]
+    }
+
+    pub fn gateway_number_mut(&mut self, number: usize) -> &mut Gateway {
+        &mut self.gateways[number]
     }
 
     pub fn gateway_mut(&mut self) -> &mut Gateway {

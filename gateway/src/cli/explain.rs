@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use clap::Args;
 use policy::Circumstances;
 use policy::credential::Secret;
-use policy::explain::{Question, explain};
+use policy::explain::{Explanation, Question, explain};
+use policy::{Identity, Target};
 
 use super::{Desk, Failure, print};
-use crate::clock::{Clock as _, System};
+use crate::clock::{Clock as _, System, rfc3339};
 
 /// A request to explain.
 #[derive(Debug, Args)]
@@ -61,7 +62,10 @@ impl Explain {
             },
             now_ms: System.now_ms(),
         };
-        let told = explain(&policy, &question);
+        let mut told = explain(&policy, &question);
+        if told.code.is_none() && caller.is_some() {
+            self.add_what_is_left(desk, &policy, &question, &mut told).await?;
+        }
         if desk.json {
             return print::json(&told);
         }
@@ -71,8 +75,42 @@ impl Explain {
         }
         match told.code {
             Some(code) => print::line(&format!("answer: {} {code}", told.status)),
-            None => print::line("answer: forwarded, if the limits have tokens left"),
+            None => print::line("answer: forwarded"),
         }
+    }
+
+    /// Says of each bucket what is left. Whoever cannot tell says so; the rest of the story stands.
+    async fn add_what_is_left(
+        &self,
+        desk: &Desk,
+        policy: &policy::Policy,
+        question: &Question<'_>,
+        told: &mut Explanation,
+    ) -> Result<(), Failure> {
+        let parsed = Target::parse(question.method, question.target.as_bytes(), Some(question.host.as_bytes()), None);
+        let api = parsed.as_ref().ok().and_then(|target| policy.api_at(&target.host));
+        let (Ok(target), Some(api), Some((key, organization))) = (&parsed, api, question.caller) else { return Ok(()) };
+        let Ok(grant) = api.authorize(target, Identity::Key(key, organization), &question.circumstances) else {
+            return Ok(());
+        };
+        let charges: Vec<_> = grant.charges().iter().flat_map(|charges| charges.iter().copied()).collect();
+        let steps = told.steps.iter_mut().filter(|step| step.step == "limits");
+        match super::limits::standings(desk, &charges).await {
+            Ok(standings) => {
+                let mut is_over = false;
+                for ((step, charge), standing) in steps.zip(&charges).zip(standings) {
+                    let whole = rfc3339(standing.window.end_ms);
+                    step.found += &format!("; {} of {} left until {whole}", standing.remaining, standing.limit);
+                    step.passed = standing.remaining >= charge.cost;
+                    is_over |= !step.passed;
+                }
+                if is_over {
+                    (told.status, told.code) = (429, Some("limit_exceeded"));
+                }
+            }
+            Err(why) => steps.for_each(|step| step.found += &format!("; what is left is not known: {why}")),
+        }
+        Ok(())
     }
 
     async fn read_key(&self, desk: &Desk) -> Result<crate::store::KeyRecord, Failure> {

@@ -9,6 +9,7 @@ mod explain;
 mod init;
 mod keys;
 mod keys_for_demo;
+mod limits;
 mod logging;
 mod orgs;
 mod print;
@@ -65,6 +66,9 @@ enum Command {
     /// Organizations.
     #[command(subcommand)]
     Orgs(orgs::Orgs),
+    /// Limits of keys: what is left of them.
+    #[command(subcommand)]
+    Limits(limits::Limits),
     /// Gateways that share the store, and how far they have followed its changes.
     Gateways,
     /// Print the JSON Schema of policy files, or of the settings file.
@@ -202,6 +206,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Explain(explain) => with_store(&config, json, async |desk| explain.run(&desk).await),
         Command::Keys(keys) => with_store(&config, json, async |desk| keys.run(&desk).await),
         Command::Orgs(orgs) => with_store(&config, json, async |desk| orgs.run(&desk).await),
+        Command::Limits(limits) => with_store(&config, json, async |desk| limits.run(&desk).await),
         Command::Gateways => with_store(&config, json, async |desk| gateways(&desk).await),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use policy::limit::{CHARGES_MAX, Charge, Charges};
+use policy::limit::{CHARGES_MAX, Charge};
 use policy::window::{Exhausted, Period, Tally};
 
 use super::{Ask, CannotTell, Certainty, Limiter, Standing, Verdict};
@@ -197,7 +197,7 @@ impl Limiter for Embedded {
         self.admit_now(ask).ok_or(CannotTell)
     }
 
-    async fn inspect(&self, charges: &Charges<'_>, _version: u64, now: Moment) -> Vec<Standing> {
+    async fn inspect(&self, charges: &[Charge<'_>], _version: u64, now: Moment) -> Vec<Standing> {
         charges.iter().map(|charge| self.peek(charge, now)).collect()
     }
 
@@ -266,7 +266,7 @@ impl Limiter for Embedded {
 mod tests {
     use std::sync::Arc;
 
-    use policy::limit::{Limit, Per, Plan};
+    use policy::limit::{Charges, Limit, Per, Plan};
     use policy::units::Rate;
     use policy::{Key, Organization, Scopes};
 

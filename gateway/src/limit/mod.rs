@@ -103,7 +103,7 @@ pub trait Limiter: Send + Sync {
     fn peek(&self, charge: &Charge<'_>, now: Moment) -> Standing;
 
     /// Where all buckets stand, asking others where that helps, without taking anything.
-    async fn inspect(&self, charges: &Charges<'_>, version: u64, now: Moment) -> Vec<Standing>;
+    async fn inspect(&self, charges: &[Charge<'_>], version: u64, now: Moment) -> Vec<Standing>;
 
     /// What was taken from quotas since it was last saved, bucket by bucket.
     fn unsaved(&self) -> Vec<Counter>;

@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`. Loopback by default.
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`, and where a bucket stands. Loopback by default.
 //!
 //! It answers to its own address and to `localhost` only: a web page that points a name of its own
 //! at this address (DNS rebinding) gets a 421.
@@ -7,14 +7,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::{TcpListener, TcpSocket};
 
+use policy::limit::Charge;
+use policy::window::Period;
+
 use super::{Health, Metrics};
+use crate::clock::Clock;
+use crate::limit::Limiter;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 64;
@@ -28,6 +33,10 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Health.
     pub health: Arc<Health>,
+    /// Says where a bucket stands, for the command line of a machine without Redis.
+    pub limiter: Arc<dyn Limiter>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
     /// Brings gauges up to date before they are read.
     pub refresh: Arc<dyn Fn() + Send + Sync>,
 }
@@ -48,6 +57,7 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
+            .route("/limits/{bucket}/{period}/{count}", get(limit))
             .layer(from_fn_with_state(self.clone(), check_host))
             .with_state(self);
         axum::serve(listener, router).await
@@ -71,6 +81,26 @@ async fn check_host(State(admin): State<Admin>, request: Request, next: Next) ->
 async fn metrics(State(admin): State<Admin>) -> Response {
     (admin.refresh)();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.text()).into_response()
+}
+
+/// Where one bucket stands: `/limits/<32 hexadecimal digits>/<period>/<tokens in a window>`.
+async fn limit(State(admin): State<Admin>, Path((bucket, period, count)): Path<(String, String, u32)>) -> Response {
+    let period = Period::ALL.into_iter().find(|known| known.word() == period);
+    let (Ok(bucket), Some(period)) = (u128::from_str_radix(&bucket, 16), period) else {
+        return (StatusCode::BAD_REQUEST, "write /limits/<hexadecimal bucket>/<period>/<tokens>\n").into_response();
+    };
+    let name: Arc<str> = Arc::from("");
+    let charge = Charge { name: &name, bucket, count, period, cost: 1 };
+    // Version 0 gives way to whatever limit is in force.
+    let seen = admin.limiter.inspect(&[charge], 0, admin.clock.moment()).await;
+    let Some(standing) = seen.first() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    axum::Json(serde_json::json!({
+        "limit": standing.limit,
+        "remaining": standing.remaining,
+        "window": standing.window.index,
+        "now_ms": standing.now_ms,
+    }))
+    .into_response()
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {

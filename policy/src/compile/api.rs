@@ -9,6 +9,7 @@ use crate::cors::{Cors, Origins};
 use crate::file::{self, ApiFile, Text};
 use crate::identity::{Environment, KeyClass, Origin, Scope};
 use crate::limit::{Limit, Per, Plan};
+use crate::path::CanonicalPath;
 use crate::problem::{Problem, nearest};
 use crate::route::{Api, Health, Upstream, UpstreamTls};
 use crate::span::Spanned;
@@ -69,6 +70,7 @@ pub(super) fn compile(api: &ApiFile, problems: &mut Vec<Problem>) -> Option<Api>
         default_plan,
         browser_keys: api.browser_keys.clone().unwrap_or_else(|| vec![KeyClass::Read, KeyClass::Public]).into(),
         cors: api.cors.as_ref().map(|file| cors(file, problems)),
+        inspection: inspection(api, problems),
         limit_headers: api.limit_headers.unwrap_or(file::LimitHeadersFile::Both),
         live,
         test,
@@ -76,6 +78,21 @@ pub(super) fn compile(api: &ApiFile, problems: &mut Vec<Problem>) -> Option<Api>
         router,
     };
     (problems.len() == before).then_some(compiled)
+}
+
+/// The path of self-inspection when a policy names none.
+const INSPECTION: &str = "/.tollgate/self";
+
+fn inspection(api: &ApiFile, problems: &mut Vec<Problem>) -> Option<Box<str>> {
+    let Some(text) = &api.inspection else { return Some(INSPECTION.into()) };
+    if **text == "off" {
+        return None;
+    }
+    parse(text, problems, |text| match CanonicalPath::parse(text.as_bytes()) {
+        Ok(path) if path.as_str() == text => Ok(text.into()),
+        Ok(path) => Err(format!("`{text}` is not how the path would be matched; write `{}`", path.as_str())),
+        Err(fault) => Err(format!("`{}` is not a path: {}; or write `off`", text.escape_debug(), fault.detail())),
+    })
 }
 
 fn hosts(api: &ApiFile, problems: &mut Vec<Problem>) -> Box<[Box<str>]> {

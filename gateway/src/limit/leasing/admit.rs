@@ -83,10 +83,7 @@ impl Leasing {
     fn places<'a>(&self, ask: &'a Ask<'a>) -> Vec<Place<'a>> {
         let mut places = Vec::with_capacity(CHARGES_MAX);
         for charge in ask.charges.iter() {
-            let bucket = self.find_or_make(charge, ask.version);
-            if bucket.set_limit(charge.count, ask.version) {
-                self.drive(bucket.clone());
-            }
+            let bucket = self.bucket_of(charge, ask.version);
             places.push(Place { charge, bucket, taken: None, is_waited: false });
         }
         places

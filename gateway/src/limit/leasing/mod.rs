@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use policy::limit::{CHARGES_MAX, Charge, Charges};
+use policy::limit::{CHARGES_MAX, Charge};
 use tokio::sync::mpsc;
 
 use self::node::State;
@@ -105,6 +105,22 @@ impl Leasing {
         Ok(leasing)
     }
 
+    /// Waits until every server answers, also one that may not grant anything yet.
+    pub async fn is_connected_within(&self, patience: Duration) -> bool {
+        let connected = async {
+            loop {
+                let now_us = self.common.clock.steady_us();
+                let nodes = self.nodes.all();
+                let answers = |node: &Arc<node::Node>| !matches!(node.state(now_us), State::Away { .. });
+                if !nodes.is_empty() && nodes.iter().all(answers) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(patience, connected).await.is_ok()
+    }
+
     fn look(&self, now: Moment) -> Option<Look> {
         self.common.redis_clock.look(now.steady_us)
     }
@@ -145,6 +161,15 @@ impl Leasing {
             }
             Err(there) => there.current.clone(),
         }
+    }
+
+    /// The same, and the limit of the charge takes effect in it if it is a newer one.
+    fn bucket_of(&self, charge: &Charge<'_>, version: u64) -> Arc<Bucket> {
+        let bucket = self.find_or_make(charge, version);
+        if bucket.set_limit(charge.count, version) {
+            self.drive(bucket.clone());
+        }
+        bucket
     }
 
     /// Lets a task drive the protocol of a bucket.
@@ -236,10 +261,10 @@ impl Limiter for Leasing {
         }
     }
 
-    async fn inspect(&self, charges: &Charges<'_>, version: u64, now: Moment) -> Vec<Standing> {
-        let mut standings = Vec::with_capacity(CHARGES_MAX);
-        for charge in charges.iter() {
-            self.ask_after(&self.find_or_make(charge, version)).await;
+    async fn inspect(&self, charges: &[Charge<'_>], version: u64, now: Moment) -> Vec<Standing> {
+        let mut standings = Vec::with_capacity(charges.len());
+        for charge in charges {
+            self.ask_after(&self.bucket_of(charge, version)).await;
             standings.push(self.peek(charge, Moment { steady_us: self.common.clock.steady_us(), ..now }));
         }
         standings

@@ -14,6 +14,8 @@ use super::node::{Event, LEARN, Node, RECALLS, State, micros};
 
 /// Time between two sweeps of buckets whose window has ended.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// An answer not older than this is not asked for again by someone who only looks.
+const FRESH: Duration = Duration::from_millis(250);
 /// Longest wait at a stop for the return of tokens held.
 const LEAVE: Duration = Duration::from_secs(2);
 /// How often a stop or a start looks whether it is done.
@@ -141,8 +143,13 @@ impl Leasing {
     }
 
     /// Learns how a bucket stands without taking anything from it.
+    ///
+    /// A report grants nothing, so it may also go to a server that is still learning.
     pub(super) async fn ask_after(&self, bucket: &Arc<Bucket>) {
-        if self.nodes.state(bucket.id, self.common.clock.steady_us()) != State::Up {
+        let now_us = self.common.clock.steady_us();
+        let is_away = matches!(self.nodes.state(bucket.id, now_us), State::Away { .. });
+        let heard_us = bucket.heard_us();
+        if is_away || (heard_us != 0 && now_us.saturating_sub(heard_us) < micros(FRESH)) {
             return;
         }
         self.start_conversation(bucket, Reason::Report);

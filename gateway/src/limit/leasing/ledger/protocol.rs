@@ -228,6 +228,11 @@ impl Bucket {
         ledger.refuse_all();
     }
 
+    /// When the last answer came, by our steady clock; 0 before the first.
+    pub fn heard_us(&self) -> u64 {
+        self.ledger().measured.0
+    }
+
     /// Whether someone drives the protocol.
     pub fn is_running(&self) -> bool {
         self.ledger().is_running

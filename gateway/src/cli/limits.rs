@@ -1,0 +1,139 @@
+//! `tollgate limits …`: where the limits of a key stand, without spending any; also what `explain`
+//! says is left.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use pingora::connectors::http::Connector;
+use pingora::http::RequestHeader;
+use pingora::prelude::HttpPeer;
+use policy::limit::Charge;
+use serde::Deserialize;
+
+use super::{Desk, Failure, print};
+use crate::clock::{Clock as _, System, rfc3339};
+use crate::inspect;
+use crate::limit::{Leasing, Limiter as _, Standing};
+use crate::observe::Metrics;
+
+/// Commands about limits.
+#[derive(Debug, Subcommand)]
+pub(super) enum Limits {
+    /// Show every limit of a key: what is left, and when it is whole again.
+    Show {
+        /// Id of the key.
+        key: String,
+    },
+}
+
+/// Longest wait for a Redis or a gateway.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Buckets held while looking.
+const BUCKETS_MAX: usize = 1_000;
+
+impl Limits {
+    pub(super) async fn run(&self, desk: &Desk) -> Result<(), Failure> {
+        let Limits::Show { key } = self;
+        let policy = desk.policy()?;
+        let record = desk.store.key(key).await?;
+        let organization = desk.store.organization(&record.organization).await?;
+        let missing = || Failure::Refused(format!("the organization {} is missing", record.organization));
+        let (key, organization) = (record.facts()?, organization.ok_or_else(missing)?.facts()?);
+        let gone = || Failure::Refused(format!("the API {} is not in the policy any more", key.api));
+        let api = policy.api(&key.api).ok_or_else(gone)?;
+        let buckets = inspect::buckets(api, &key, &organization);
+        let charges: Vec<Charge<'_>> = buckets.iter().map(|(_, charge)| *charge).collect();
+        let standings = standings(desk, &charges).await?;
+        let seen: Vec<inspect::LimitSeen> = buckets
+            .iter()
+            .zip(&standings)
+            .map(|((route, charge), standing)| inspect::seen(*route, charge, standing))
+            .collect();
+        if desk.json {
+            return print::json(&seen);
+        }
+        let rows = seen.into_iter().map(|limit| {
+            vec![
+                limit.name,
+                limit.route.unwrap_or_else(|| "all".to_owned()),
+                limit.limit.to_string(),
+                limit.remaining.to_string(),
+                rfc3339(limit.reset * 1_000),
+            ]
+        });
+        print::table(&["LIMIT", "ROUTES", "OF", "LEFT", "WHOLE AGAIN"], rows)
+    }
+}
+
+/// Where buckets stand: as the gateway of these settings knows, and where there is none, as Redis
+/// does. What gateways hold and have not reported yet, Redis can only estimate.
+pub(super) async fn standings(desk: &Desk, charges: &[Charge<'_>]) -> Result<Vec<Standing>, Failure> {
+    let silent = match ask_gateway(desk, charges).await {
+        Ok(standings) => return Ok(standings),
+        Err(silent) => silent,
+    };
+    if desk.config.store.starts_with("sqlite://") {
+        return Err(silent);
+    }
+    let metrics = Metrics::new().map_err(crate::server::StartError::from)?.limits;
+    let clock = std::sync::Arc::new(System);
+    let leasing = Leasing::start(&desk.config.store, &desk.config.redis, BUCKETS_MAX, clock, metrics)?;
+    if !leasing.is_connected_within(PATIENCE).await {
+        return Err(crate::store::StoreError::Unavailable("no server of the limits answers".to_owned()).into());
+    }
+    // Version 0 gives way to whatever limit the gateways have in force.
+    Ok(leasing.inspect(charges, 0, System.moment()).await)
+}
+
+/// What the admin listener answers for one bucket.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    limit: u32,
+    remaining: u32,
+    window: u32,
+    now_ms: u64,
+}
+
+/// The gateway of these settings, asked at its admin listener.
+async fn ask_gateway(desk: &Desk, charges: &[Charge<'_>]) -> Result<Vec<Standing>, Failure> {
+    let address = desk.config.admin;
+    let silent = || {
+        Failure::Refused(format!(
+            "no gateway answers at {address} (`admin` in the settings); with this store, limits are counted inside the gateway"
+        ))
+    };
+    let mut standings = Vec::with_capacity(charges.len());
+    for charge in charges {
+        let path = format!("/limits/{:032x}/{}/{}", charge.bucket, charge.period.word(), charge.count);
+        let body = tokio::time::timeout(PATIENCE, get(address, &path)).await;
+        let body = body.map_err(|_| silent())?.map_err(|_| silent())?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(|_| silent())?;
+        let window = charge.period.window_at(answer.window, charge.period.phase_ms(charge.bucket));
+        let Answer { limit, remaining, now_ms, .. } = answer;
+        standings.push(Standing { limit, remaining, window, now_ms });
+    }
+    Ok(standings)
+}
+
+/// Longest answer of an admin listener to one such question.
+const ANSWER_BYTES_MAX: usize = 4_096;
+
+/// One GET to an address of ours, with the engine's own client.
+async fn get(address: std::net::SocketAddr, path: &str) -> pingora::Result<Vec<u8>> {
+    let connector: Connector = Connector::new(None);
+    let peer = HttpPeer::new(address, false, String::new());
+    let (mut session, _) = connector.get_http_session(&peer).await?;
+    let mut request = RequestHeader::build("GET", path.as_bytes(), None)?;
+    request.insert_header("host", address.to_string())?;
+    session.write_request_header(Box::new(request)).await?;
+    session.finish_request_body().await?;
+    session.read_response_header().await?;
+    let mut body = Vec::new();
+    while let Some(chunk) = session.read_response_body().await? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            break;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
