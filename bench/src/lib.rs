@@ -74,6 +74,7 @@ pub fn organization() -> Arc<KnownOrganization> {
         plan: "".into(),
         permissions: Scopes::parse("packs:read").unwrap(),
         subject: 7,
+        changed_ms: 0,
     }))
 }
 

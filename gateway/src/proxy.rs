@@ -285,6 +285,11 @@ impl Gate {
         now: Moment,
     ) -> Result<Option<(Arc<str>, Verdict)>, Denial> {
         let Some(charges) = grant.charges() else { return Ok(None) };
+        // A plan that was changed later than the policy is the newer limit.
+        let version = match grant.identity {
+            Identity::Key(_, organization) => version.max(organization.changed_ms),
+            Identity::Anonymous => version,
+        };
         let ask = Ask { charges: &charges, version, outage: grant.route.outage, now };
         let verdict = match self.shared.limiter.admit_now(&ask) {
             Some(verdict) => verdict,

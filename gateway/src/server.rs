@@ -61,6 +61,9 @@ fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError 
 /// How often a stopping gateway looks whether its last client has left.
 const LOOK_FOR_END: Duration = Duration::from_millis(100);
 
+/// Longest wait of an upgrade for a limiter that may answer.
+const UPGRADE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How a process starts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Start {
@@ -108,7 +111,11 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     let listener = admin.bind().map_err(system(format!("cannot listen on {} (admin)", config.admin)))?;
     threads.spawn(admin.serve(listener));
 
-    if !start.upgrade {
+    if start.upgrade {
+        // The old process serves until this one takes its listeners, which it does right below.
+        let ready = tokio::time::timeout(UPGRADE_PATIENCE, shared.limiter.ready());
+        let _ = threads.block_on(ready);
+    } else {
         // The engine would only panic; a person wants to know which address is taken.
         for listen in &config.listen {
             std::net::TcpListener::bind(listen.address)

@@ -180,7 +180,8 @@ impl PolicyKeeper {
 
     /// Replaces the policy by one that is already compiled.
     pub fn replace(&self, policy: Policy, fingerprint: blake3::Hash) {
-        let version = newest(self.paths.iter().map(PathBuf::as_path));
+        // Files may be put back with the date they had; the policy that takes effect is newer all the same.
+        let version = newest(self.paths.iter().map(PathBuf::as_path)).max(self.now.load().version + 1);
         self.now.store(Arc::new(Snapshot::new(policy, fingerprint, version, &self.pools)));
     }
 

@@ -193,6 +193,8 @@ pub struct Organization {
     pub permissions: Scopes,
     /// Stable number of its limit buckets.
     pub subject: u128,
+    /// When it was last changed, Unix milliseconds: which plan it is on, and so its limits.
+    pub changed_ms: u64,
 }
 
 /// Why a key that exists does not work.

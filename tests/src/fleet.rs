@@ -49,7 +49,8 @@ pub fn caller(name: &str) -> (Key, Organization) {
         limit_override: None,
         subject: policy::limit::stable_number(&["fleet", name]),
     };
-    let organization = Organization { id: "o".into(), plan: "".into(), permissions: Scopes::default(), subject: 1 };
+    let organization =
+        Organization { id: "o".into(), plan: "".into(), permissions: Scopes::default(), subject: 1, changed_ms: 0 };
     (key, organization)
 }
 

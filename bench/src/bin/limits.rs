@@ -35,7 +35,7 @@ fn key(n: u64) -> Key {
 }
 
 fn organization() -> Organization {
-    Organization { id: "o".into(), plan: "".into(), permissions: Scopes::default(), subject: 1 }
+    Organization { id: "o".into(), plan: "".into(), permissions: Scopes::default(), subject: 1, changed_ms: 0 }
 }
 
 fn plan(rate: &str) -> Plan {
@@ -118,7 +118,7 @@ async fn hot_key(url: &str) {
     let leasing = start(url, 1).await.remove(0);
     let embedded: Arc<dyn Limiter> = Arc::new(Embedded::new(1_000));
     let shared: Arc<dyn Limiter> = leasing.0.clone();
-    let (key, organization, plan) = (key(0), organization(), plan("4000000000/h"));
+    let (key, organization, plan) = (key(0), organization(), plan("1000000000/h"));
     let mut ratios = Vec::new();
     for round in 0..7 {
         let mut spent = [0.0; 2];

@@ -102,6 +102,7 @@ pub(super) fn organizations() -> [OrganizationRecord; 2] {
         plan: String::new(),
         permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
         created_ms: System.now_ms(),
+        changed_ms: 0,
     };
     [
         made(

@@ -110,6 +110,7 @@ async fn create(desk: &Desk, new: Create) -> Result<(), Failure> {
         id: new.id,
         plan: new.plan,
         created_ms: System.now_ms(),
+        changed_ms: 0,
     };
     desk.store.insert_organization(&organization).await?;
     show(desk, &organization)
@@ -121,7 +122,7 @@ async fn change(desk: &Desk, update: Update) -> Result<(), Failure> {
         check_plan(&policy, plan)?;
     }
     let permissions = update.permissions.map(|text| known_scopes(&policy, &text)).transpose()?;
-    let change = OrganizationChange { name: update.name, plan: update.plan, permissions };
+    let change = OrganizationChange { name: update.name, plan: update.plan, permissions, now_ms: System.now_ms() };
     let (organization, _) = desk.store.change_organization(&update.id, change).await?;
     show(desk, &organization)
 }

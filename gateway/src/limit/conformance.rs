@@ -67,7 +67,7 @@ fn key(subject: u128) -> Key {
 }
 
 fn organization(subject: u128) -> Organization {
-    Organization { id: "org".into(), plan: "".into(), permissions: Scopes::default(), subject }
+    Organization { id: "org".into(), plan: "".into(), permissions: Scopes::default(), subject, changed_ms: 0 }
 }
 
 fn rate(text: &str) -> Rate {

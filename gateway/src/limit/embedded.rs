@@ -285,8 +285,13 @@ mod tests {
             limit_override: limit.map(|l| l.parse().unwrap()),
             subject: 77,
         };
-        let organization =
-            Organization { id: "org".into(), plan: "".into(), permissions: Scopes::default(), subject: 99 };
+        let organization = Organization {
+            id: "org".into(),
+            plan: "".into(),
+            permissions: Scopes::default(),
+            subject: 99,
+            changed_ms: 0,
+        };
         (key, organization)
     }
 

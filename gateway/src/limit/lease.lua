@@ -51,7 +51,9 @@ local fresh = not (stored and stored >= w)                  -- >=: nor does a cl
 if not fresh then
   w = stored
   g, u, n, p, x = tonumber(b[2]), tonumber(b[3]), tonumber(b[4]), tonumber(b[5]), tonumber(b[6])
-  if tonumber(b[8]) > version then limit, version = tonumber(b[7]), tonumber(b[8]) end
+  local stored_limit, stored_version = tonumber(b[7]), tonumber(b[8])
+  if stored_version > version then limit, version = stored_limit, stored_version
+  elseif limit > stored_limit then x = 0 end                -- there is room again
   if b[9] then
     local a1, a2, a3 = string.match(b[9], '^(%d+):(%d+):(%d+)$')
     gi, ui, si, known = tonumber(a1), tonumber(a2), tonumber(a3), true
@@ -77,7 +79,6 @@ end
 g, gi = g + granted + ahead, gi + granted + ahead
 u, ui = u + used + granted - ui, used + granted
 local others = (g - u) - (gi - ui)
-local was_tight = x
 if granted < need and others > 0 then x = 1 end
 local keep = known or gi > 0                                -- who holds nothing takes no room
 if keep and not known then n = n + 1 end
@@ -88,11 +89,11 @@ if fresh then
     redis.call('HSET', key, 'w', w, 'g', g, 'u', u, 'n', n, 'p', p, 'x', x, 'l', limit, 'v', version, mark, me)
     redis.call('PEXPIREAT', key, ends + math.min(length > 0 and length or 120000, 120000))
   end
-elseif keep and known and x == was_tight and version == tonumber(b[8]) then
+elseif keep and known and x == tonumber(b[6]) and version == tonumber(b[8]) and limit == tonumber(b[7]) then
   redis.call('HSET', key, 'g', g, 'u', u, mark, me)
 elseif keep then
   redis.call('HSET', key, 'g', g, 'u', u, 'n', n, 'x', x, 'l', limit, 'v', version, mark, me)
-elseif x ~= was_tight or version ~= tonumber(b[8]) then
+elseif x ~= tonumber(b[6]) or version ~= tonumber(b[8]) or limit ~= tonumber(b[7]) then
   redis.call('HSET', key, 'x', x, 'l', limit, 'v', version)
 end
 return {status, w, ends, now, granted + ahead, granted, math.max(0, limit - g), u, others, n, x, limit}

@@ -21,6 +21,7 @@ pub fn organization(id: &str) -> OrganizationRecord {
         plan: String::new(),
         permissions: vec!["packs:read".into(), "packs:write".into()],
         created_ms: 1,
+        changed_ms: 0,
     }
 }
 

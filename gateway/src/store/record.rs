@@ -21,6 +21,9 @@ pub struct OrganizationRecord {
     pub permissions: Vec<String>,
     /// When it was made, Unix milliseconds.
     pub created_ms: u64,
+    /// When it was last changed, Unix milliseconds; 0 when it never was.
+    #[serde(default)]
+    pub changed_ms: u64,
 }
 
 impl OrganizationRecord {
@@ -31,6 +34,7 @@ impl OrganizationRecord {
             plan: self.plan.as_str().into(),
             permissions: scopes(&self.permissions)?,
             subject: policy::limit::stable_number(&["organization", &self.id]),
+            changed_ms: self.changed_ms,
         })
     }
 }
@@ -232,12 +236,15 @@ pub struct OrganizationChange {
     pub plan: Option<String>,
     /// New permissions, all of them.
     pub permissions: Option<Vec<String>>,
+    /// When the change is made, Unix milliseconds.
+    pub now_ms: u64,
 }
 
 impl OrganizationChange {
     /// Applies the change to a record; the same rule for every store.
     pub fn apply(&self, organization: &mut OrganizationRecord) {
-        let OrganizationChange { name, plan, permissions } = self;
+        let OrganizationChange { name, plan, permissions, now_ms } = self;
+        organization.changed_ms = organization.changed_ms.max(*now_ms);
         if let Some(name) = name {
             organization.name.clone_from(name);
         }

@@ -28,6 +28,13 @@ struct Place<'a> {
     is_waited: bool,
 }
 
+impl Drop for Place<'_> {
+    /// A request that goes away while it waits leaves nothing taken.
+    fn drop(&mut self) {
+        self.put_back();
+    }
+}
+
 impl Place<'_> {
     fn put_back(&mut self) {
         if let Some(taken) = self.taken.take() {
@@ -50,24 +57,22 @@ impl Leasing {
         for _ in 0..ROUNDS {
             let look = self.look_now();
             if let Some(index) = look.and_then(|look| dry_place(&places, look)) {
-                return Ok(self.over(&mut places, index, ask));
+                return Ok(self.over(&places, index, ask));
             }
             let missing = look.map_or(places.len(), |look| self.take_here(&mut places, look));
             if missing == 0 {
-                return self.admitted(&places, certainty, ask);
+                return self.admitted(&mut places, certainty, ask);
             }
             match self.wait_for_rest(&mut places, ask, &mut certainty).await {
                 Ok(()) => {}
-                Err(Ended::Over(index)) => return Ok(self.over(&mut places, index, ask)),
+                Err(Ended::Over(index)) => return Ok(self.over(&places, index, ask)),
                 Err(Ended::CannotTell) => break,
             }
             if certainty == Certainty::Open {
                 // A bucket that is passed unasked holds no tokens; the others are passed with it.
-                places.iter_mut().for_each(Place::put_back);
                 return self.opened(&places, ask);
             }
         }
-        places.iter_mut().for_each(Place::put_back);
         self.metrics.cannot_tell.inc();
         Err(CannotTell)
     }
@@ -172,7 +177,8 @@ impl Leasing {
         let Some(look) = self.look_now() else { return Answer::CannotTell };
         let State::Away { since_us } = self.state(bucket, look.now_us) else { return Answer::CannotTell };
         let index = bucket.index(look.lo_ms);
-        let began_ms_ago = look.lo_ms.saturating_sub(bucket.window(index).start_ms);
+        // Reckoned from the latest time that it can be there: the window may have begun so early.
+        let began_ms_ago = look.hi_ms.saturating_sub(bucket.window(index).start_ms);
         let began_us = look.now_us.saturating_sub(began_ms_ago * 1_000);
         let (gateways, alone_since_us) = self.company();
         if began_us >= since_us || began_us >= alone_since_us {
@@ -182,18 +188,26 @@ impl Leasing {
         match bucket.take(bucket.limits().0, place.charge.cost, look) {
             Take::Taken(taken) => Answer::Taken(taken),
             // There is nobody else who could have tokens.
-            Take::Missing | Take::Dry if has_all => Answer::Over,
+            Take::Missing | Take::Dry if has_all && self.is_short(place, look) => Answer::Over,
             Take::Missing | Take::Dry => Answer::CannotTell,
         }
     }
 
-    fn admitted(&self, places: &[Place<'_>], certainty: Certainty, ask: &Ask<'_>) -> Result<Verdict, CannotTell> {
+    /// Whether a bucket surely has too few tokens in the window that surely is now.
+    fn is_short(&self, place: &Place<'_>, look: Look) -> bool {
+        let (word, index) = (place.bucket.word(), place.bucket.index(look.hi_ms));
+        word.window == index && place.bucket.index(look.lo_ms) == index && word.tokens < place.charge.cost
+    }
+
+    fn admitted(&self, places: &mut [Place<'_>], certainty: Certainty, ask: &Ask<'_>) -> Result<Verdict, CannotTell> {
         let is_share = |place: &Place<'_>| place.taken.is_some_and(|taken| taken.is_share);
         let certainty = if places.iter().any(is_share) { certainty.max(Certainty::LocalShare) } else { certainty };
         self.metrics.count_fallback(certainty);
-        let first = places.first().and_then(|place| Some((place, place.taken?)));
-        let (place, taken) = first.ok_or(CannotTell)?;
-        Ok(Verdict::Admitted { standing: Self::standing(&place.bucket, taken, self.now_ms(ask)), certainty })
+        let now_ms = self.now_ms(ask);
+        let first = places.first().and_then(|place| Some(Self::standing(&place.bucket, place.taken?, now_ms)));
+        // Spent: nothing of it is put back when the places go.
+        places.iter_mut().for_each(|place| place.taken = None);
+        first.map(|standing| Verdict::Admitted { standing, certainty }).ok_or(CannotTell)
     }
 
     fn opened(&self, places: &[Place<'_>], ask: &Ask<'_>) -> Result<Verdict, CannotTell> {
@@ -203,8 +217,7 @@ impl Leasing {
         Ok(Verdict::Admitted { standing, certainty: Certainty::Open })
     }
 
-    fn over(&self, places: &mut [Place<'_>], index: usize, ask: &Ask<'_>) -> Verdict {
-        places.iter_mut().for_each(Place::put_back);
+    fn over(&self, places: &[Place<'_>], index: usize, ask: &Ask<'_>) -> Verdict {
         let now_ms = self.now_ms(ask);
         let standing = places
             .get(index)

@@ -85,6 +85,15 @@ impl RedisClock {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner).retain(|server, _| is_known(server));
     }
 
+    /// Forgets a server that is away: what is known of its clock grows old. The last one is kept,
+    /// for shares are counted by its windows.
+    pub fn forget(&self, server: &str) {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if servers.len() > 1 {
+            servers.remove(server);
+        }
+    }
+
     /// One look; `None` before the first answer of any server.
     pub fn look(&self, now_us: u64) -> Option<Look> {
         let as_of_us = self.as_of_us.load(Ordering::Acquire);

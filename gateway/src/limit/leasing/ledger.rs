@@ -22,10 +22,13 @@ pub const PARK: Duration = Duration::from_millis(25);
 pub const RETRY: Duration = Duration::from_millis(3);
 /// Time between two calls for tokens of the same bucket.
 const RECALL_EVERY: Duration = Duration::from_millis(10);
+/// Pauses after others did not return what they hold: the first one, and the longest. Who holds
+/// tokens and is gone holds them to the end of the window.
+const BARREN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Requests that may wait at one bucket; more get "cannot tell".
 pub const WAITING_MAX: usize = 10_000;
-/// A lease is for a fifteenth of a window of one's own demand: 4 s of a minute.
-const WINDOW_PARTS: f32 = 15.0;
+/// A lease is for this part of a window of one's own demand: 8 s of a minute.
+const WINDOW_PARTS: f32 = 7.5;
 /// A gateway asks for more when a quarter of its last lease is left.
 const LOW: u32 = 4;
 /// Leases smaller than this are not topped up early.
@@ -98,8 +101,8 @@ pub struct Ledger {
     granted: u32,
     /// What Redis takes for used by us.
     reported: u32,
-    /// Tokens that were free at the last answer.
-    free: u32,
+    /// Tokens that were free at the last answer; negative when a lowered limit is overdrawn.
+    free: i64,
     /// Size of the last lease.
     lease: u32,
     /// Own demand, tokens a second.
@@ -110,6 +113,11 @@ pub struct Ledger {
     /// Someone drives this bucket's protocol.
     is_running: bool,
     is_tight: bool,
+    /// A message went unanswered: Redis may take more, or less, for ours than we hold.
+    is_unsure: bool,
+    /// Until when nobody asks for tokens that others do not return, and how long the last such
+    /// pause was, microseconds.
+    barren: (u64, u64),
     /// This ledger never leases ahead: the bucket is not kept.
     is_single: bool,
     wants: Wants,
@@ -131,6 +139,8 @@ impl Ledger {
             recalled_us: 0,
             is_running: false,
             is_tight: false,
+            is_unsure: false,
+            barren: (0, 0),
             is_single: false,
             wants: Wants::default(),
             waiting: VecDeque::new(),
@@ -169,6 +179,24 @@ impl Ledger {
             self.recalled_us = now_us;
         }
         is_due
+    }
+
+    /// Whether Redis should hear something of what this gateway has.
+    fn has_news(&self, word: Word) -> bool {
+        word.tokens > 0 || self.is_unsure || self.used(word) != self.reported
+    }
+
+    /// Others did not return what they are said to hold.
+    fn note_barren(&mut self, now_us: u64) {
+        let (first, longest) = (micros(BARREN.0), micros(BARREN.1));
+        let pause = (self.barren.1 * 2).clamp(first, longest);
+        self.barren = (now_us + pause, pause);
+    }
+
+    /// An answer that is still under way comes too late: its tokens are counted as free here.
+    fn outrun(&mut self) {
+        self.seq += 1;
+        self.is_unsure = true;
     }
 
     /// Nobody who waits can be told anything.

@@ -13,6 +13,7 @@ mod message;
 mod node;
 mod nodes;
 mod tasks;
+mod trouble;
 mod word;
 
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct Leasing {
     forgotten_us: AtomicU64,
     /// How many other gateways are known to share the Redis.
     others: AtomicU32,
+    /// Since when fewer are seen than are reckoned with; [`NEVER`] while that is not so.
+    fewer_since_us: AtomicU64,
     /// Since when there is surely none, microseconds; [`NEVER`] while there are some or nobody has counted.
     alone_since_us: AtomicU64,
     runtime: tokio::runtime::Handle,
@@ -77,7 +80,10 @@ impl Leasing {
     ) -> Result<Arc<Self>, StoreError> {
         let process = crate::random::base62(11).map_err(|e| StoreError::Unavailable(e.to_string()))?;
         let (events, news) = mpsc::channel(EVENTS_MAX);
+        let way = way::way(url, settings)?;
         let common = Arc::new(node::Common {
+            learn: node::learn_time(&way, settings.timeout, settings.connect_timeout),
+            topology: tokio::sync::Notify::new(),
             clock,
             redis_clock: RedisClock::default(),
             timeout: settings.timeout,
@@ -86,7 +92,7 @@ impl Leasing {
             digest: redis::Script::new(SCRIPT).get_hash().to_owned(),
             events,
         });
-        let nodes = Arc::new(Nodes::start(way::way(url, settings)?, common.clone()));
+        let nodes = Arc::new(Nodes::start(way, common.clone()));
         let leasing = Arc::new_cyclic(|myself| Leasing {
             buckets: Buckets::default(),
             held: AtomicUsize::new(0),
@@ -96,6 +102,7 @@ impl Leasing {
             ledgers: AtomicU64::new(1),
             forgotten_us: AtomicU64::new(0),
             others: AtomicU32::new(0),
+            fewer_since_us: AtomicU64::new(NEVER),
             alone_since_us: AtomicU64::new(NEVER),
             runtime: tokio::runtime::Handle::current(),
             metrics,
@@ -282,13 +289,24 @@ impl Limiter for Leasing {
     }
 
     fn set_others(&self, known: usize) {
-        self.others.store(u32::try_from(known).unwrap_or(u32::MAX - 1), Ordering::Relaxed);
+        let known = u32::try_from(known).unwrap_or(u32::MAX - 1);
+        let now_us = self.common.clock.steady_us();
+        if known >= self.others.load(Ordering::Relaxed) {
+            self.others.store(known, Ordering::Relaxed);
+            self.fewer_since_us.store(NEVER, Ordering::Relaxed);
+        } else {
+            // Redis may have lost the list: who is there says so before this is believed.
+            let since_us = self.fewer_since_us.load(Ordering::Relaxed).min(now_us);
+            self.fewer_since_us.store(since_us, Ordering::Relaxed);
+            if now_us - since_us >= node::micros(ALONE_AFTER) {
+                self.others.store(known, Ordering::Relaxed);
+                self.fewer_since_us.store(NEVER, Ordering::Relaxed);
+            }
+        }
         if known > 0 {
             self.alone_since_us.store(NEVER, Ordering::Relaxed);
         } else if self.alone_since_us.load(Ordering::Relaxed) == NEVER {
-            // One that is there but not on the list, which Redis may have lost, says so before this.
-            let sure_us = self.common.clock.steady_us() + node::micros(ALONE_AFTER);
-            self.alone_since_us.store(sure_us, Ordering::Relaxed);
+            self.alone_since_us.store(now_us + node::micros(ALONE_AFTER), Ordering::Relaxed);
         }
     }
 

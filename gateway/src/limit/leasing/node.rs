@@ -2,10 +2,10 @@
 //!
 //! A request that needs a server that is away hears so at once. A keeper task connects, pings, and
 //! notices when the server is not the one it was: its data may be older than what we were told
-//! then, so for [`LEARN`] no tokens are granted in windows that began before, while every gateway
+//! then, so for a while no tokens are granted in windows that began before, while every gateway
 //! reports what it holds.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::clock::RedisClock;
 use super::message::{Call, Message, Reply, SCRIPT};
+use super::trouble::{Trouble, is_about_the_bucket};
 use crate::clock::Clock;
 use crate::store::way::{Way, describe};
 
@@ -23,27 +24,15 @@ use crate::store::way::{Way, describe};
 const PING_EVERY: Duration = Duration::from_millis(100);
 /// Pause between two attempts to connect.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
-/// How long gateways are given to report what they hold to a server that may have forgotten it.
-/// Longer than they need to notice: a ping, its timeout and a reconnect.
-pub const LEARN: Duration = Duration::from_secs(1);
+/// Least time for which a server that may have forgotten something is only told, see [`learn_time`].
+const LEARN_MIN: Duration = Duration::from_secs(1);
+/// Time between two complaints about buckets that cannot be used.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// What the user of the store URL must be allowed, as `ACL SETUSER` takes it.
 const PERMISSIONS: &str =
     "~tollgate:* &tollgate:* +@read +@write +@stream +@pubsub +@scripting +@connection +info +time +cluster|slots";
 /// Where gateways ask each other to return tokens.
 pub const RECALLS: &str = "tollgate:recall";
-
-/// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// The server is away, or just stopped answering.
-    Away,
-    /// This bucket is another server's.
-    Moved(String),
-    /// This bucket is on its way to another server.
-    Ask(String),
-    /// This bucket cannot be used; the server is well.
-    Broken,
-}
 
 /// Whether a server can grant tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +46,7 @@ pub enum State {
     },
     /// It has not answered since this instant of our steady clock.
     Away {
-        /// That instant, microseconds; 0 when it never did.
+        /// That instant, microseconds; when we began to look for it, if it never did.
         since_us: u64,
     },
 }
@@ -72,6 +61,10 @@ pub struct Common {
     pub timeout: Duration,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
+    /// How long a server that may have forgotten something is only told what is held.
+    pub learn: Duration,
+    /// Wakes whoever keeps the table of a cluster.
+    pub topology: Notify,
     /// The mark of this process in every bucket.
     pub process: String,
     /// SHA-1 of the script, as Redis names it.
@@ -92,6 +85,10 @@ pub enum Event {
 struct Up {
     connection: MultiplexedConnection,
     heard_us: AtomicU64,
+    /// Which connection it is; see [`Node::serial`].
+    serial: u64,
+    /// It has answered a message about a bucket, so it does take writes.
+    is_proved: AtomicBool,
 }
 
 /// One server.
@@ -104,6 +101,9 @@ pub struct Node {
     /// Run id and replication id of the server we spoke to last.
     epoch: Mutex<Option<String>>,
     away_since_us: AtomicU64,
+    serial: AtomicU64,
+    /// When a bucket was last found to be unusable, microseconds.
+    complained_us: AtomicU64,
     /// 0 while there is nothing to learn.
     learning_since_us: AtomicU64,
     failed: Notify,
@@ -112,13 +112,16 @@ pub struct Node {
 impl Node {
     /// A server; connected to by [`Node::keep`].
     pub fn new(name: &str, way: Way, common: Arc<Common>) -> Self {
+        let now_us = common.clock.steady_us().max(1);
         Node {
             name: name.into(),
             way,
             common,
             up: ArcSwapOption::empty(),
             epoch: Mutex::default(),
-            away_since_us: AtomicU64::new(0),
+            away_since_us: AtomicU64::new(now_us),
+            serial: AtomicU64::new(0),
+            complained_us: AtomicU64::new(0),
             learning_since_us: AtomicU64::new(0),
             failed: Notify::new(),
         }
@@ -130,8 +133,14 @@ impl Node {
             return State::Away { since_us: self.away_since_us.load(Ordering::Relaxed) };
         }
         let since_us = self.learning_since_us.load(Ordering::Relaxed);
-        let is_learning = since_us != 0 && now_us.saturating_sub(since_us) < micros(LEARN);
+        let is_learning = since_us != 0 && now_us.saturating_sub(since_us) < micros(self.common.learn);
         if is_learning { State::Learning { since_us } } else { State::Up }
+    }
+
+    /// Number of the connection in use. Whoever looks at it, then at the state, and then calls with
+    /// it, speaks to the server whose state that was, or to nobody.
+    pub fn serial(&self) -> u64 {
+        self.serial.load(Ordering::Acquire)
     }
 
     /// Starts to learn: the server may have forgotten what it knew.
@@ -140,8 +149,8 @@ impl Node {
     }
 
     /// Asks a bucket. An answer takes at most the timeout; no answer means that the server is away.
-    pub async fn call(&self, message: &Message, is_asking: bool) -> Result<Reply, Trouble> {
-        let up = self.up.load_full().ok_or(Trouble::Away)?;
+    pub async fn call(&self, message: &Message, serial: u64, is_asking: bool) -> Result<Reply, Trouble> {
+        let up = self.up.load_full().filter(|up| up.serial == serial).ok_or(Trouble::Away)?;
         let mut connection = up.connection.clone();
         let sent_us = self.common.clock.steady_us();
         let (digest, process) = (&*self.common.digest, &*self.common.process);
@@ -161,6 +170,7 @@ impl Node {
                 let reply = Reply::read(&list).ok_or(Trouble::Broken)?;
                 let received_us = self.common.clock.steady_us();
                 up.heard_us.store(received_us, Ordering::Relaxed);
+                up.is_proved.store(true, Ordering::Relaxed);
                 self.common.redis_clock.observe(&self.name, reply.now_ms, sent_us, received_us);
                 Ok(reply)
             }
@@ -180,29 +190,37 @@ impl Node {
                 false => Trouble::Moved(address),
             };
         }
-        let is_about_the_bucket = matches!(error.code(), Some("WRONGTYPE"))
-            || matches!(
-                error.kind(),
-                ErrorKind::UnexpectedReturnType | ErrorKind::Parse | ErrorKind::Server(ServerErrorKind::ResponseError)
-            );
-        if is_about_the_bucket {
-            log::warn!(target: "tollgate::limit", "a bucket at {} cannot be used: {}", self.name, describe(error));
+        if is_about_the_bucket(error) {
+            let now_us = self.common.clock.steady_us();
+            let last_us = self.complained_us.load(Ordering::Relaxed);
+            if last_us == 0 || now_us.saturating_sub(last_us) > micros(COMPLAIN_EVERY) {
+                self.complained_us.store(now_us, Ordering::Relaxed);
+                log::warn!(target: "tollgate::limit", "a bucket at {} cannot be used: {}", self.name, describe(error));
+            }
             return Trouble::Broken;
         }
         self.fail(up, &describe(error));
         Trouble::Away
     }
 
-    /// Drops the connection, if it is still the one in use.
+    /// Drops the connection, if it is still the one in use. One that never answered about a bucket
+    /// was no return from an outage: that one goes on.
     fn fail(&self, up: &Arc<Up>, why: &str) {
+        let is_news = up.is_proved.load(Ordering::Relaxed) && self.up.load().is_some();
+        if is_news {
+            self.away_since_us.store(self.common.clock.steady_us().max(1), Ordering::Relaxed);
+        }
         let was_up = self.up.rcu(|now| match now {
             Some(now) if Arc::ptr_eq(now, up) => None,
             other => other.clone(),
         });
         if was_up.is_some_and(|was| Arc::ptr_eq(&was, up)) {
-            self.away_since_us.store(self.common.clock.steady_us().max(1), Ordering::Relaxed);
-            log::warn!(target: "tollgate::limit", "limits at {}: {why}; their outage rules hold until it is back", self.name);
+            if is_news {
+                log::warn!(target: "tollgate::limit", "limits at {}: {why}; their outage rules hold until it is back", self.name);
+            }
+            self.common.redis_clock.forget(&self.name);
             self.failed.notify_one();
+            self.common.topology.notify_one();
         }
     }
 
@@ -230,6 +248,7 @@ impl Node {
                     last_failure.clear();
                     self.arrived(up.clone(), epoch).await;
                     self.watch(&up).await;
+                    tokio::time::sleep(RECONNECT_EVERY).await;
                 }
                 Err(why) => {
                     if why != last_failure {
@@ -242,7 +261,7 @@ impl Node {
         }
     }
 
-    /// Connects and makes sure that the server takes writes.
+    /// Connects, makes sure that this is a master, and gives it the script.
     async fn connect(&self) -> Result<(Arc<Up>, String), String> {
         let events = self.common.events.clone();
         let config = AsyncConnectionConfig::new()
@@ -252,15 +271,13 @@ impl Node {
                 // A full queue loses a recall: the bucket stays tight and others wait a little longer.
                 recall(&push).map_or(Ok(()), |event| events.try_send(event))
             });
-        let limit = match self.way {
-            Way::Alone(_) => self.common.connect_timeout,
-            Way::Sentinel(_) | Way::Cluster(..) => self.common.connect_timeout * 4,
-        };
+        let limit = connect_limit(&self.way, self.common.connect_timeout);
         let connecting = tokio::time::timeout(limit, async {
             let mut connection = self.way.connect(&config).await?;
             let mut text: String = cmd("INFO").arg("server").query_async(&mut connection).await?;
             text += &cmd("INFO").arg("replication").query_async::<String>(&mut connection).await?;
             let () = cmd("PING").query_async(&mut connection).await?;
+            let _: String = cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut connection).await?;
             let () = cmd("SUBSCRIBE").arg(RECALLS).query_async(&mut connection).await?;
             Ok::<_, RedisError>((connection, text))
         });
@@ -277,7 +294,8 @@ impl Node {
         }
         let epoch = [field("run_id"), field("master_replid")].map(Option::unwrap_or_default).join(" ");
         let heard_us = AtomicU64::new(self.common.clock.steady_us());
-        Ok((Arc::new(Up { connection, heard_us }), epoch))
+        let serial = self.serial.load(Ordering::Relaxed) + 1;
+        Ok((Arc::new(Up { connection, heard_us, serial, is_proved: AtomicBool::new(false) }), epoch))
     }
 
     async fn arrived(&self, up: Arc<Up>, epoch: String) {
@@ -286,6 +304,7 @@ impl Node {
         if is_other {
             self.learn();
         }
+        self.serial.store(up.serial, Ordering::Release);
         self.up.store(Some(up));
         log::info!(target: "tollgate::limit", "limits at {}: connected", self.name);
         let _ = self.common.events.send(Event::Back(self.name.clone(), is_other)).await;
@@ -306,14 +325,35 @@ impl Node {
                 continue;
             }
             let mut connection = up.connection.clone();
-            let ping = cmd("PING");
-            match tokio::time::timeout(self.common.timeout, connection.req_packed_command(&ping)).await {
-                Ok(Ok(_)) => up.heard_us.store(self.common.clock.steady_us(), Ordering::Relaxed),
+            let (time, sent_us) = (cmd("TIME"), self.common.clock.steady_us());
+            let asked = time.query_async::<(u64, u64)>(&mut connection);
+            match tokio::time::timeout(self.common.timeout, asked).await {
+                Ok(Ok((seconds, micros))) => {
+                    // Its clock, so that what is known of it does not grow old.
+                    let received_us = self.common.clock.steady_us();
+                    up.heard_us.store(received_us, Ordering::Relaxed);
+                    let now_ms = seconds * 1_000 + micros / 1_000;
+                    self.common.redis_clock.observe(&self.name, now_ms, sent_us, received_us);
+                }
                 Ok(Err(error)) => self.fail(up, &describe(&error)),
                 Err(_) => self.fail(up, "no answer to a ping in time"),
             }
         }
     }
+}
+
+/// Longest time for one attempt to connect. Sentinels may have to be asked in turn.
+fn connect_limit(way: &Way, connect_timeout: Duration) -> Duration {
+    match way {
+        Way::Alone(_) => connect_timeout,
+        Way::Sentinel(_) | Way::Cluster(..) => connect_timeout * 4,
+    }
+}
+
+/// How long gateways are given to report what they hold to a server that may have forgotten it:
+/// longer than it takes the last of them to notice and to connect.
+pub fn learn_time(way: &Way, timeout: Duration, connect_timeout: Duration) -> Duration {
+    LEARN_MIN.max(PING_EVERY + timeout + connect_limit(way, connect_timeout) + RECONNECT_EVERY * 2)
 }
 
 /// A duration in microseconds.

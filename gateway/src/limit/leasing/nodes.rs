@@ -10,11 +10,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use redis::cluster_routing::Slot;
 use redis::{AsyncConnectionConfig, Cmd, Value, cmd};
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::message::{Message, Reply, bucket_key};
-use super::node::{Common, Node, State, Trouble};
+use super::node::{Common, Event, Node, State};
+use super::trouble::Trouble;
 use crate::store::way::{Seeds, Way};
 
 /// Slots of a cluster.
@@ -25,6 +25,9 @@ const NODES_MAX: usize = 1_000;
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 /// Time between two looks while a server is away or has moved something.
 const REFRESH_SOON: Duration = Duration::from_millis(200);
+
+/// Pause before a look that something asked for: others ask for the same.
+const REFRESH_AT_ONCE: Duration = Duration::from_millis(20);
 
 type Table = HashMap<Slot, Arc<Node>>;
 
@@ -42,7 +45,6 @@ pub struct Cluster {
     common: Arc<Common>,
     table: ArcSwap<Table>,
     known: Mutex<HashMap<String, (Arc<Node>, AbortHandle)>>,
-    is_wrong: Notify,
 }
 
 impl Nodes {
@@ -50,7 +52,7 @@ impl Nodes {
     pub fn start(way: Way, common: Arc<Common>) -> Self {
         if let Way::Cluster(_, seeds) = way {
             let (table, known) = (ArcSwap::default(), Mutex::default());
-            return Nodes::Cluster(Box::new(Cluster { seeds, common, table, known, is_wrong: Notify::new() }));
+            return Nodes::Cluster(Box::new(Cluster { seeds, common, table, known }));
         }
         let node = Arc::new(Node::new("master", way, common));
         let keeper = tokio::spawn(node.clone().keep()).abort_handle();
@@ -75,39 +77,43 @@ impl Nodes {
 
     /// Whether a bucket's server can grant tokens.
     pub fn state(&self, bucket: u128, now_us: u64) -> State {
-        self.of(bucket).map_or(State::Away { since_us: 0 }, |node| node.state(now_us))
+        self.of(bucket).map_or(State::Away { since_us: now_us }, |node| node.state(now_us))
     }
 
-    /// Asks a bucket, wherever it is. Follows one redirection.
-    pub async fn call(&self, message: &Message) -> Result<Reply, Trouble> {
-        let node = self.of(message.bucket).ok_or(Trouble::Away)?;
-        let first = node.call(message, false).await;
+    /// Asks a bucket, wherever it is. `node` and `serial` are those whose state allowed to ask; a
+    /// redirection is followed once, to a server that is surely up.
+    pub async fn call(&self, message: &Message, node: &Node, serial: u64) -> Result<Reply, Trouble> {
+        let first = node.call(message, serial, false).await;
         let Nodes::Cluster(cluster) = self else { return first };
-        match first {
-            Ok(reply) => Ok(reply),
-            Err(Trouble::Moved(address)) => {
-                cluster.is_wrong.notify_one();
-                cluster.at(&address)?.call(message, false).await
-            }
-            Err(Trouble::Ask(address)) => cluster.at(&address)?.call(message, true).await,
-            Err(trouble) => {
-                cluster.is_wrong.notify_one();
-                Err(trouble)
-            }
+        let (address, is_asking) = match first {
+            Ok(reply) => return Ok(reply),
+            Err(Trouble::Moved(address)) => (address, false),
+            Err(Trouble::Ask(address)) => (address, true),
+            Err(trouble) => return Err(trouble),
+        };
+        if !is_asking {
+            cluster.common.topology.notify_one();
         }
+        let node = cluster.at(&address)?;
+        let serial = node.serial();
+        let is_up = node.state(cluster.common.clock.steady_us()) == State::Up;
+        if is_up || (message.need == 0 && message.want == 0) {
+            return node.call(message, serial, is_asking).await;
+        }
+        Err(Trouble::Away)
     }
 
-    /// Keeps the table of a cluster; returns at once when there is none to keep.
-    pub async fn follow(&self) {
-        let Nodes::Cluster(cluster) = self else { return };
-        loop {
-            let is_whole = cluster.refresh().await;
-            let pause = if is_whole { REFRESH_EVERY } else { REFRESH_SOON };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = cluster.is_wrong.notified() => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
+    /// Looks at the table of a cluster once, and waits until it is time to look again. `false`: there
+    /// is no table to keep.
+    pub async fn follow(&self) -> bool {
+        let Nodes::Cluster(cluster) = self else { return false };
+        let is_whole = cluster.refresh().await;
+        let pause = if is_whole { REFRESH_EVERY } else { REFRESH_SOON };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = cluster.common.topology.notified() => tokio::time::sleep(REFRESH_AT_ONCE).await,
         }
+        true
     }
 }
 
@@ -164,7 +170,16 @@ impl Cluster {
         let now_us = self.common.clock.steady_us();
         let answers = |node: &Arc<Node>| !matches!(node.state(now_us), State::Away { .. });
         let is_whole = table.len() == usize::from(SLOTS) && table.values().all(answers);
-        self.table.store(Arc::new(table));
+        let before = self.table.swap(Arc::new(table.clone()));
+        // A server that came to hold more buckets may have an older state of them, and nobody has
+        // told it yet what is held.
+        let is_new = |slot: &Slot, node: &Arc<Node>| before.get(slot).is_none_or(|was| was.name != node.name);
+        let gained: HashMap<&str, &Arc<Node>> =
+            table.iter().filter(|(slot, node)| is_new(slot, node)).map(|(_, node)| (&*node.name, node)).collect();
+        for node in gained.into_values() {
+            node.learn();
+            let _ = self.common.events.send(Event::Back(node.name.clone(), true)).await;
+        }
         is_whole
     }
 

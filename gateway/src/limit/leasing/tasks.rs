@@ -9,8 +9,11 @@ use tokio::sync::mpsc;
 
 use super::Leasing;
 use super::bucket::Bucket;
+use super::clock::Look;
 use super::ledger::{Next, Reason};
-use super::node::{Event, LEARN, Node, RECALLS, State, micros};
+use super::message::{Message, Reply};
+use super::node::{Event, Node, RECALLS, State, micros};
+use super::trouble::Trouble;
 
 /// Time between two sweeps of buckets whose window has ended.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -18,8 +21,12 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 const FRESH: Duration = Duration::from_millis(250);
 /// Longest wait at a stop for the return of tokens held.
 const LEAVE: Duration = Duration::from_secs(2);
+/// A server of a cluster that has not answered for this long is not waited for at a start.
+const GIVE_UP: Duration = Duration::from_secs(5);
+/// Buckets that report or return at once.
+const SPEAKING_MAX: usize = 256;
 /// How often a stop or a start looks whether it is done.
-const LOOK: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Leasing {
     /// Starts the tasks. They end when the limiter is dropped.
@@ -39,59 +46,84 @@ impl Leasing {
                 myself.sweep();
             }
         });
-        let nodes = Arc::clone(&self.nodes);
-        self.runtime.spawn(async move { nodes.follow().await });
+        let nodes = Arc::downgrade(&self.nodes);
+        self.runtime.spawn(async move {
+            while let Some(nodes) = nodes.upgrade() {
+                if !nodes.follow().await {
+                    return;
+                }
+            }
+        });
     }
 
     /// Speaks with Redis for a bucket until there is nothing left to say.
     pub(super) async fn converse(&self, bucket: &Bucket) {
-        let metrics = &self.metrics;
         loop {
-            let look = self.common.redis_clock.look(self.common.clock.steady_us());
             let now_us = self.common.clock.steady_us();
-            let grants = match self.state(bucket, now_us) {
-                State::Up => true,
-                State::Away { .. } => false,
-                State::Learning { since_us } => look.is_some_and(|look| {
-                    let began = bucket.window(bucket.index(look.lo_ms)).start_ms;
-                    now_us.saturating_sub(look.lo_ms.saturating_sub(began) * 1_000) >= since_us
-                }),
-            };
+            let look = self.common.redis_clock.look(now_us);
+            let node = self.nodes.of(bucket.id);
+            let serial = node.as_ref().map_or(0, |node| node.serial());
+            let grants = self.may_be_granted(bucket, look, now_us);
             let message = match bucket.next(look, now_us, grants) {
                 Next::Idle => return,
                 Next::Send(message) => message,
             };
-            metrics.calls.inc();
-            let Ok(reply) = self.nodes.call(&message).await else {
-                bucket.lost();
+            self.metrics.calls.inc();
+            let answer = match &node {
+                Some(node) => self.nodes.call(&message, node, serial).await,
+                None => Err(Trouble::Away),
+            };
+            let look = self.common.redis_clock.look(self.common.clock.steady_us());
+            let (Ok(reply), Some(look)) = (answer, look) else {
+                // Over another connection by now, perhaps: then there is something to tell it.
+                let is_back = self
+                    .nodes
+                    .of(bucket.id)
+                    .is_some_and(|now| now.serial() != serial && !matches!(now.state(now_us), State::Away { .. }));
+                if bucket.lost(is_back) {
+                    continue;
+                }
                 return;
             };
-            metrics.granted.inc_by(u64::from(reply.granted));
-            let Some(look) = self.common.redis_clock.look(self.common.clock.steady_us()) else {
-                bucket.lost();
-                return;
-            };
-            if reply.is_stale {
-                metrics.stale.inc();
-            }
             if reply.has_forgotten
                 && grants
                 && !message.is_share
-                && let Some(node) = self.nodes.of(bucket.id)
+                && let Some(node) = &node
             {
-                self.forgotten(&node);
+                self.forgotten(node);
             }
-            let settled = bucket.settle(&message, &reply, look);
-            if let Some(error) = settled.error {
-                metrics.remaining_error.observe(error);
-            }
-            if let (Some(window), Some(node)) = (settled.recall, self.nodes.of(bucket.id)) {
-                metrics.recalls.inc();
-                node.tell(cmd("PUBLISH").arg(RECALLS).arg(format!("{:032x} {window}", bucket.id))).await;
-            }
-            if let Some(pause) = settled.pause {
-                tokio::time::sleep(pause).await;
-            }
+            self.settle(bucket, &message, &reply, look).await;
+        }
+    }
+
+    /// Whether the server of a bucket may grant tokens in the window that is now.
+    fn may_be_granted(&self, bucket: &Bucket, look: Option<Look>, now_us: u64) -> bool {
+        match self.state(bucket, now_us) {
+            State::Up => true,
+            State::Away { .. } => false,
+            // What it may have forgotten began before.
+            State::Learning { since_us } => look.is_some_and(|look| {
+                let began_ms = bucket.window(bucket.index(look.lo_ms)).start_ms;
+                now_us.saturating_sub(look.hi_ms.saturating_sub(began_ms) * 1_000) >= since_us
+            }),
+        }
+    }
+
+    async fn settle(&self, bucket: &Bucket, message: &Message, reply: &Reply, look: Look) {
+        self.metrics.granted.inc_by(u64::from(reply.granted));
+        if reply.is_stale {
+            self.metrics.stale.inc();
+        }
+        let settled = bucket.settle(message, reply, look);
+        if let Some(error) = settled.error {
+            self.metrics.remaining_error.observe(error);
+        }
+        if let (Some(window), Some(node)) = (settled.recall, self.nodes.of(bucket.id)) {
+            self.metrics.recalls.inc();
+            node.tell(cmd("PUBLISH").arg(RECALLS).arg(format!("{:032x} {window}", bucket.id))).await;
+        }
+        if let Some(pause) = settled.pause {
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -118,7 +150,7 @@ impl Leasing {
     fn forgotten(&self, node: &Node) {
         let now_us = self.common.clock.steady_us();
         let last_us = self.forgotten_us.swap(now_us, Ordering::Relaxed);
-        if now_us.saturating_sub(last_us) < micros(LEARN) {
+        if now_us.saturating_sub(last_us) < micros(self.common.learn) {
             return;
         }
         let name = &node.name;
@@ -127,19 +159,37 @@ impl Leasing {
         self.report(name, true);
     }
 
-    /// Tells a server what is held of its buckets: of all, or of shares taken while it was away.
+    /// Tells a server what is held of its buckets: of all, or of those that it cannot know of.
     fn report(&self, name: &Arc<str>, of_all: bool) {
         let Some(look) = self.common.redis_clock.look(self.common.clock.steady_us()) else { return };
         if of_all {
             self.metrics.learns.inc();
         }
-        for bucket in self.buckets.pin().values() {
-            let is_its = self.nodes.of(bucket.id).is_some_and(|node| node.name == *name);
-            let is_live = bucket.index(look.lo_ms) <= bucket.word().window;
-            if is_its && is_live && (of_all || bucket.word().is_share) {
-                self.start_conversation(bucket, Reason::Report);
+        let is_meant = |bucket: &Arc<Bucket>| {
+            let word = bucket.word();
+            bucket.index(look.lo_ms) <= word.window
+                && (of_all || word.is_share || bucket.is_unsure())
+                && self.nodes.of(bucket.id).is_some_and(|node| node.name == *name)
+        };
+        let meant: Vec<_> = self.buckets.pin().values().filter(|bucket| is_meant(bucket)).cloned().collect();
+        if let Some(myself) = self.myself.upgrade() {
+            self.runtime.spawn(async move { myself.speak_for(meant, Reason::Report).await });
+        }
+    }
+
+    /// Lets many buckets speak, a bounded number at once: each has only its timeout to be heard in.
+    async fn speak_for(self: Arc<Self>, buckets: Vec<Arc<Bucket>>, reason: Reason) {
+        let mut speaking = tokio::task::JoinSet::new();
+        for bucket in buckets {
+            if speaking.len() >= SPEAKING_MAX {
+                speaking.join_next().await;
+            }
+            if bucket.start(reason) {
+                let myself = self.clone();
+                speaking.spawn(async move { myself.converse(&bucket).await });
             }
         }
+        while speaking.join_next().await.is_some() {}
     }
 
     /// Learns how a bucket stands without taking anything from it.
@@ -167,37 +217,37 @@ impl Leasing {
         let Some(look) = self.common.redis_clock.look(self.common.clock.steady_us()) else { return };
         let buckets = self.buckets.pin();
         for (id, bucket) in buckets.iter() {
-            if bucket.is_over(look.lo_ms) && buckets.remove(id).is_some() {
+            if bucket.retire(look.lo_ms) && buckets.remove(id).is_some() {
                 self.held.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
 
-    /// Returns when every server answers and has heard what there is to report.
+    /// Returns when the servers that answer have heard what there is to report. One of a cluster that
+    /// stays away keeps nobody from starting.
     pub(super) async fn until_learned(&self) {
         loop {
             let now_us = self.common.clock.steady_us();
-            let nodes = self.nodes.all();
-            if !nodes.is_empty() && nodes.iter().all(|node| node.state(now_us) == State::Up) {
+            let states: Vec<State> = self.nodes.all().iter().map(|node| node.state(now_us)).collect();
+            let is_settled = |state: &State| match state {
+                State::Up => true,
+                State::Learning { .. } => false,
+                State::Away { since_us } => now_us.saturating_sub(*since_us) > micros(GIVE_UP),
+            };
+            if states.contains(&State::Up) && states.iter().all(is_settled) {
                 return;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    /// Returns every token held, so that the next gateway can have them.
+    /// Returns every token held, so that the next gateway can have them, and reports what was used.
     pub(super) async fn return_all(&self) {
-        for bucket in self.buckets.pin_owned().values() {
-            if bucket.word().tokens > 0 {
-                self.start_conversation(bucket, Reason::Return);
-            }
+        let Some(look) = self.common.redis_clock.look(self.common.clock.steady_us()) else { return };
+        let meant: Vec<_> = self.buckets.pin().values().filter(|bucket| bucket.has_news(look)).cloned().collect();
+        if let Some(myself) = self.myself.upgrade() {
+            let _ = tokio::time::timeout(LEAVE, myself.speak_for(meant, Reason::Return)).await;
         }
-        let _ = tokio::time::timeout(LEAVE, async {
-            while self.buckets.pin_owned().values().any(|bucket| bucket.is_running()) {
-                tokio::time::sleep(LOOK).await;
-            }
-        })
-        .await;
     }
 
     /// Brings gauges up to date.

@@ -8,7 +8,8 @@
 /// Most tokens a gateway holds of one bucket.
 pub const TOKENS_MAX: u32 = (1 << 24) - 1;
 
-/// Editions before they start again; two that are compared are never this far apart.
+/// Editions before they start again. A thread that is stopped between its two reads for exactly so
+/// many changes shows a wrong count once; the tokens themselves are safe, they are in the same word.
 const EDITIONS: u8 = 128;
 
 /// The first word.

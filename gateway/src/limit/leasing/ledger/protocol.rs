@@ -24,14 +24,16 @@ impl Bucket {
     }
 
     /// Lines up for tokens. `true`: the caller must drive the protocol.
-    pub fn wait(&self, cost: u32, look_us: u64) -> (oneshot::Receiver<Answer>, bool) {
+    pub fn wait(&self, cost: u32, now_us: u64) -> (oneshot::Receiver<Answer>, bool) {
         let (answer, heard) = oneshot::channel();
         let mut ledger = self.ledger();
-        if ledger.waiting.len() >= WAITING_MAX {
-            let _ = answer.send(Answer::CannotTell);
+        let early = if now_us < ledger.barren.0 { Some(Answer::Over) } else { None };
+        let full = (ledger.waiting.len() >= WAITING_MAX).then_some(Answer::CannotTell);
+        if let Some(at_once) = early.or(full) {
+            let _ = answer.send(at_once);
             return (heard, false);
         }
-        ledger.waiting.push_back(Waiter { cost, since_us: look_us, answer });
+        ledger.waiting.push_back(Waiter { cost, since_us: now_us, answer });
         (heard, ledger.starts())
     }
 
@@ -46,22 +48,39 @@ impl Bucket {
     pub fn recall(&self, window: u32) -> bool {
         let mut ledger = self.ledger();
         let word = self.word();
-        if word.window != window {
+        if word.window != window && !ledger.is_unsure {
             return false;
         }
-        ledger.is_tight = true;
+        ledger.is_tight |= word.window == window;
         self.set_refill_at(0);
-        if !ledger.is_running && word.tokens == 0 && ledger.used(word) == ledger.reported {
+        if !ledger.is_running && !ledger.has_news(word) {
             return false;
         }
         ledger.note(Reason::Return);
         ledger.starts()
     }
 
-    /// Whether nothing of this bucket matters any more.
-    pub fn is_over(&self, lo_ms: u64) -> bool {
+    /// Ends the bucket, if nothing of it matters any more: who still has it in hand leases nothing
+    /// ahead in it.
+    pub fn retire(&self, lo_ms: u64) -> bool {
+        if self.index(lo_ms) <= self.word().window {
+            return false;
+        }
+        let mut ledger = self.ledger();
+        let is_over = !ledger.is_running && ledger.waiting.is_empty() && self.index(lo_ms) > self.word().window;
+        ledger.is_single |= is_over;
+        is_over
+    }
+
+    /// Whether Redis should hear something of this bucket, in a window that is not over.
+    pub fn has_news(&self, look: Look) -> bool {
         let ledger = self.ledger();
-        !ledger.is_running && ledger.waiting.is_empty() && self.index(lo_ms) > self.word().window
+        self.index(look.lo_ms) <= self.word().window && ledger.has_news(self.word())
+    }
+
+    /// Whether a message of this bucket went unanswered.
+    pub fn is_unsure(&self) -> bool {
+        self.ledger().is_unsure
     }
 
     /// Takes over a limit that a newer policy names. Tokens held under the old one are returned.
@@ -80,6 +99,8 @@ impl Bucket {
         let change = |word, remaining: i64| (Word { tokens: 0, ..word }, (remaining + by).max(0));
         let (before, _) = self.rewrite(&ledger, change);
         ledger.granted = ledger.granted.saturating_sub(before.tokens);
+        ledger.free += i64::from(before.tokens) + by;
+        ledger.barren = (0, 0);
         ledger.note(Reason::Return);
         ledger.starts()
     }
@@ -87,9 +108,10 @@ impl Bucket {
     /// Takes a share of the limit without asking, in a window that nobody else has tokens of.
     pub fn take_share(&self, window: u32, share: u32) {
         let mut ledger = self.ledger();
-        if self.word().window >= window || share == 0 {
+        if self.word().window >= window || share == 0 || ledger.is_single {
             return;
         }
+        ledger.outrun();
         (ledger.granted, ledger.reported, ledger.free, ledger.lease) = (share.min(TOKENS_MAX), 0, 0, 0);
         ledger.is_tight = false;
         ledger.measured.1 = 0;
@@ -102,14 +124,16 @@ impl Bucket {
     /// other gateway since an instant of our steady clock before that answer. `true`: so it is.
     pub fn take_rest(&self, window: u32, alone_since_us: u64) -> bool {
         let mut ledger = self.ledger();
-        if self.word().window != window || ledger.measured.0 < alone_since_us {
+        if self.word().window != window || ledger.measured.0 < alone_since_us || ledger.is_single {
             return false;
         }
+        ledger.outrun();
         let room = TOKENS_MAX - self.word().tokens;
-        let rest = std::mem::take(&mut ledger.free).min(room);
+        let rest = u32::try_from(ledger.free.max(0)).unwrap_or(u32::MAX).min(room);
         if rest == 0 {
             return true;
         }
+        ledger.free -= i64::from(rest);
         ledger.granted = ledger.granted.saturating_add(rest);
         let change = |word: Word, remaining| (Word { is_share: true, tokens: word.tokens + rest, ..word }, remaining);
         self.rewrite(&ledger, change);
@@ -139,12 +163,14 @@ impl Bucket {
             word = after;
         }
         let is_current = look.is_some_and(|look| self.index(look.hi_ms) <= word.window);
+        // Whether the next window has begun is not known: what is leased ahead might be of the old one.
+        let is_edge = !is_current && look.is_some_and(|look| self.index(look.lo_ms) <= word.window);
         let held = if is_current { word.tokens } else { 0 };
         let sum = ledger.waiting.iter().fold(0u32, |sum, waiter| sum.saturating_add(waiter.cost));
         let need = sum.saturating_sub(held).min(TOKENS_MAX);
         let first = ledger.waiting.front().map_or(1, |waiter| waiter.cost);
         let limit = self.limits().0;
-        let is_plain = grants && !returns && !report && !ledger.is_tight && !ledger.is_single;
+        let is_plain = grants && !is_edge && !returns && !report && !ledger.is_tight && !ledger.is_single;
         let want = if is_plain { ledger.ahead(self.period, limit, word, is_current, now_us) } else { 0 };
         ledger.seq += 1;
         let used = ledger.used(word);
@@ -170,6 +196,12 @@ impl Bucket {
     pub fn settle(&self, sent: &Message, reply: &Reply, look: Look) -> Settled {
         let mut ledger = self.ledger();
         let before = self.word();
+        if sent.seq != ledger.seq {
+            // Tokens were taken without it meanwhile; what it grants is returned by the next message.
+            ledger.note(Reason::Report);
+            return Settled::default();
+        }
+        ledger.is_unsure = false;
         if reply.is_stale || reply.window < before.window {
             self.refuse_late(&mut ledger, look.now_us, Answer::CannotTell);
             return Settled { pause: Some(EDGE), ..Settled::default() };
@@ -181,14 +213,17 @@ impl Bucket {
             self.rewrite(&ledger, |word, _| (Word { window, is_share: false, tokens: 0, ..word }, fresh));
         }
         // A request with a newer policy may have come while the message was under way.
-        let (asked, _) = self.limits();
+        let (asked, in_force) = self.limits();
         let limit = if asked == sent.limit { reply.limit } else { asked };
         self.set_limits(asked, limit);
+        let raised = if before.window == reply.window { i64::from(limit) - i64::from(in_force) } else { 0 };
         ledger.granted = ledger.granted.saturating_add(reply.granted);
         ledger.reported = if before.window == reply.window { sent.used } else { 0 }.saturating_add(reply.for_need);
-        ledger.free = reply.free;
+        let held = i64::from(ledger.granted) - i64::from(ledger.reported);
+        ledger.free = i64::from(limit) - i64::from(reply.used) - i64::from(reply.others) - held;
         if reply.granted > 0 {
             ledger.lease = reply.granted;
+            ledger.barren = (0, 0);
         }
         ledger.is_tight |= reply.is_tight;
         let truth = limit.saturating_sub(reply.used);
@@ -201,7 +236,7 @@ impl Bucket {
             let tokens = word.tokens.saturating_add(reply.granted);
             let used = i64::from(granted.saturating_sub(tokens));
             let tokens = if is_over { 0 } else { tokens };
-            (Word { is_share: false, tokens, ..word }, remaining.min(i64::from(limit) - others - used))
+            (Word { is_share: false, tokens, ..word }, (remaining + raised).min(i64::from(limit) - others - used))
         });
         ledger.measured = (look.now_us, ledger.used(word));
         if is_over {
@@ -215,17 +250,22 @@ impl Bucket {
             count((ledger.rate * 0.003).ceil()).max(ledger.lease / LOW) + 1
         };
         self.set_refill_at(low);
-        let asks = self.refuse_rest(&mut ledger, reply, look.now_us);
+        // An answer about another limit than the one in force refuses nobody.
+        let asks = asked == sent.limit && self.refuse_rest(&mut ledger, reply, look.now_us);
         let recall = (asks && ledger.may_recall(look.now_us)).then_some(word.window);
         Settled { pause: asks.then_some(RETRY), recall, error }
     }
 
-    /// Takes note that no answer came: what Redis granted in it, if anything, is returned by the
-    /// next message.
-    pub fn lost(&self) {
+    /// Takes note that no answer came. What Redis granted in it, if anything, is returned by the next
+    /// message, and there will be one: when the server is back, when others ask, or now, when
+    /// `goes_on`. `true`: the caller goes on driving.
+    pub fn lost(&self, goes_on: bool) -> bool {
         let mut ledger = self.ledger();
-        ledger.is_running = false;
         ledger.refuse_all();
+        ledger.is_unsure = true;
+        ledger.wants.report |= goes_on;
+        ledger.is_running = goes_on;
+        goes_on
     }
 
     /// When the last answer came, by our steady clock; 0 before the first.
@@ -261,9 +301,11 @@ impl Bucket {
             }
         }
         let mut within = own.saturating_add(reply.others);
-        let mut keep = VecDeque::new();
+        let (mut keep, mut is_barren) = (VecDeque::new(), false);
         for waiter in ledger.waiting.drain(..) {
-            let is_late = reply.free == 0 && now_us.saturating_sub(waiter.since_us) > micros(PARK);
+            let has_waited = now_us.saturating_sub(waiter.since_us) > micros(PARK);
+            let is_late = has_waited && (reply.free == 0 || waiter.cost > own);
+            is_barren |= is_late;
             if waiter.cost > within || is_late {
                 let _ = waiter.answer.send(Answer::Over);
             } else {
@@ -272,6 +314,9 @@ impl Bucket {
             }
         }
         ledger.waiting = keep;
+        if is_barren {
+            ledger.note_barren(now_us);
+        }
         !ledger.waiting.is_empty() && ledger.waiting.front().is_some_and(|waiter| waiter.cost > own)
     }
 
