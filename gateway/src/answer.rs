@@ -9,6 +9,7 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use policy::cors::Cors;
 use policy::file::LimitHeadersFile as LimitHeaders;
+use policy::limit::Charges;
 use policy::route::Api;
 
 use crate::deny::Denial;
@@ -26,6 +27,8 @@ pub struct Dressing<'a> {
     pub origin: Option<&'a str>,
     /// Name and standing of the limit to show, for a caller we know.
     pub standing: Option<(&'a str, Standing)>,
+    /// All limits of the request, where there are several.
+    pub charges: Option<Charges<'a>>,
     /// Milliseconds since the decision.
     pub since_ms: u64,
 }
@@ -74,7 +77,7 @@ fn dress(fields: &mut HeaderMap, dressing: &Dressing<'_>) -> pingora::Result<()>
     fields.insert(names::REQUEST_ID, text(dressing.request_id)?);
     let Some(api) = dressing.api else { return Ok(()) };
     if let Some((name, standing)) = dressing.standing {
-        limit_fields(fields, api.limit_headers, name, &standing, dressing.since_ms)?;
+        limit_fields(fields, api.limit_headers, (name, &standing), dressing)?;
     }
     if let Some(cors) = &api.cors {
         cross_origin_fields(fields, cors, dressing.origin)?;
@@ -82,12 +85,13 @@ fn dress(fields: &mut HeaderMap, dressing: &Dressing<'_>) -> pingora::Result<()>
     Ok(())
 }
 
+/// The fields of limits. The shown limit is the documented one, or the one that was violated; the
+/// policies are all there are (draft-ietf-httpapi-ratelimit-headers, section 3).
 fn limit_fields(
     fields: &mut HeaderMap,
     which: LimitHeaders,
-    name: &str,
-    standing: &Standing,
-    since_ms: u64,
+    (name, standing): (&str, &Standing),
+    dressing: &Dressing<'_>,
 ) -> pingora::Result<()> {
     if which != LimitHeaders::Ietf {
         fields.insert(X_LIMIT, HeaderValue::from(standing.limit));
@@ -96,10 +100,20 @@ fn limit_fields(
     }
     if which != LimitHeaders::X {
         let mut value = String::with_capacity(48);
-        let _ = write!(value, "\"{name}\";q={};w={}", standing.limit, standing.window.seconds());
+        match &dressing.charges {
+            None => {
+                let _ = write!(value, "\"{name}\";q={};w={}", standing.limit, standing.window.seconds());
+            }
+            Some(charges) => charges.iter().for_each(|charge| {
+                let quota = if **charge.name == *name { standing.limit } else { charge.count };
+                let window = charge.period.window(standing.now_ms, charge.period.phase_ms(charge.bucket));
+                let comma = if value.is_empty() { "" } else { ", " };
+                let _ = write!(value, "{comma}\"{}\";q={quota};w={}", charge.name, window.seconds());
+            }),
+        }
         fields.insert(LIMIT_POLICY, text(&value)?);
         value.clear();
-        let left = standing.window.seconds_left(standing.now_ms + since_ms);
+        let left = standing.window.seconds_left(standing.now_ms + dressing.since_ms);
         let _ = write!(value, "\"{name}\";r={};t={left}", standing.remaining);
         fields.insert(LIMIT, text(&value)?);
     }

@@ -78,7 +78,13 @@ fn millis(duration: Option<Duration>) -> u64 {
 impl Gate {
     fn dressing<'a>(&self, ctx: &'a Ctx) -> Dressing<'a> {
         let api = ctx.known.api.and_then(|index| ctx.snapshot.policy.apis.get(index as usize));
+        let route = api.zip(ctx.known.route).and_then(|(api, index)| api.routes.get(index as usize));
+        let charges = api.zip(ctx.known.caller.as_ref()).and_then(|(api, (key, organization))| {
+            let (plan, own) = (api.plan(organization), route.map_or(&[][..], |route| &route.limits));
+            (plan.limits() + own.len() > 1).then(|| plan.charges(own, 1, &key.facts, organization))
+        });
         Dressing {
+            charges,
             request_id: &ctx.request_id,
             api,
             origin: ctx.known.origin.as_deref(),

@@ -116,11 +116,7 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
         let ready = tokio::time::timeout(UPGRADE_PATIENCE, shared.limiter.ready());
         let _ = threads.block_on(ready);
     } else {
-        // The engine would only panic; a person wants to know which address is taken.
-        for listen in &config.listen {
-            std::net::TcpListener::bind(listen.address)
-                .map_err(system(format!("cannot listen on {}", listen.address)))?;
-        }
+        check_listeners(&config)?;
     }
     let server = server(&config, start, &shared, &certificates.resolver, &caps)?;
     let (phases, has_stopped_accepting) = (server.watch_execution_phase(), Arc::new(AtomicBool::new(false)));
@@ -141,6 +137,14 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
         }
     });
     threads.shutdown_timeout(Duration::from_secs(2));
+    Ok(())
+}
+
+/// The engine would only panic; a person wants to know which address is taken.
+fn check_listeners(config: &Config) -> Result<(), StartError> {
+    for listen in &config.listen {
+        std::net::TcpListener::bind(listen.address).map_err(system(format!("cannot listen on {}", listen.address)))?;
+    }
     Ok(())
 }
 

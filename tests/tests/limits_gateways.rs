@@ -227,7 +227,31 @@ fn limits_show_and_explain_tell_what_is_left(kind: StoreKind) {
     assert_eq!(world.gateway().get(PACKS, &key).number("x-ratelimit-remaining"), 996);
 }
 
-on_both_stores!(a_caller_sees_its_own_rights_and_limits_and_spends_nothing, limits_show_and_explain_tell_what_is_left);
+fn all_policies_are_named_and_the_violated_one_is_shown(kind: StoreKind) {
+    let world = World::start_with(kind, "", |policy| {
+        policy.replace("per_key: 100/min", "per_key: 100/min\n        per_key_also: [3/day]")
+    });
+    world.organization("acme");
+    let key = world.key("icodrip", "read", &["--scopes", "affiliates:read"]);
+    let ask = || world.gateway().get("https://api.icodrip.com/v1/affiliates", &key);
+    for left in [99, 98, 97] {
+        let answer = ask();
+        assert_eq!(answer.field("ratelimit-policy"), Some("\"minute\";q=100;w=60, \"key-day\";q=3;w=86400"));
+        assert!(answer.field("ratelimit").unwrap().starts_with(&format!("\"minute\";r={left};t=")));
+        assert_eq!((answer.status, answer.number("x-ratelimit-limit")), (200, 100));
+    }
+    let over = ask();
+    assert_eq!((over.status, over.number("x-ratelimit-limit"), over.number("x-ratelimit-remaining")), (429, 3, 0));
+    assert_eq!(over.field("ratelimit-policy"), Some("\"minute\";q=100;w=60, \"key-day\";q=3;w=86400"));
+    assert!(over.field("ratelimit").unwrap().starts_with("\"key-day\";r=0;t="));
+    assert_eq!(over.number("x-ratelimit-reset") % 86_400, 0, "the day ends at midnight UTC");
+}
+
+on_both_stores!(
+    all_policies_are_named_and_the_violated_one_is_shown,
+    a_caller_sees_its_own_rights_and_limits_and_spends_nothing,
+    limits_show_and_explain_tell_what_is_left
+);
 
 #[test]
 fn explain_answers_429_when_nothing_is_left() {

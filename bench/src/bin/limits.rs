@@ -1,4 +1,5 @@
-//! What shared limits cost: `limits URL [SECONDS]`, with the URL of a Redis that holds nothing else.
+//! What shared limits cost: `limits URL [SECONDS [outage]]`, with the URL of a Redis that holds
+//! nothing else.
 //!
 //! Prints CPU for each admitted request at a hot key beside the in-process limiter, calls to Redis
 //! for each request at 1 to 16 gateways, what 100,000 keys do at the edge of a window, and what a
@@ -236,6 +237,64 @@ async fn million(url: &str, redis: &mut Redis) {
     );
 }
 
+/// Ten times a limit of 1,000/min through four gateways for each outage rule, while somebody takes
+/// Redis away and brings it back.
+async fn outage(url: &str, seconds: u64) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for (n, outage) in [Outage::Closed, Outage::LocalShare, Outage::Open].into_iter().enumerate() {
+        let settings = RedisSettings::default();
+        let mut fleet = Vec::new();
+        for _ in 0..4 {
+            let metrics = Metrics::new().unwrap().limits;
+            let limiter = Leasing::start(url, &settings, 1_000, Arc::new(System), metrics).unwrap();
+            limiter.set_others(3);
+            fleet.push(limiter);
+        }
+        for limiter in &fleet {
+            limiter.ready().await;
+        }
+        tasks.spawn(async move {
+            let (organization, plan) = (organization(), plan("1000/min"));
+            // Windows that begin now, so that the first one is whole.
+            let now = System.now_ms() / 1_000 % 60;
+            let key = (0u64..)
+                .map(|i| key(n as u64 * 1_000_000 + i))
+                .find(|key| plan.charges(&[], 1, key, &organization).first.bucket % 60 == u128::from((now + 2) % 60));
+            let key = key.unwrap();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let mut seen = std::collections::BTreeMap::<u32, (u32, u32, u32)>::new();
+            let (mut asked, mut longest, started) = (0usize, Duration::ZERO, Instant::now());
+            let mut ticks = tokio::time::interval(Duration::from_secs_f64(60.0 / 10_000.0));
+            while started.elapsed() < Duration::from_secs(seconds) {
+                ticks.tick().await;
+                asked += 1;
+                let charges = plan.charges(&[], 1, &key, &organization);
+                let now = System.moment();
+                let ask = Ask { charges: &charges, version: 1, outage, now };
+                let limiter = &fleet[asked % 4];
+                let verdict = match limiter.admit_now(&ask) {
+                    Some(verdict) => Ok(verdict),
+                    None => limiter.admit(&ask).await,
+                };
+                longest = longest.max(System.since(now));
+                let bucket = &charges.first;
+                let window = bucket.period.index(now.wall_ms, bucket.period.phase_ms(bucket.bucket));
+                let (admitted, over, cannot_tell) = seen.entry(window).or_default();
+                match verdict {
+                    Ok(Verdict::Admitted { .. }) => *admitted += 1,
+                    Ok(Verdict::Over { .. }) => *over += 1,
+                    Err(_) => *cannot_tell += 1,
+                }
+            }
+            println!(
+                "outage {outage:?}: (admitted, 429, 503) per window {:?}; longest decision {longest:?}",
+                seen.values()
+            );
+        });
+    }
+    tasks.join_all().await;
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let url = arguments.next().unwrap_or_else(|| "redis://127.0.0.1:6379/0".to_owned());
@@ -243,6 +302,9 @@ fn main() {
     let mut redis = Redis { connection: redis::Client::open(&*url).unwrap().get_connection().unwrap() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     redis.reset();
+    if std::env::args().nth(3).as_deref() == Some("outage") {
+        return runtime.block_on(outage(&url, seconds));
+    }
     runtime.block_on(async {
         hot_key(&url).await;
         edge(&url, &mut redis).await;

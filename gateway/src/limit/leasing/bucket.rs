@@ -196,3 +196,88 @@ impl Bucket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::limit::leasing::ledger::Next;
+    use crate::limit::leasing::message::Reply;
+
+    const NOW_MS: u64 = 1_790_000_000_000;
+
+    fn look() -> Look {
+        Look { now_us: 5_000_000, lo_ms: NOW_MS, hi_ms: NOW_MS }
+    }
+
+    /// Redis, for one gateway: a count of what is out.
+    fn converse(bucket: &Bucket, out: &mut u32, limit: u32) {
+        while let Next::Send(message) = bucket.next(Some(look()), 5_000_000, true) {
+            let held = if message.window == 0 { 0 } else { message.held };
+            let granted = (message.need + message.want).min(limit - held);
+            *out = held + granted;
+            let reply = Reply {
+                is_stale: false,
+                has_forgotten: false,
+                window: bucket.index(NOW_MS),
+                now_ms: NOW_MS,
+                granted,
+                for_need: granted.min(message.need),
+                free: limit - *out,
+                used: message.used + granted.min(message.need),
+                others: 0,
+                is_tight: false,
+                limit,
+            };
+            bucket.settle(&message, &reply, look());
+        }
+    }
+
+    #[test]
+    fn threads_that_take_put_back_and_lose_tokens_to_recalls_never_pass_the_limit() {
+        const LIMIT: u32 = 20_000;
+        for _ in 0..20 {
+            let bucket = Bucket::new(60, Period::Minute, LIMIT, 1, 1);
+            let (taken, done) = (AtomicU32::new(0), AtomicU32::new(0));
+            std::thread::scope(|scope| {
+                for n in 0..3u32 {
+                    let (bucket, taken, done) = (&bucket, &taken, &done);
+                    scope.spawn(move || {
+                        let mut last = u32::MAX;
+                        for i in 0..6_000u32 {
+                            if let Take::Taken(tokens) = bucket.take(LIMIT, 1, look()) {
+                                // Another thread may put back what it took, never more.
+                                assert!(
+                                    tokens.remaining <= last.saturating_add(2),
+                                    "{} after {last}",
+                                    tokens.remaining
+                                );
+                                last = last.min(tokens.remaining);
+                                if (i + n) % 7 == 0 {
+                                    bucket.put_back(tokens.window, 1);
+                                } else {
+                                    taken.fetch_add(1, Ordering::SeqCst);
+                                }
+                            }
+                        }
+                        done.fetch_add(1, Ordering::SeqCst);
+                    });
+                }
+                let mut out = 0;
+                while done.load(Ordering::SeqCst) < 3 {
+                    let starts = bucket.start(super::super::ledger::Reason::Refill);
+                    if starts {
+                        converse(&bucket, &mut out, LIMIT);
+                    }
+                    if bucket.recall(bucket.index(NOW_MS)) {
+                        converse(&bucket, &mut out, LIMIT);
+                    }
+                }
+                bucket.start(super::super::ledger::Reason::Return);
+                converse(&bucket, &mut out, LIMIT);
+                assert_eq!(out, taken.load(Ordering::SeqCst), "what is out is what was used");
+            });
+        }
+    }
+}
