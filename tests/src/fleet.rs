@@ -55,10 +55,15 @@ pub fn caller(name: &str) -> (Key, Organization) {
 }
 
 impl Fleet {
+    /// With a timeout so long that a busy machine is not taken for an outage.
     pub fn start(url: &str, gateways: usize, rate: &str) -> Self {
+        Self::start_with(url, gateways, rate, Duration::from_secs(1))
+    }
+
+    pub fn start_with(url: &str, gateways: usize, rate: &str, timeout: Duration) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let metrics: Vec<LimitMetrics> = (0..gateways).map(|_| Metrics::new().unwrap().limits).collect();
-        let settings = RedisSettings { timeout: Duration::from_millis(100), ..RedisSettings::default() };
+        let settings = RedisSettings { timeout, ..RedisSettings::default() };
         let limiters: Vec<Arc<Leasing>> = runtime.block_on(async {
             let start = |metrics: &LimitMetrics| {
                 let started = Leasing::start(url, &settings, 10_000, Arc::new(System), metrics.clone()).unwrap();

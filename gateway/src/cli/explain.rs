@@ -106,6 +106,7 @@ impl Explain {
                 }
                 if is_over {
                     (told.status, told.code) = (429, Some("limit_exceeded"));
+                    told.steps.retain(|step| step.step != "upstream");
                 }
             }
             Err(why) => steps.for_each(|step| step.found += &format!("; what is left is not known: {why}")),
