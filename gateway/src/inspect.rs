@@ -92,7 +92,7 @@ pub async fn inspect(
 ) -> Inspection {
     let buckets = buckets(api, key, organization);
     let charges: Vec<Charge<'_>> = buckets.iter().map(|(_, charge)| *charge).collect();
-    let standings = limiter.inspect(&charges, version, now).await;
+    let standings = limiter.inspect(&charges, Some(version), now).await;
     let limits = buckets.iter().zip(&standings).map(|((route, charge), standing)| seen(*route, charge, standing));
     Inspection {
         api: api.name.to_string(),

@@ -151,7 +151,7 @@ impl<'s> Play<'s> {
                 }
             }
             Take::Missing => {
-                let (heard, starts) = gateway.bucket.wait(1, now_us);
+                let (heard, starts) = gateway.bucket.wait(1, now_us, gateway.clock.look(now_us));
                 gateway.waiting.push_back(heard);
                 self.tally.waited += 1;
                 if starts {

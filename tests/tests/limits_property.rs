@@ -132,7 +132,7 @@ impl<'s> World<'s> {
                 }
             }
             Take::Missing if gateway.waiting.len() < 4 => {
-                let (heard, starts) = gateway.bucket.wait(cost, self.now_us);
+                let (heard, starts) = gateway.bucket.wait(cost, self.now_us, look);
                 gateway.is_running |= starts;
                 gateway.waiting.push((cost, heard));
             }
@@ -388,7 +388,7 @@ fn the_script_and_the_policy_agree_on_every_window() {
         let bucket = u128::from(dice.below(u64::MAX)) << 64 | u128::from(dice.below(u64::MAX));
         let now_ms = 4_000_000_000_000 + dice.below(200_000_000_000);
         let made = Bucket::new(bucket, period, 10, 1, n);
-        let (_heard, starts) = made.wait(1, 0);
+        let (_heard, starts) = made.wait(1, 0, None);
         let (true, Next::Send(message)) = (starts, made.next(None, 0, true)) else { panic!("a message is due") };
         let window = period.window(now_ms, period.phase_ms(bucket));
         assert_eq!(server.call(&message, "p", now_ms).window, window.index, "{period:?} at {now_ms}");

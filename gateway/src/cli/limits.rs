@@ -81,8 +81,7 @@ pub(super) async fn standings(desk: &Desk, charges: &[Charge<'_>]) -> Result<Vec
     if !leasing.is_connected_within(PATIENCE).await {
         return Err(crate::store::StoreError::Unavailable("no server of the limits answers".to_owned()).into());
     }
-    // Version 0 gives way to whatever limit the gateways have in force.
-    Ok(leasing.inspect(charges, 0, System.moment()).await)
+    Ok(leasing.inspect(charges, None, System.moment()).await)
 }
 
 /// What the admin listener answers for one bucket.

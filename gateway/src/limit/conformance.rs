@@ -143,9 +143,9 @@ async fn looking_takes_nothing(limiter: &dyn Limiter) {
     let charges = plan.charges(&[], 1, &key, &organization);
     let listed: Vec<_> = charges.iter().copied().collect();
     let remaining = |list: Vec<Standing>| list.iter().map(|s| (s.remaining, s.limit)).collect::<Vec<_>>();
-    assert_eq!(remaining(limiter.inspect(&listed, 1, System.moment()).await), [(5, 5), (100, 100)]);
+    assert_eq!(remaining(limiter.inspect(&listed, Some(1), System.moment()).await), [(5, 5), (100, 100)]);
     assert_eq!(many(limiter, &charges, 1, 2).await, [Some(4), Some(3)]);
-    assert_eq!(remaining(limiter.inspect(&listed, 1, System.moment()).await), [(3, 5), (98, 100)]);
+    assert_eq!(remaining(limiter.inspect(&listed, Some(1), System.moment()).await), [(3, 5), (98, 100)]);
     assert_eq!(limiter.peek(&charges.first, System.moment()).remaining, 3);
     assert_eq!(many(limiter, &charges, 1, 4).await, [Some(2), Some(1), Some(0), None]);
 }

@@ -197,7 +197,7 @@ impl Limiter for Embedded {
         self.admit_now(ask).ok_or(CannotTell)
     }
 
-    async fn inspect(&self, charges: &[Charge<'_>], _version: u64, now: Moment) -> Vec<Standing> {
+    async fn inspect(&self, charges: &[Charge<'_>], _version: Option<u64>, now: Moment) -> Vec<Standing> {
         charges.iter().map(|charge| self.peek(charge, now)).collect()
     }
 

@@ -102,8 +102,10 @@ pub trait Limiter: Send + Sync {
     /// Where a bucket stands as far as is known here, without taking anything.
     fn peek(&self, charge: &Charge<'_>, now: Moment) -> Standing;
 
-    /// Where all buckets stand, asking others where that helps, without taking anything.
-    async fn inspect(&self, charges: &[Charge<'_>], version: u64, now: Moment) -> Vec<Standing>;
+    /// Where all buckets stand, asking others where that helps, without taking anything. `version` is
+    /// that of the limits, see [`Ask`]; without one it is an onlooker who asks, whose idea of the
+    /// limits counts for nothing.
+    async fn inspect(&self, charges: &[Charge<'_>], version: Option<u64>, now: Moment) -> Vec<Standing>;
 
     /// What was taken from quotas since it was last saved, bucket by bucket.
     fn unsaved(&self) -> Vec<Counter>;

@@ -91,8 +91,7 @@ async fn limit(State(admin): State<Admin>, Path((bucket, period, count)): Path<(
     };
     let name: Arc<str> = Arc::from("");
     let charge = Charge { name: &name, bucket, count, period, cost: 1 };
-    // Version 0 gives way to whatever limit is in force.
-    let seen = admin.limiter.inspect(&[charge], 0, admin.clock.moment()).await;
+    let seen = admin.limiter.inspect(&[charge], None, admin.clock.moment()).await;
     let Some(standing) = seen.first() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     axum::Json(serde_json::json!({
         "limit": standing.limit,

@@ -15,9 +15,9 @@ use super::ledger::Answer;
 use super::node::State;
 use super::{Ask, CannotTell, Certainty, Leasing, Verdict};
 
-/// Rounds of waiting for one request with several limits: while it waited for one bucket, another
-/// may have run out.
-const ROUNDS: usize = 4;
+/// Rounds for one request with several limits: while it waited for one bucket, another may have run
+/// out. Each round gains one for good.
+const ROUNDS: usize = CHARGES_MAX + 1;
 
 /// One bucket of a request, while the request is decided.
 struct Place<'a> {
@@ -128,7 +128,7 @@ impl Leasing {
             }
             let may_ask = matches!(self.state(&place.bucket, now_us), State::Up | State::Learning { .. });
             let heard = may_ask.then(|| {
-                let (heard, starts) = place.bucket.wait(place.charge.cost, now_us);
+                let (heard, starts) = place.bucket.wait(place.charge.cost, now_us, self.look_now());
                 if starts {
                     self.drive(place.bucket.clone());
                 }
@@ -149,7 +149,9 @@ impl Leasing {
                 Answer::Over => ended = Err(Ended::Over(index)),
                 Answer::CannotTell => match (ask.outage, &ended) {
                     (_, Err(_)) => {}
-                    (Outage::Open, Ok(())) => *certainty = Certainty::Open,
+                    // Only an outage opens: not a queue that is full.
+                    (Outage::Open, Ok(())) if self.is_away(&place.bucket) => *certainty = Certainty::Open,
+                    (Outage::Open, Ok(())) => ended = Err(Ended::CannotTell),
                     (Outage::LocalShare, Ok(())) => match self.take_share(place) {
                         Answer::Taken(taken) => {
                             (place.taken, place.is_waited) = (Some(taken), true);
@@ -168,6 +170,11 @@ impl Leasing {
 
     fn since_us(&self, then_us: u64) -> f64 {
         self.common.clock.steady_us().saturating_sub(then_us) as f64 / 1e6
+    }
+
+    /// Whether a bucket's server cannot be asked now.
+    fn is_away(&self, bucket: &Bucket) -> bool {
+        self.state(bucket, self.common.clock.steady_us()) != State::Up
     }
 
     /// Takes from this gateway's own share of a limit while the bucket's server is away: in a window

@@ -37,6 +37,12 @@ impl Offset {
         Offset { lo: self.lo - drift, hi: self.hi + drift, as_of_us: now_us }
     }
 
+    fn look(self, now_us: u64) -> Look {
+        let Offset { lo, hi, .. } = self.aged(now_us);
+        let at = |offset: i64| now_us.saturating_add_signed(offset) / 1_000;
+        Look { now_us, lo_ms: at(lo), hi_ms: at(hi) }
+    }
+
     /// Both must be true; when they cannot, the server's clock was set and the new one holds.
     fn narrowed(self, new: Offset) -> Offset {
         let old = self.aged(new.as_of_us);
@@ -94,16 +100,22 @@ impl RedisClock {
         }
     }
 
+    /// One look at the clock of one server, for what is said to it; at all of them when it is not known.
+    pub fn look_of(&self, server: &str, now_us: u64) -> Option<Look> {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = servers.get(server).map(|offset| offset.look(now_us));
+        drop(servers);
+        known.or_else(|| self.look(now_us))
+    }
+
     /// One look; `None` before the first answer of any server.
     pub fn look(&self, now_us: u64) -> Option<Look> {
         let as_of_us = self.as_of_us.load(Ordering::Acquire);
         if as_of_us == 0 {
             return None;
         }
-        let offset =
-            Offset { lo: self.lo.load(Ordering::Relaxed), hi: self.hi.load(Ordering::Relaxed), as_of_us }.aged(now_us);
-        let at = |offset: i64| now_us.saturating_add_signed(offset) / 1_000;
-        Some(Look { now_us, lo_ms: at(offset.lo), hi_ms: at(offset.hi) })
+        let (lo, hi) = (self.lo.load(Ordering::Relaxed), self.hi.load(Ordering::Relaxed));
+        Some(Offset { lo, hi, as_of_us }.look(now_us))
     }
 }
 

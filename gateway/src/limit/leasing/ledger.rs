@@ -84,6 +84,15 @@ struct Wants {
     report: bool,
 }
 
+/// A pause in which nobody asks for tokens that others do not return.
+#[derive(Clone, Copy, Debug, Default)]
+struct Barren {
+    /// The window whose tokens they are; the pause does not outlast it.
+    window: u32,
+    until_us: u64,
+    pause_us: u64,
+}
+
 #[derive(Debug)]
 struct Waiter {
     cost: u32,
@@ -115,9 +124,7 @@ pub struct Ledger {
     is_tight: bool,
     /// A message went unanswered: Redis may take more, or less, for ours than we hold.
     is_unsure: bool,
-    /// Until when nobody asks for tokens that others do not return, and how long the last such
-    /// pause was, microseconds.
-    barren: (u64, u64),
+    barren: Barren,
     /// This ledger never leases ahead: the bucket is not kept.
     is_single: bool,
     wants: Wants,
@@ -140,7 +147,7 @@ impl Ledger {
             is_running: false,
             is_tight: false,
             is_unsure: false,
-            barren: (0, 0),
+            barren: Barren::default(),
             is_single: false,
             wants: Wants::default(),
             waiting: VecDeque::new(),
@@ -187,10 +194,10 @@ impl Ledger {
     }
 
     /// Others did not return what they are said to hold.
-    fn note_barren(&mut self, now_us: u64) {
-        let (first, longest) = (micros(BARREN.0), micros(BARREN.1));
-        let pause = (self.barren.1 * 2).clamp(first, longest);
-        self.barren = (now_us + pause, pause);
+    fn note_barren(&mut self, window: u32, now_us: u64) {
+        let before = if self.barren.window == window { self.barren.pause_us } else { 0 };
+        let pause_us = (before * 2).clamp(micros(BARREN.0), micros(BARREN.1));
+        self.barren = Barren { window, until_us: now_us + pause_us, pause_us };
     }
 
     /// An answer that is still under way comes too late: its tokens are counted as free here.

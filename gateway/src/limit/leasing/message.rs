@@ -3,7 +3,7 @@
 use policy::window::Period;
 use redis::{Cmd, cmd};
 
-/// The script. One key, no key derived inside it, nothing newer than Redis 5 or Valkey 7.
+/// The script. One key, no key derived inside it, nothing newer than Redis 6 or Valkey 7.
 pub const SCRIPT: &str = include_str!("../lease.lua");
 
 /// The divisor of what may be leased ahead: a gateway gets at most its share of what is free,

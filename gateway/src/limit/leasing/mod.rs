@@ -179,6 +179,16 @@ impl Leasing {
         bucket
     }
 
+    /// The bucket of a charge that nobody vouches for: the one that is held, if it is of that kind, or
+    /// one that is not kept.
+    fn bucket_for_onlooker(&self, charge: &Charge<'_>) -> Arc<Bucket> {
+        let held = self.find(charge.bucket).filter(|bucket| bucket.period == charge.period);
+        held.unwrap_or_else(|| {
+            let ledger = self.ledgers.fetch_add(1, Ordering::Relaxed);
+            Arc::new(Bucket::new(charge.bucket, charge.period, charge.count, 0, ledger).single())
+        })
+    }
+
     /// Lets a task drive the protocol of a bucket.
     fn drive(&self, bucket: Arc<Bucket>) {
         if let Some(myself) = self.myself.upgrade() {
@@ -268,11 +278,17 @@ impl Limiter for Leasing {
         }
     }
 
-    async fn inspect(&self, charges: &[Charge<'_>], version: u64, now: Moment) -> Vec<Standing> {
+    async fn inspect(&self, charges: &[Charge<'_>], version: Option<u64>, now: Moment) -> Vec<Standing> {
         let mut standings = Vec::with_capacity(charges.len());
         for charge in charges {
-            self.ask_after(&self.bucket_of(charge, version)).await;
-            standings.push(self.peek(charge, Moment { steady_us: self.common.clock.steady_us(), ..now }));
+            let bucket = match version {
+                Some(version) => self.bucket_of(charge, version),
+                None => self.bucket_for_onlooker(charge),
+            };
+            self.ask_after(&bucket).await;
+            let steady_us = self.common.clock.steady_us();
+            let now_ms = self.look(Moment { steady_us, ..now }).map_or(now.wall_ms, |look| look.lo_ms);
+            standings.push(Self::known_standing(&bucket, charge, now_ms, None));
         }
         standings
     }

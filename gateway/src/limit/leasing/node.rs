@@ -87,6 +87,7 @@ struct Up {
     heard_us: AtomicU64,
     /// Which connection it is; see [`Node::serial`].
     serial: u64,
+    arrived_us: u64,
     /// It has answered a message about a bucket, so it does take writes.
     is_proved: AtomicBool,
 }
@@ -203,10 +204,11 @@ impl Node {
         Trouble::Away
     }
 
-    /// Drops the connection, if it is still the one in use. One that never answered about a bucket
-    /// was no return from an outage: that one goes on.
+    /// Drops the connection, if it is still the one in use. One that failed soon and never answered
+    /// about a bucket was no return from an outage: that one goes on.
     fn fail(&self, up: &Arc<Up>, why: &str) {
-        let is_news = up.is_proved.load(Ordering::Relaxed) && self.up.load().is_some();
+        let has_lasted = self.common.clock.steady_us().saturating_sub(up.arrived_us) > micros(LEARN_MIN);
+        let is_news = (has_lasted || up.is_proved.load(Ordering::Relaxed)) && self.up.load().is_some();
         if is_news {
             self.away_since_us.store(self.common.clock.steady_us().max(1), Ordering::Relaxed);
         }
@@ -293,9 +295,10 @@ impl Node {
             return Err("it is not a master".to_owned());
         }
         let epoch = [field("run_id"), field("master_replid")].map(Option::unwrap_or_default).join(" ");
-        let heard_us = AtomicU64::new(self.common.clock.steady_us());
+        let arrived_us = self.common.clock.steady_us();
+        let heard_us = AtomicU64::new(arrived_us);
         let serial = self.serial.load(Ordering::Relaxed) + 1;
-        Ok((Arc::new(Up { connection, heard_us, serial, is_proved: AtomicBool::new(false) }), epoch))
+        Ok((Arc::new(Up { connection, heard_us, serial, arrived_us, is_proved: AtomicBool::new(false) }), epoch))
     }
 
     async fn arrived(&self, up: Arc<Up>, epoch: String) {

@@ -133,6 +133,7 @@ impl Cluster {
 
     /// The server at an address, known from the table or from a redirection.
     fn at(&self, address: &str) -> Result<Arc<Node>, Trouble> {
+        let address = &bracketed(address);
         let mut known = self.locked();
         if let Some((node, _)) = known.get(address) {
             return Ok(node.clone());
@@ -206,6 +207,14 @@ impl Cluster {
     }
 }
 
+/// An address as it stands in a URL: an IPv6 host in brackets. Redis writes it without.
+fn bracketed(address: &str) -> String {
+    match address.rsplit_once(':') {
+        Some((host, port)) if host.contains(':') && !host.starts_with('[') => format!("[{host}]:{port}"),
+        Some(_) | None => address.to_owned(),
+    }
+}
+
 /// Reads `CLUSTER SLOTS`: ranges of slots and the address of their master. What cannot be read is
 /// left out; a table with holes is read again soon.
 fn slot_ranges(value: &Value) -> Vec<(u16, u16, String)> {
@@ -215,7 +224,23 @@ fn slot_ranges(value: &Value) -> Vec<(u16, u16, String)> {
         let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &parts[..] else { return None };
         let [Value::BulkString(host), Value::Int(port), ..] = &master[..] else { return None };
         let host = std::str::from_utf8(host).ok().filter(|host| !host.is_empty())?;
-        Some((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, format!("{host}:{port}")))
+        Some((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, bracketed(&format!("{host}:{port}"))))
     };
     ranges.iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_node_is_written_as_a_url_wants_it() {
+        assert_eq!(bracketed("2001:db8::1:7000"), "[2001:db8::1]:7000");
+        assert_eq!(bracketed("[2001:db8::1]:7000"), "[2001:db8::1]:7000");
+        assert_eq!(bracketed("10.0.0.1:7000"), "10.0.0.1:7000");
+        let text = |s: &str| Value::BulkString(s.as_bytes().to_vec());
+        let node = Value::Array(vec![text("2001:db8::1"), Value::Int(7000)]);
+        let slots = Value::Array(vec![Value::Array(vec![Value::Int(0), Value::Int(16_383), node])]);
+        assert_eq!(slot_ranges(&slots), [(0, 16_383, "[2001:db8::1]:7000".to_owned())]);
+    }
 }

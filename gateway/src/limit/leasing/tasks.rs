@@ -60,8 +60,8 @@ impl Leasing {
     pub(super) async fn converse(&self, bucket: &Bucket) {
         loop {
             let now_us = self.common.clock.steady_us();
-            let look = self.common.redis_clock.look(now_us);
             let node = self.nodes.of(bucket.id);
+            let look = self.look_for(node.as_deref(), now_us);
             let serial = node.as_ref().map_or(0, |node| node.serial());
             let grants = self.may_be_granted(bucket, look, now_us);
             let message = match bucket.next(look, now_us, grants) {
@@ -73,7 +73,7 @@ impl Leasing {
                 Some(node) => self.nodes.call(&message, node, serial).await,
                 None => Err(Trouble::Away),
             };
-            let look = self.common.redis_clock.look(self.common.clock.steady_us());
+            let look = self.look_for(node.as_deref(), self.common.clock.steady_us());
             let (Ok(reply), Some(look)) = (answer, look) else {
                 // Over another connection by now, perhaps: then there is something to tell it.
                 let is_back = self
@@ -94,6 +94,12 @@ impl Leasing {
             }
             self.settle(bucket, &message, &reply, look).await;
         }
+    }
+
+    /// The clock that counts a bucket's windows: that of its server.
+    fn look_for(&self, node: Option<&Node>, now_us: u64) -> Option<Look> {
+        let clock = &self.common.redis_clock;
+        node.map_or_else(|| clock.look(now_us), |node| clock.look_of(&node.name, now_us))
     }
 
     /// Whether the server of a bucket may grant tokens in the window that is now.

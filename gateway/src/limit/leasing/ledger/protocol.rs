@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{
-    Answer, LEASE_MIN, LOW, Ledger, Next, PARK, RETRY, Reason, Settled, WAITING_MAX, Waiter, Wants, count, micros,
+    Answer, Barren, LEASE_MIN, LOW, Ledger, Next, PARK, RETRY, Reason, Settled, WAITING_MAX, Waiter, Wants, count,
+    micros,
 };
 use crate::limit::leasing::bucket::{Bucket, Take};
 use crate::limit::leasing::clock::Look;
@@ -24,10 +25,11 @@ impl Bucket {
     }
 
     /// Lines up for tokens. `true`: the caller must drive the protocol.
-    pub fn wait(&self, cost: u32, now_us: u64) -> (oneshot::Receiver<Answer>, bool) {
+    pub fn wait(&self, cost: u32, now_us: u64, look: Option<Look>) -> (oneshot::Receiver<Answer>, bool) {
         let (answer, heard) = oneshot::channel();
         let mut ledger = self.ledger();
-        let early = if now_us < ledger.barren.0 { Some(Answer::Over) } else { None };
+        let is_that_window = look.is_some_and(|look| self.index(look.hi_ms) <= ledger.barren.window);
+        let early = (is_that_window && now_us < ledger.barren.until_us).then_some(Answer::Over);
         let full = (ledger.waiting.len() >= WAITING_MAX).then_some(Answer::CannotTell);
         if let Some(at_once) = early.or(full) {
             let _ = answer.send(at_once);
@@ -100,7 +102,7 @@ impl Bucket {
         let (before, _) = self.rewrite(&ledger, change);
         ledger.granted = ledger.granted.saturating_sub(before.tokens);
         ledger.free += i64::from(before.tokens) + by;
-        ledger.barren = (0, 0);
+        ledger.barren = Barren::default();
         ledger.note(Reason::Return);
         ledger.starts()
     }
@@ -223,7 +225,7 @@ impl Bucket {
         ledger.free = i64::from(limit) - i64::from(reply.used) - i64::from(reply.others) - held;
         if reply.granted > 0 {
             ledger.lease = reply.granted;
-            ledger.barren = (0, 0);
+            ledger.barren = Barren::default();
         }
         ledger.is_tight |= reply.is_tight;
         let truth = limit.saturating_sub(reply.used);
@@ -252,7 +254,9 @@ impl Bucket {
         self.set_refill_at(low);
         // An answer about another limit than the one in force refuses nobody.
         let asks = asked == sent.limit && self.refuse_rest(&mut ledger, reply, look.now_us);
-        let recall = (asks && ledger.may_recall(look.now_us)).then_some(word.window);
+        // Also when the answer came too late for those who waited: the next ones will be glad of it.
+        let lacks = reply.others > 0 && reply.for_need < sent.need;
+        let recall = ((asks || lacks) && ledger.may_recall(look.now_us)).then_some(word.window);
         Settled { pause: asks.then_some(RETRY), recall, error }
     }
 
@@ -301,11 +305,11 @@ impl Bucket {
             }
         }
         let mut within = own.saturating_add(reply.others);
-        let (mut keep, mut is_barren) = (VecDeque::new(), false);
+        let (mut keep, mut is_barren, recalled_us) = (VecDeque::new(), false, ledger.recalled_us);
         for waiter in ledger.waiting.drain(..) {
             let has_waited = now_us.saturating_sub(waiter.since_us) > micros(PARK);
             let is_late = has_waited && (reply.free == 0 || waiter.cost > own);
-            is_barren |= is_late;
+            is_barren |= is_late && reply.others > 0 && recalled_us > waiter.since_us;
             if waiter.cost > within || is_late {
                 let _ = waiter.answer.send(Answer::Over);
             } else {
@@ -315,7 +319,7 @@ impl Bucket {
         }
         ledger.waiting = keep;
         if is_barren {
-            ledger.note_barren(now_us);
+            ledger.note_barren(word.window, now_us);
         }
         !ledger.waiting.is_empty() && ledger.waiting.front().is_some_and(|waiter| waiter.cost > own)
     }
