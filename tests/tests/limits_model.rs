@@ -197,7 +197,7 @@ impl<'s> Play<'s> {
             let mut heard = self.gateways[g].waiting.pop_front().unwrap();
             match heard.try_recv() {
                 Ok(Answer::Taken(taken)) => self.admit(taken.window),
-                Ok(Answer::Over) => self.refuse(reply.window),
+                Ok(Answer::Over(window)) => self.refuse(window),
                 Ok(Answer::CannotTell) => panic!("Redis answers in this play"),
                 Err(_) => self.gateways[g].waiting.push_back(heard),
             }

@@ -183,7 +183,7 @@ impl<'s> World<'s> {
                 *used.entry(taken.window).or_default() += u64::from(*cost);
                 false
             }
-            Ok(Answer::Over | Answer::CannotTell) => false,
+            Ok(Answer::Over(_) | Answer::CannotTell) => false,
             Err(_) => true,
         });
     }

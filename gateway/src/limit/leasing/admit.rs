@@ -13,7 +13,7 @@ use super::bucket::{Bucket, Take, Taken};
 use super::clock::Look;
 use super::ledger::Answer;
 use super::node::State;
-use super::{Ask, CannotTell, Certainty, Leasing, Verdict};
+use super::{Ask, CannotTell, Certainty, Leasing, Standing, Verdict};
 
 /// Rounds for one request with several limits: while it waited for one bucket, another may have run
 /// out. Each round gains one for good.
@@ -45,7 +45,8 @@ impl Place<'_> {
 
 /// Why waiting ended a request.
 enum Ended {
-    Over(usize),
+    /// Which place, and in which window.
+    Over(usize, u32),
     CannotTell,
 }
 
@@ -56,8 +57,8 @@ impl Leasing {
         let mut certainty = Certainty::Exact;
         for _ in 0..ROUNDS {
             let look = self.look_now();
-            if let Some(index) = look.and_then(|look| dry_place(&places, look)) {
-                return Ok(self.over(&places, index, ask));
+            if let Some((index, window)) = look.and_then(|look| dry_place(&places, look)) {
+                return Ok(self.over(&places, index, window, ask));
             }
             let missing = look.map_or(places.len(), |look| self.take_here(&mut places, look));
             if missing == 0 {
@@ -65,7 +66,7 @@ impl Leasing {
             }
             match self.wait_for_rest(&mut places, ask, &mut certainty).await {
                 Ok(()) => {}
-                Err(Ended::Over(index)) => return Ok(self.over(&places, index, ask)),
+                Err(Ended::Over(index, window)) => return Ok(self.over(&places, index, window, ask)),
                 Err(Ended::CannotTell) => break,
             }
             if certainty == Certainty::Open {
@@ -146,7 +147,7 @@ impl Leasing {
             let Some(place) = places.get_mut(index) else { continue };
             match answer {
                 Answer::Taken(taken) => (place.taken, place.is_waited) = (Some(taken), true),
-                Answer::Over => ended = Err(Ended::Over(index)),
+                Answer::Over(window) => ended = Err(Ended::Over(index, window)),
                 Answer::CannotTell => match (ask.outage, &ended) {
                     (_, Err(_)) => {}
                     // Only an outage opens: not a queue that is full.
@@ -157,7 +158,7 @@ impl Leasing {
                             (place.taken, place.is_waited) = (Some(taken), true);
                             *certainty = (*certainty).max(Certainty::LocalShare);
                         }
-                        Answer::Over => ended = Err(Ended::Over(index)),
+                        Answer::Over(window) => ended = Err(Ended::Over(index, window)),
                         Answer::CannotTell => ended = Err(Ended::CannotTell),
                     },
                     (Outage::Closed, Ok(())) => ended = Err(Ended::CannotTell),
@@ -195,7 +196,7 @@ impl Leasing {
         match bucket.take(bucket.limits().0, place.charge.cost, look) {
             Take::Taken(taken) => Answer::Taken(taken),
             // There is nobody else who could have tokens.
-            Take::Missing | Take::Dry if has_all && self.is_short(place, look) => Answer::Over,
+            Take::Missing | Take::Dry if has_all && self.is_short(place, look) => Answer::Over(index),
             Take::Missing | Take::Dry => Answer::CannotTell,
         }
     }
@@ -224,16 +225,23 @@ impl Leasing {
         Ok(Verdict::Admitted { standing, certainty: Certainty::Open })
     }
 
-    fn over(&self, places: &[Place<'_>], index: usize, ask: &Ask<'_>) -> Verdict {
+    /// A refusal, told of the window in which it was decided: the next one may have begun since.
+    fn over(&self, places: &[Place<'_>], index: usize, window: u32, ask: &Ask<'_>) -> Verdict {
         let now_ms = self.now_ms(ask);
-        let standing = places
-            .get(index)
-            .map(|place| Self::known_standing(&place.bucket, place.charge, now_ms, Some(place.charge.cost)));
+        let standing = places.get(index).map(|place| {
+            let window = place.bucket.window(window);
+            let now_ms = now_ms.min(window.end_ms.saturating_sub(1));
+            let seen = Self::known_standing(&place.bucket, place.charge, now_ms, Some(place.charge.cost));
+            Standing { window, ..seen }
+        });
         let first = || super::Limiter::peek(self, &ask.charges.first, ask.now);
         Verdict::Over { index, standing: standing.unwrap_or_else(first) }
     }
 }
 
-fn dry_place(places: &[Place<'_>], look: Look) -> Option<usize> {
-    places.iter().position(|place| place.taken.is_none() && place.bucket.is_dry(place.charge.cost, look))
+/// The first bucket that is surely used up, and in which window.
+fn dry_place(places: &[Place<'_>], look: Look) -> Option<(usize, u32)> {
+    let is_dry = |place: &Place<'_>| place.taken.is_none() && place.bucket.is_dry(place.charge.cost, look);
+    let index = places.iter().position(is_dry)?;
+    Some((index, places.get(index)?.bucket.index(look.lo_ms)))
 }

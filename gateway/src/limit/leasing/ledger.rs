@@ -39,8 +39,8 @@ const LEASE_MIN: u32 = 4;
 pub enum Answer {
     /// Its tokens were taken.
     Taken(Taken),
-    /// The limit is reached.
-    Over,
+    /// The limit is reached in the window with this index.
+    Over(u32),
     /// Redis did not answer.
     CannotTell,
 }

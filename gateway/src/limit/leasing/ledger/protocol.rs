@@ -29,7 +29,7 @@ impl Bucket {
         let (answer, heard) = oneshot::channel();
         let mut ledger = self.ledger();
         let is_that_window = look.is_some_and(|look| self.index(look.hi_ms) <= ledger.barren.window);
-        let early = (is_that_window && now_us < ledger.barren.until_us).then_some(Answer::Over);
+        let early = (is_that_window && now_us < ledger.barren.until_us).then_some(Answer::Over(ledger.barren.window));
         let full = (ledger.waiting.len() >= WAITING_MAX).then_some(Answer::CannotTell);
         if let Some(at_once) = early.or(full) {
             let _ = answer.send(at_once);
@@ -311,7 +311,7 @@ impl Bucket {
             let is_late = has_waited && (reply.free == 0 || waiter.cost > own);
             is_barren |= is_late && reply.others > 0 && recalled_us > waiter.since_us;
             if waiter.cost > within || is_late {
-                let _ = waiter.answer.send(Answer::Over);
+                let _ = waiter.answer.send(Answer::Over(word.window));
             } else {
                 within -= waiter.cost;
                 keep.push_back(waiter);
