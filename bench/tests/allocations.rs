@@ -30,3 +30,36 @@ fn an_admitted_request_allocates_nothing_but_the_target_it_keeps() {
         assert_eq!(ask(), 1);
     }
 }
+
+/// A token that is held is taken without asking the allocator for anything.
+#[test]
+fn taking_a_held_token_allocates_nothing() {
+    use gateway::limit::leasing::{Bucket, Look, Next, Reply, Take};
+    use policy::window::Period;
+
+    const LIMIT: u32 = 1_000;
+    let look = Look { now_us: 1_000_000, lo_ms: bench::NOW_MS, hi_ms: bench::NOW_MS };
+    let bucket = Bucket::new(60, Period::Minute, LIMIT, 1, 1);
+    let (_heard, _) = bucket.wait(1, look.now_us, Some(look));
+    let Next::Send(message) = bucket.next(Some(look), look.now_us, true) else { panic!("a message is due") };
+    let reply = Reply {
+        is_stale: false,
+        has_forgotten: false,
+        window: bucket.index(bench::NOW_MS),
+        now_ms: bench::NOW_MS,
+        granted: LIMIT,
+        for_need: 1,
+        free: 0,
+        used: 1,
+        others: 0,
+        is_tight: false,
+        limit: LIMIT,
+    };
+    bucket.settle(&message, &reply, look);
+    let counted = allocation_counter::measure(|| {
+        for _ in 0..500 {
+            assert!(matches!(bucket.take(LIMIT, 1, look), Take::Taken(_)));
+        }
+    });
+    assert_eq!(counted.count_total, 0);
+}
