@@ -184,8 +184,9 @@ impl Leasing {
         let bucket = &place.bucket;
         let Some(look) = self.look_now() else { return Answer::CannotTell };
         let State::Away { since_us } = self.state(bucket, look.now_us) else { return Answer::CannotTell };
-        let index = bucket.index(look.lo_ms);
-        // Reckoned from the latest time that it can be there: the window may have begun so early.
+        // Both by the latest time that it can be there. A share that is spent a moment before its
+        // window begins still counts in that window; and the window may have begun so early.
+        let index = bucket.index(look.hi_ms);
         let began_ms_ago = look.hi_ms.saturating_sub(bucket.window(index).start_ms);
         let began_us = look.now_us.saturating_sub(began_ms_ago * 1_000);
         let (gateways, alone_since_us) = self.company();
