@@ -295,25 +295,6 @@ fn a_gateway_that_is_alone_goes_on_exactly_without_redis() {
     assert_eq!(seen.cannot_tell, 0);
 }
 
-/// Its windows end and begin without Redis: nobody is refused while that is not exactly known.
-#[test]
-fn a_gateway_that_is_alone_refuses_nobody_at_the_edge_of_a_window() {
-    let mut redis = Redis::start();
-    let mut fleet = Fleet::start(&redis.url(), 1, "100000/s");
-    fleet.outage = Outage::LocalShare;
-    let limiter = fleet.limiters[0].clone();
-    until("it is sure", || {
-        gateway::limit::Limiter::refresh_metrics(&*limiter);
-        fleet.metrics[0].alone.get() == 1
-    });
-    let seen = fleet.drive(2_000.0, "edges", || {
-        sleep(500);
-        redis.kill();
-        sleep(5_000);
-    });
-    assert_eq!((seen.cannot_tell, seen.over), (0, 0), "{seen:?}");
-}
-
 #[test]
 fn tokens_of_a_gateway_that_stops_are_returned() {
     let redis = Redis::start();
