@@ -23,6 +23,11 @@ pub trait Clock: Send + Sync {
     }
 }
 
+/// A duration in microseconds, as the steady clock counts.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// An instant on both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
@@ -52,7 +57,7 @@ impl Clock for System {
 
     fn steady_us(&self) -> u64 {
         static START: OnceLock<Instant> = OnceLock::new();
-        u64::try_from(START.get_or_init(Instant::now).elapsed().as_micros()).unwrap_or(u64::MAX)
+        micros(START.get_or_init(Instant::now).elapsed())
     }
 }
 

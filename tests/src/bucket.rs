@@ -51,9 +51,7 @@ pub struct BucketServer {
 impl BucketServer {
     /// `mutate` changes the script; the clock is an argument instead of `TIME`.
     pub fn start(mutate: impl Fn(&str) -> String) -> Self {
-        let mut server = Redis::start_with(&["--appendonly", "no"]);
-        server.kill();
-        server.run();
+        let server = Redis::start_with(&["--appendonly", "no"]);
         let client = redis::Client::open(server.url()).unwrap();
         let script = SCRIPT.replace("redis.call('TIME')", "{ARGV[15], ARGV[16]}");
         assert_ne!(script, SCRIPT, "the script asks for the time in another way now");

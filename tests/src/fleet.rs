@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gateway::clock::{Clock as _, System};
+use gateway::limit::conformance;
 use gateway::limit::{Ask, Certainty, Leasing, Limiter, Verdict};
 use gateway::observe::{LimitMetrics, Metrics};
 use gateway::store::RedisSettings;
 use policy::limit::Plan;
 use policy::route::Outage;
-use policy::{Environment, Key, KeyClass, Organization, Scopes};
+use policy::{Key, Organization};
 use tokio::runtime::Runtime;
 
 use crate::bucket::Dice;
@@ -37,21 +38,8 @@ pub struct Fleet {
 
 /// A caller of its own for each name.
 pub fn caller(name: &str) -> (Key, Organization) {
-    let key = Key {
-        id: name.into(),
-        api: "a".into(),
-        class: KeyClass::Read,
-        environment: Environment::Live,
-        scopes: Arc::new(Scopes::default()),
-        not_after_ms: None,
-        fault: None,
-        places: None,
-        limit_override: None,
-        subject: policy::limit::stable_number(&["fleet", name]),
-    };
-    let organization =
-        Organization { id: "o".into(), plan: "".into(), permissions: Scopes::default(), subject: 1, changed_ms: 0 };
-    (key, organization)
+    let key = Key { id: name.into(), ..conformance::key(policy::limit::stable_number(&["fleet", name])) };
+    (key, conformance::organization(1))
 }
 
 impl Fleet {

@@ -13,30 +13,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gateway::clock::{Clock as _, System};
+use gateway::limit::conformance;
 use gateway::limit::{Ask, Embedded, Leasing, Limiter, Verdict};
 use gateway::observe::{LimitMetrics, Metrics};
 use gateway::store::RedisSettings;
 use policy::limit::Plan;
 use policy::route::Outage;
-use policy::{Environment, Key, KeyClass, Organization, Scopes};
+use policy::{Key, Organization};
 
 fn key(n: u64) -> Key {
-    Key {
-        id: "key".into(),
-        api: "a".into(),
-        class: KeyClass::Read,
-        environment: Environment::Live,
-        scopes: Arc::new(Scopes::default()),
-        not_after_ms: None,
-        fault: None,
-        places: None,
-        limit_override: None,
-        subject: policy::limit::stable_number(&["bench", &n.to_string()]),
-    }
+    conformance::key(policy::limit::stable_number(&["bench", &n.to_string()]))
 }
 
 fn organization() -> Organization {
-    Organization { id: "o".into(), plan: "".into(), permissions: Scopes::default(), subject: 1, changed_ms: 0 }
+    conformance::organization(1)
 }
 
 fn plan(rate: &str) -> Plan {

@@ -51,7 +51,8 @@ fn caller() -> (Key, Organization) {
     }
 }
 
-fn key(subject: u128) -> Key {
+/// A read key with this stable number, for tests and benches.
+pub fn key(subject: u128) -> Key {
     Key {
         id: "key_1".into(),
         api: "a".into(),
@@ -66,7 +67,8 @@ fn key(subject: u128) -> Key {
     }
 }
 
-fn organization(subject: u128) -> Organization {
+/// An organization with this stable number, for tests and benches.
+pub fn organization(subject: u128) -> Organization {
     Organization { id: "org".into(), plan: "".into(), permissions: Scopes::default(), subject, changed_ms: 0 }
 }
 

@@ -264,35 +264,16 @@ impl Limiter for Embedded {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use policy::limit::{Charges, Limit, Per, Plan};
     use policy::units::Rate;
-    use policy::{Key, Organization, Scopes};
+    use policy::{Key, Organization};
 
     use super::*;
+    use crate::limit::conformance;
 
     fn caller(limit: Option<&str>) -> (Key, Organization) {
-        let key = Key {
-            id: "key_1".into(),
-            api: "a".into(),
-            class: policy::KeyClass::Read,
-            environment: policy::Environment::Live,
-            scopes: Arc::new(Scopes::default()),
-            not_after_ms: None,
-            fault: None,
-            places: None,
-            limit_override: limit.map(|l| l.parse().unwrap()),
-            subject: 77,
-        };
-        let organization = Organization {
-            id: "org".into(),
-            plan: "".into(),
-            permissions: Scopes::default(),
-            subject: 99,
-            changed_ms: 0,
-        };
-        (key, organization)
+        let key = Key { limit_override: limit.map(|l| l.parse().unwrap()), ..conformance::key(77) };
+        (key, conformance::organization(99))
     }
 
     fn plan(per_key: &str, organization: &str) -> Plan {

@@ -78,14 +78,6 @@ impl Leasing {
         Err(CannotTell)
     }
 
-    fn look_now(&self) -> Option<Look> {
-        self.common.redis_clock.look(self.common.clock.steady_us())
-    }
-
-    fn now_ms(&self, ask: &Ask<'_>) -> u64 {
-        self.look_now().map_or(ask.now.wall_ms, |look| look.lo_ms)
-    }
-
     fn places<'a>(&self, ask: &'a Ask<'a>) -> Vec<Place<'a>> {
         let mut places = Vec::with_capacity(CHARGES_MAX);
         for charge in ask.charges.iter() {
@@ -212,7 +204,7 @@ impl Leasing {
         let is_share = |place: &Place<'_>| place.taken.is_some_and(|taken| taken.is_share);
         let certainty = if places.iter().any(is_share) { certainty.max(Certainty::LocalShare) } else { certainty };
         self.metrics.count_fallback(certainty);
-        let now_ms = self.now_ms(ask);
+        let now_ms = self.now_ms(ask.now.wall_ms);
         let first = places.first().and_then(|place| Some(Self::standing(&place.bucket, place.taken?, now_ms)));
         // Spent: nothing of it is put back when the places go.
         places.iter_mut().for_each(|place| place.taken = None);
@@ -222,13 +214,13 @@ impl Leasing {
     fn opened(&self, places: &[Place<'_>], ask: &Ask<'_>) -> Result<Verdict, CannotTell> {
         self.metrics.count_fallback(Certainty::Open);
         let place = places.first().ok_or(CannotTell)?;
-        let standing = Self::known_standing(&place.bucket, place.charge, self.now_ms(ask), None);
+        let standing = Self::known_standing(&place.bucket, place.charge, self.now_ms(ask.now.wall_ms), None);
         Ok(Verdict::Admitted { standing, certainty: Certainty::Open })
     }
 
     /// A refusal, told of the window in which it was decided: the next one may have begun since.
     fn over(&self, places: &[Place<'_>], index: usize, window: u32, ask: &Ask<'_>) -> Verdict {
-        let now_ms = self.now_ms(ask);
+        let now_ms = self.now_ms(ask.now.wall_ms);
         let standing = places.get(index).map(|place| {
             let window = place.bucket.window(window);
             let now_ms = now_ms.min(window.end_ms.saturating_sub(1));

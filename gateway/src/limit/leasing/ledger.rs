@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::bucket::Taken;
 use super::message::Message;
 use super::word::{TOKENS_MAX, Word};
+use crate::clock::micros;
 
 /// How long a request waits for tokens that other gateways are asked to return.
 pub const PARK: Duration = Duration::from_millis(25);
@@ -216,10 +217,6 @@ impl Ledger {
     fn starts(&mut self) -> bool {
         !std::mem::replace(&mut self.is_running, true)
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Length of a month for the reckoning of demand, seconds.

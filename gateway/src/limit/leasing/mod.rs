@@ -28,7 +28,7 @@ use self::node::State;
 use self::nodes::Nodes;
 use super::embedded::AsItIs;
 use super::{Ask, CannotTell, Certainty, Limiter, Standing, Verdict};
-use crate::clock::{Clock, Moment};
+use crate::clock::{Clock, Moment, micros};
 use crate::observe::LimitMetrics;
 use crate::store::{Counter, RedisSettings, StoreError, way};
 
@@ -114,18 +114,18 @@ impl Leasing {
 
     /// Waits until every server answers, also one that may not grant anything yet.
     pub async fn is_connected_within(&self, patience: Duration) -> bool {
-        let connected = async {
-            loop {
-                let now_us = self.common.clock.steady_us();
-                let nodes = self.nodes.all();
-                let answers = |node: &Arc<node::Node>| !matches!(node.state(now_us), State::Away { .. });
-                if !nodes.is_empty() && nodes.iter().all(answers) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(patience, connected).await.is_ok()
+        let answers =
+            |states: &[State], _| !states.is_empty() && !states.iter().any(|state| matches!(state, State::Away { .. }));
+        tokio::time::timeout(patience, self.until(answers)).await.is_ok()
+    }
+
+    fn look_now(&self) -> Option<Look> {
+        self.common.redis_clock.look(self.common.clock.steady_us())
+    }
+
+    /// Now by the clock that counts the windows; by the wall clock before any server has answered.
+    fn now_ms(&self, wall_ms: u64) -> u64 {
+        self.look_now().map_or(wall_ms, |look| look.lo_ms)
     }
 
     fn look(&self, now: Moment) -> Option<Look> {
@@ -286,9 +286,7 @@ impl Limiter for Leasing {
                 None => self.bucket_for_onlooker(charge),
             };
             self.ask_after(&bucket).await;
-            let steady_us = self.common.clock.steady_us();
-            let now_ms = self.look(Moment { steady_us, ..now }).map_or(now.wall_ms, |look| look.lo_ms);
-            standings.push(Self::known_standing(&bucket, charge, now_ms, None));
+            standings.push(Self::known_standing(&bucket, charge, self.now_ms(now.wall_ms), None));
         }
         standings
     }
@@ -314,7 +312,7 @@ impl Limiter for Leasing {
             // Redis may have lost the list: who is there says so before this is believed.
             let since_us = self.fewer_since_us.load(Ordering::Relaxed).min(now_us);
             self.fewer_since_us.store(since_us, Ordering::Relaxed);
-            if now_us - since_us >= node::micros(ALONE_AFTER) {
+            if now_us - since_us >= micros(ALONE_AFTER) {
                 self.others.store(known, Ordering::Relaxed);
                 self.fewer_since_us.store(NEVER, Ordering::Relaxed);
             }
@@ -322,7 +320,7 @@ impl Limiter for Leasing {
         if known > 0 {
             self.alone_since_us.store(NEVER, Ordering::Relaxed);
         } else if self.alone_since_us.load(Ordering::Relaxed) == NEVER {
-            self.alone_since_us.store(now_us + node::micros(ALONE_AFTER), Ordering::Relaxed);
+            self.alone_since_us.store(now_us + micros(ALONE_AFTER), Ordering::Relaxed);
         }
     }
 

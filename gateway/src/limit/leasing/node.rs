@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use super::clock::RedisClock;
 use super::message::{Call, Message, Reply, SCRIPT};
 use super::trouble::{Trouble, is_about_the_bucket};
-use crate::clock::Clock;
+use crate::clock::{Clock, micros};
 use crate::store::way::{Way, describe};
 
 /// Time between two pings of a server that was not otherwise heard of.
@@ -250,16 +250,15 @@ impl Node {
                     last_failure.clear();
                     self.arrived(up.clone(), epoch).await;
                     self.watch(&up).await;
-                    tokio::time::sleep(RECONNECT_EVERY).await;
                 }
                 Err(why) => {
                     if why != last_failure {
                         log::warn!(target: "tollgate::limit", "limits at {}: {why}", self.name);
                         last_failure = why;
                     }
-                    tokio::time::sleep(RECONNECT_EVERY).await;
                 }
             }
+            tokio::time::sleep(RECONNECT_EVERY).await;
         }
     }
 
@@ -357,11 +356,6 @@ fn connect_limit(way: &Way, connect_timeout: Duration) -> Duration {
 /// longer than it takes the last of them to notice and to connect.
 pub fn learn_time(way: &Way, timeout: Duration, connect_timeout: Duration) -> Duration {
     LEARN_MIN.max(PING_EVERY + timeout + connect_limit(way, connect_timeout) + RECONNECT_EVERY * 2)
-}
-
-/// A duration in microseconds.
-pub fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 async fn ask(connection: &mut MultiplexedConnection, command: &Cmd, is_asking: bool) -> Result<Vec<i64>, RedisError> {

@@ -171,7 +171,8 @@ impl Cluster {
         let now_us = self.common.clock.steady_us();
         let answers = |node: &Arc<Node>| !matches!(node.state(now_us), State::Away { .. });
         let is_whole = table.len() == usize::from(SLOTS) && table.values().all(answers);
-        let before = self.table.swap(Arc::new(table.clone()));
+        let table = Arc::new(table);
+        let before = self.table.swap(table.clone());
         // A server that came to hold more buckets may have an older state of them, and nobody has
         // told it yet what is held.
         let is_new = |slot: &Slot, node: &Arc<Node>| before.get(slot).is_none_or(|was| was.name != node.name);

@@ -12,8 +12,9 @@ use super::bucket::Bucket;
 use super::clock::Look;
 use super::ledger::{Next, Reason};
 use super::message::{Message, Reply};
-use super::node::{Event, Node, RECALLS, State, micros};
+use super::node::{Event, Node, RECALLS, State};
 use super::trouble::Trouble;
+use crate::clock::micros;
 
 /// Time between two sweeps of buckets whose window has ended.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -25,7 +26,7 @@ const LEAVE: Duration = Duration::from_secs(2);
 const GIVE_UP: Duration = Duration::from_secs(5);
 /// Buckets that report or return at once.
 const SPEAKING_MAX: usize = 256;
-/// How often a stop or a start looks whether it is done.
+/// How often a start looks whether it is done.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Leasing {
@@ -167,7 +168,7 @@ impl Leasing {
 
     /// Tells a server what is held of its buckets: of all, or of those that it cannot know of.
     fn report(&self, name: &Arc<str>, of_all: bool) {
-        let Some(look) = self.common.redis_clock.look(self.common.clock.steady_us()) else { return };
+        let Some(look) = self.look_now() else { return };
         if of_all {
             self.metrics.learns.inc();
         }
@@ -220,7 +221,7 @@ impl Leasing {
 
     /// Drops buckets whose window has ended.
     fn sweep(&self) {
-        let Some(look) = self.common.redis_clock.look(self.common.clock.steady_us()) else { return };
+        let Some(look) = self.look_now() else { return };
         let buckets = self.buckets.pin();
         for (id, bucket) in buckets.iter() {
             if bucket.retire(look.lo_ms) && buckets.remove(id).is_some() {
@@ -232,15 +233,23 @@ impl Leasing {
     /// Returns when the servers that answer have heard what there is to report. One of a cluster that
     /// stays away keeps nobody from starting.
     pub(super) async fn until_learned(&self) {
-        loop {
-            let now_us = self.common.clock.steady_us();
-            let states: Vec<State> = self.nodes.all().iter().map(|node| node.state(now_us)).collect();
+        self.until(|states, now_us| {
             let is_settled = |state: &State| match state {
                 State::Up => true,
                 State::Learning { .. } => false,
                 State::Away { since_us } => now_us.saturating_sub(*since_us) > micros(GIVE_UP),
             };
-            if states.contains(&State::Up) && states.iter().all(is_settled) {
+            states.contains(&State::Up) && states.iter().all(is_settled)
+        })
+        .await;
+    }
+
+    /// Returns when the servers are as wanted; told of their states and of now.
+    pub(super) async fn until(&self, is_so: impl Fn(&[State], u64) -> bool) {
+        loop {
+            let now_us = self.common.clock.steady_us();
+            let states: Vec<State> = self.nodes.all().iter().map(|node| node.state(now_us)).collect();
+            if is_so(&states, now_us) {
                 return;
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -249,7 +258,7 @@ impl Leasing {
 
     /// Returns every token held, so that the next gateway can have them, and reports what was used.
     pub(super) async fn return_all(&self) {
-        let Some(look) = self.common.redis_clock.look(self.common.clock.steady_us()) else { return };
+        let Some(look) = self.look_now() else { return };
         let meant: Vec<_> = self.buckets.pin().values().filter(|bucket| bucket.has_news(look)).cloned().collect();
         if let Some(myself) = self.myself.upgrade() {
             let _ = tokio::time::timeout(LEAVE, myself.speak_for(meant, Reason::Return)).await;
