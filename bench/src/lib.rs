@@ -8,7 +8,11 @@ use gateway::config::ListenKind;
 use gateway::digest::{Digest, Pepper, Peppers};
 use gateway::identify::{Bounds, FailureBudget, Identities, KnownOrganization};
 use gateway::limit::Embedded;
+use gateway::oauth::registry::Registry;
+use gateway::oauth::user::Passwords;
+use gateway::oauth::{AuthorizationServer, Throttle};
 use gateway::observe::{AccessLog, Metrics, UsageLog};
+use gateway::outgoing::Outgoing;
 use gateway::proxy::{Gate, Shared};
 use gateway::random::RequestIds;
 use gateway::snapshot::PolicyKeeper;
@@ -96,11 +100,26 @@ pub fn gate(policy: Policy, keys: u64) -> Bench {
     let clock = Arc::new(Manual::at(NOW_MS));
     let metrics = Arc::new(Metrics::new().unwrap());
     let peppers = Peppers { current: pepper(), previous: None };
-    let identities = Arc::new(Identities::new(store, peppers, Bounds::default(), clock.clone()));
+    let outgoing = Arc::new(Outgoing::new(None, folder.path().to_owned()).unwrap());
+    let registry = Registry::new(store.clone());
+    let identities = Identities::new(store, peppers.clone(), Bounds::default(), clock.clone(), outgoing.clone());
+    let identities = Arc::new(identities);
+    let authorization = AuthorizationServer {
+        registry,
+        peppers,
+        identities: identities.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        passwords: Passwords::new(1).unwrap(),
+        logins: Throttle::default(),
+        failures: FailureBudget::new(0),
+        outgoing,
+    };
     warm(&identities, keys);
     let shared = Shared {
         keeper: Arc::new(PolicyKeeper::fixed(policy, metrics.clone())),
         identities,
+        authorization: Arc::new(authorization),
         limiter: Arc::new(Embedded::new(4_000_000)),
         failures: FailureBudget::new(0),
         clock,

@@ -15,6 +15,7 @@ use policy::route::Api;
 use crate::deny::Denial;
 use crate::forward::{names, text};
 use crate::limit::Standing;
+use crate::oauth::http::Reply;
 
 /// What every answer carries, whoever wrote its body.
 #[derive(Clone, Copy, Debug)]
@@ -152,10 +153,9 @@ pub fn is_grpc(session: &Session) -> bool {
 /// Writes a denial. A gRPC client gets its own form.
 pub async fn deny(session: &mut Session, denial: &Denial, dressing: &Dressing<'_>) -> pingora::Result<()> {
     let is_grpc = is_grpc(session);
-    let realm = dressing.api.map_or("Tollgate", |api| &api.realm);
     let mut fields = HeaderMap::with_capacity(16);
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(challenge) = denial.challenge(realm) {
+    if let Some(challenge) = denial.challenge(dressing.api) {
         fields.insert(header::WWW_AUTHENTICATE, text(&challenge)?);
     }
     if let Some(seconds) = denial.retry_after_s() {
@@ -182,6 +182,18 @@ pub async fn json(session: &mut Session, body: Vec<u8>, dressing: &Dressing<'_>)
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     send(session, answer(200, fields)?, Bytes::from(body)).await
+}
+
+/// Sends an answer of the authorization server, or a public document. What it says of origins stands.
+pub async fn reply(session: &mut Session, reply: Reply, dressing: &Dressing<'_>) -> pingora::Result<()> {
+    let mut fields = reply.fields;
+    fields.insert(names::REQUEST_ID, text(dressing.request_id)?);
+    // A status without content has no length either (RFC 9110 section 8.6).
+    let has_content = !matches!(reply.status, http::StatusCode::NO_CONTENT | http::StatusCode::NOT_MODIFIED);
+    if has_content {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
+    }
+    send(session, answer(reply.status.as_u16(), fields)?, reply.body).await
 }
 
 /// Answers a preflight from the policy (the Fetch standard, CORS-preflight).

@@ -4,6 +4,8 @@
 //! bound set. Only the second reaches the server. What the gateway decides is not here but in the
 //! policy files.
 
+mod secrets;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use policy::{Problem, Problems, Source};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::digest::{Pepper, Peppers};
+use crate::digest::{Digest, Peppers};
 use crate::store::RedisSettings;
 
 type Text = Spanned<String>;
@@ -49,6 +51,11 @@ pub struct ConfigFile {
     pub trusted_proxies: Vec<Text>,
     /// Certificate authority of upstreams that speak TLS, instead of the system's.
     pub upstream_ca: Option<Text>,
+    /// Certificate authority of other issuers and OpenID Providers, instead of the system's.
+    pub issuer_ca: Option<Text>,
+    /// File with the key of the management API on the admin listener, at least 32 characters.
+    /// Absent: there is no management API.
+    pub management_key_file: Option<Text>,
     /// Worker threads. Absent: one per core.
     pub threads: Option<Spanned<u32>>,
     /// Bounds; each has a default.
@@ -192,6 +199,12 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Certificate authority of upstreams.
     pub upstream_ca: Option<PathBuf>,
+    /// Certificate authority of issuers.
+    pub issuer_ca: Option<PathBuf>,
+    /// Hash of the key of the management API.
+    pub management_key: Option<Digest>,
+    /// Folder of the settings file: names of files in policies are relative to it.
+    pub folder: PathBuf,
     /// Worker threads.
     pub threads: usize,
     /// Bounds.
@@ -275,7 +288,8 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
     if file.policy.is_empty() {
         problems.push(Problem::at(Default::default(), "no policy file is named"));
     }
-    let peppers = peppers(&file, folder, problems);
+    let peppers = secrets::peppers(&file, folder, problems)?;
+    let management_key = secrets::management_key(&file, &peppers, folder, problems);
     let store = match &file.store {
         Some(text) => match text.strip_prefix("sqlite://") {
             Some(path) => format!("sqlite://{}", folder.join(path).display()),
@@ -306,11 +320,14 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
         policy: file.policy.iter().map(at).collect(),
         store,
         redis,
-        peppers: peppers?,
+        peppers,
         state,
         admin: admin?,
         trusted_proxies,
         upstream_ca: file.upstream_ca.as_ref().map(at),
+        issuer_ca: file.issuer_ca.as_ref().map(at),
+        management_key,
+        folder: folder.to_owned(),
         threads: file.threads.as_ref().map_or_else(cores, |n| (**n).clamp(1, 256) as usize),
         bounds,
         access_log: file.access_log.unwrap_or(true),
@@ -349,24 +366,6 @@ fn listeners(files: Option<&[ListenFile]>, problems: &mut Vec<Problem>) -> Vec<L
         list.push(Listen { address, kind });
     }
     list
-}
-
-fn peppers(file: &ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option<Peppers> {
-    let read = |text: &Text, problems: &mut Vec<Problem>| take(text, problems, |path| Pepper::read(&folder.join(path)));
-    let Some(text) = &file.pepper_file else {
-        let first = file.policy.first().map(|p| p.span).unwrap_or_default();
-        problems.push(
-            Problem::at(first, "no pepper file is named")
-                .help("`openssl rand -hex 32 > pepper` makes one; write `pepper_file: pepper` and keep it out of the store's backups"),
-        );
-        return None;
-    };
-    let current = read(text, problems)?;
-    let previous = match &file.previous_pepper_file {
-        Some(text) => Some(read(text, problems)?),
-        None => None,
-    };
-    Some(Peppers { current, previous })
 }
 
 fn bounds(file: &BoundsFile, problems: &mut Vec<Problem>) -> Bounds {

@@ -10,7 +10,7 @@ use policy::credential::PresentationFault;
 use policy::head::HeadFault;
 use policy::path::PathFault;
 use policy::target::TargetFault;
-use policy::{KeyFault, Refusal, Scopes};
+use policy::{Api, KeyFault, Refusal, Scopes};
 
 use crate::limit::Standing;
 
@@ -217,17 +217,15 @@ impl Denial {
     /// A sentence that says what to do.
     pub fn detail(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
-            Denial::MissingCredential => "Send the API key in the Authorization field: `Authorization: Bearer <key>`.",
-            Denial::InvalidCredential => "Check that the whole key was sent, to the API it belongs to.",
-            Denial::DeadCredential(KeyFault::Expired) => "Use a newer key, or create one.",
-            Denial::DeadCredential(KeyFault::Revoked) => "It will not work again. Use another key.",
-            Denial::DeadCredential(KeyFault::Suspended) => "Its organization can resume it.",
-            Denial::UnreadableCredential(PresentationFault::Several) => {
-                "Send one Authorization field with one credential."
+            Denial::MissingCredential => "Send a key or token: `Authorization: Bearer <credential>`.",
+            Denial::InvalidCredential => "Check that the whole key or token was sent, to the API it belongs to.",
+            Denial::DeadCredential(KeyFault::Expired) => "Use a newer key, or refresh the token.",
+            Denial::DeadCredential(KeyFault::Revoked) => {
+                "It will not work again. Use another key, or ask the user again."
             }
-            Denial::UnreadableCredential(PresentationFault::Unreadable) => {
-                "Send `Bearer`, one space and the credential."
-            }
+            Denial::DeadCredential(KeyFault::Suspended) => "It can be resumed by those it belongs to.",
+            Denial::UnreadableCredential(PresentationFault::Several) => "Send one Authorization field.",
+            Denial::UnreadableCredential(PresentationFault::Unreadable) => "Send `Bearer`, one space and a credential.",
             Denial::Head(fault) => fault.detail(),
             Denial::AliasedField => "The request has a field whose name is reserved in another spelling.",
             Denial::Target(fault) => fault.detail(),
@@ -256,13 +254,18 @@ impl Denial {
     }
 
     /// The challenge of `WWW-Authenticate` (RFC 6750 section 3), where there is one.
-    pub fn challenge(&self, realm: &str) -> Option<String> {
+    /// Of an API with an authorization server, it says where to learn of that (RFC 9728 section 5.1).
+    pub fn challenge(&self, api: Option<&Api>) -> Option<String> {
+        let realm = api.map_or("Tollgate", |api| &api.realm);
+        let metadata = api.and_then(|api| api.oauth.as_ref()).map(|oauth| &*oauth.resource_metadata);
+        let metadata = metadata.map(|url| format!(", resource_metadata=\"{url}\"")).unwrap_or_default();
         let error = match self {
-            Denial::MissingCredential => return Some(format!("Bearer realm=\"{realm}\"")),
+            Denial::MissingCredential => return Some(format!("Bearer realm=\"{realm}\"{metadata}")),
             Denial::InvalidCredential | Denial::DeadCredential(_) => "invalid_token",
             Denial::UnreadableCredential(_) => "invalid_request",
             Denial::InsufficientScope { required } => {
-                return Some(format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{required}\""));
+                let scope = format!("error=\"insufficient_scope\", scope=\"{required}\"");
+                return Some(format!("Bearer realm=\"{realm}\", {scope}{metadata}"));
             }
             Denial::PublicKeyNotAccepted => "insufficient_scope",
             Denial::Head(_)
@@ -283,7 +286,7 @@ impl Denial {
             | Denial::UpstreamTimeout
             | Denial::NotPermitted => return None,
         };
-        Some(format!("Bearer realm=\"{realm}\", error=\"{error}\""))
+        Some(format!("Bearer realm=\"{realm}\", error=\"{error}\"{metadata}"))
     }
 
     /// Seconds of `Retry-After`, where there is one.
@@ -388,7 +391,7 @@ mod tests {
                 denial.code(),
                 denial.grpc_status(),
                 denial.retry_after_s(),
-                denial.challenge("IconFlow API"),
+                denial.challenge(None),
                 denial.problem("REQUEST"),
             ));
         }

@@ -50,6 +50,23 @@ impl fmt::Debug for Digest {
     }
 }
 
+pub(crate) mod hex {
+    //! A digest as hexadecimal text, for records.
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Digest;
+
+    pub(crate) fn serialize<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&digest.to_hex())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Digest::from_hex(&text).ok_or_else(|| serde::de::Error::custom("a digest is 64 hexadecimal characters"))
+    }
+}
+
 /// The key of the hash: 32 random bytes that live in the configuration, never in the store.
 #[derive(Clone)]
 pub struct Pepper(Zeroizing<[u8; 32]>);
@@ -73,6 +90,11 @@ impl Pepper {
         let text = std::fs::read_to_string(path).map(Zeroizing::new);
         let text = text.map_err(|e| format!("cannot read the pepper file {}: {e}", path.display()))?;
         Self::from_hex(&text).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// A key for another purpose, which the context names: the two say nothing of each other.
+    pub fn derive(&self, context: &str) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blake3::derive_key(context, &*self.0))
     }
 
     /// The digest of a key.

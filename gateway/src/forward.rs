@@ -87,9 +87,15 @@ fn add_our_fields(
     } else if !fields.contains_key(HOST) {
         fields.insert(HOST, text(origin.host)?);
     }
-    let (key, organization, environment) = match identity {
-        Identity::Anonymous => ("", "", ""),
-        Identity::Key(key, organization) => (&*key.id, &*organization.id, key.environment.as_str()),
+    let (key, user) = match identity {
+        Identity::Anonymous => ("", ""),
+        Identity::Key(key, _) => (&*key.id, ""),
+        Identity::Token(token, _) => ("", &*token.user),
+    };
+    let organization = identity.organization().map_or("", |organization| &*organization.id);
+    let environment = match identity {
+        Identity::Anonymous => "",
+        Identity::Key(..) | Identity::Token(..) => identity.environment().as_str(),
     };
     let mut scopes = String::new();
     for scope in identity.effective_scopes() {
@@ -101,7 +107,7 @@ fn add_our_fields(
     // Always all of them, also empty ones: a field that is absent could be somebody else's.
     fields.insert(names::KEY_ID, text(key)?);
     fields.insert(names::ORG, text(organization)?);
-    fields.insert(names::USER, HeaderValue::from_static(""));
+    fields.insert(names::USER, text(user)?);
     fields.insert(names::SCOPES, text(&scopes)?);
     fields.insert(names::ENV, HeaderValue::from_static(environment));
     fields.insert(names::REQUEST_ID, text(origin.request_id)?);

@@ -4,7 +4,9 @@
 //! connection). A request that reaches the forwarding step without a permit is a bug and fails
 //! closed.
 
+mod authorize;
 mod record;
+mod trouble;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -17,13 +19,17 @@ use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
+use policy::limit::Payer;
+use policy::route::RouteClass;
 
+use self::trouble::denial_of;
 use crate::answer::{self, Dressing};
 use crate::clock::Moment;
 use crate::config::ListenKind;
 use crate::deny::Denial;
 use crate::forward;
 use crate::guarded::{Guarded, Phase};
+use crate::identify::Caller;
 use crate::proxy::{Admission, Gate, Known, Permit, is_browser_exposure};
 use crate::request::{Head, caller_address, raw_head, request_id};
 use crate::snapshot::Snapshot;
@@ -79,9 +85,11 @@ impl Gate {
     fn dressing<'a>(&self, ctx: &'a Ctx) -> Dressing<'a> {
         let api = ctx.known.api.and_then(|index| ctx.snapshot.policy.apis.get(index as usize));
         let route = api.zip(ctx.known.route).and_then(|(api, index)| api.routes.get(index as usize));
-        let charges = api.zip(ctx.known.caller.as_ref()).and_then(|(api, (key, organization))| {
+        let identity = ctx.known.identity();
+        let charges = api.zip(identity.organization()).and_then(|(api, organization)| {
             let (plan, own) = (api.plan(organization), route.map_or(&[][..], |route| &route.limits));
-            (plan.limits() + own.len() > 1).then(|| plan.charges(own, 1, &key.facts, organization))
+            let payer = Payer::of(identity, route.map_or(RouteClass::Read, |route| route.class))?;
+            (plan.limits() + own.len() > 1).then(|| plan.charges(own, 1, payer, organization))
         });
         Dressing {
             charges,
@@ -95,7 +103,7 @@ impl Gate {
 
     async fn answer_denial(&self, session: &mut Session, ctx: &mut Ctx, denial: Denial) -> pingora::Result<()> {
         if is_browser_exposure(&denial, &ctx.known)
-            && let Some((key, _)) = &ctx.known.caller
+            && let Some((Caller::Key(key), _)) = &ctx.known.caller
         {
             self.note_exposed(key, Exposure::Browser);
         }
@@ -189,6 +197,14 @@ impl ProxyHttp for Gate {
                 let cors = dressing.api.and_then(|api| api.cors.as_ref());
                 answer::preflight(session, cors, &dressing).await?;
                 (ctx.outcome, ctx.status) = (Outcome::Answered("preflight"), 204);
+                Ok(true)
+            }
+            Ok(Admission::Authorize) => {
+                self.authorize(session, ctx).await?;
+                Ok(true)
+            }
+            Ok(Admission::Describe) => {
+                self.describe(session, ctx).await?;
                 Ok(true)
             }
             Ok(Admission::Inspect(seen)) => {
@@ -353,40 +369,5 @@ impl ProxyHttp for Gate {
         _context: ProxyWarnLogContext,
     ) -> bool {
         true
-    }
-}
-
-impl Gate {
-    fn retry(&self, ctx: &mut Ctx, error: &mut Error, is_safe: bool) {
-        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
-        let environment = ctx.known.identity().environment();
-        let most = place.map_or(0, |(api, _)| api.upstream(environment).retries);
-        let again = is_safe && ctx.tries < most;
-        error.set_retry(again);
-        if again {
-            ctx.tries += 1;
-            let api = place.map_or("", |(api, _)| &*api.name);
-            self.shared.metrics.upstream_retries.with_label_values(&[api]).inc();
-        }
-    }
-}
-
-/// Whose fault an error of the engine is, as a denial; `None` when the client is gone.
-fn denial_of(error: &Error) -> Option<Denial> {
-    match (error.esource(), error.etype()) {
-        (
-            ErrorSource::Upstream,
-            ErrorType::ConnectTimedout
-            | ErrorType::ReadTimedout
-            | ErrorType::WriteTimedout
-            | ErrorType::TLSHandshakeTimedout,
-        ) => Some(Denial::UpstreamTimeout),
-        (ErrorSource::Upstream, _) => Some(Denial::UpstreamUnreachable),
-        (ErrorSource::Downstream, ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed) => {
-            None
-        }
-        (ErrorSource::Downstream, _) => Some(Denial::BrokenBody),
-        (ErrorSource::Internal | ErrorSource::Unset, ErrorType::ConnectNoRoute) => Some(Denial::UpstreamUnreachable),
-        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Denial::NotPermitted),
     }
 }

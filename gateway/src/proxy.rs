@@ -4,25 +4,29 @@
 //! [`Gate::admit`] makes one: leaving a check out does not compile. The engine's hooks around this
 //! are in [`crate::hooks`].
 
+mod note;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use policy::credential::Secret;
-use policy::route::{Api, CredentialKind};
-use policy::{Circumstances, Grant, Identity, KeyClass, Organization, Route, Target};
+use policy::limit::Payer;
+use policy::oauth::RESOURCE_METADATA_PATH;
+use policy::route::{Api, CredentialKind, RouteClass};
+use policy::{Circumstances, Grant, Identity, KeyClass, Method, Organization, Route, Target};
 
 use crate::clock::{Clock, Moment};
 use crate::config::ListenKind;
 use crate::deny::Denial;
-use crate::identify::{FailureBudget, Found, Identified, Identities, KnownKey, Unidentified};
+use crate::identify::{Caller, FailureBudget, Found, Identified, Identities, Unidentified};
 use crate::inspect::{Inspection, inspect};
 use crate::limit::{Ask, Certainty, Limiter, Standing, Verdict};
+use crate::oauth::AuthorizationServer;
 use crate::observe::{AccessLog, Metrics, UsageLog};
 use crate::random::RequestIds;
 use crate::request::Head;
 use crate::snapshot::{PolicyKeeper, Snapshot};
-use crate::store::{Exposure, LastUse, Sighting, Usage};
 
 /// What all listeners of a gateway share.
 pub struct Shared {
@@ -30,6 +34,8 @@ pub struct Shared {
     pub keeper: Arc<PolicyKeeper>,
     /// Finds keys.
     pub identities: Arc<Identities>,
+    /// Issues tokens.
+    pub authorization: Arc<AuthorizationServer>,
     /// Takes tokens.
     pub limiter: Arc<dyn Limiter>,
     /// Failed authentications per address.
@@ -67,7 +73,7 @@ pub struct Known {
     /// Index of the API.
     pub api: Option<u32>,
     /// The caller.
-    pub caller: Option<(Arc<KnownKey>, Arc<Organization>)>,
+    pub caller: Option<(Caller, Arc<Organization>)>,
     /// How the caller was found.
     pub found: Option<Found>,
     /// Index of the route, for a caller who may know it.
@@ -95,6 +101,11 @@ impl Known {
         Known { now, ..Known::default() }
     }
 
+    /// What follows the first `?`; empty when there is nothing.
+    pub fn query(&self) -> &str {
+        self.target.get(self.path_len + 1..).unwrap_or_default()
+    }
+
     /// Canonical path; empty when the target was refused.
     pub fn path(&self) -> &str {
         self.target.get(..self.path_len).unwrap_or_default()
@@ -119,7 +130,8 @@ impl Known {
     /// The caller as an identity.
     pub fn identity(&self) -> Identity<'_> {
         match &self.caller {
-            Some((key, organization)) => Identity::Key(&key.facts, organization),
+            Some((Caller::Key(key), organization)) => Identity::Key(&key.facts, organization),
+            Some((Caller::Token(token, _), organization)) => Identity::Token(&token.facts, organization),
             None => Identity::Anonymous,
         }
     }
@@ -155,6 +167,10 @@ pub enum Admission {
     Preflight,
     /// The caller wants to know where it stands.
     Inspect(Box<Inspection>),
+    /// To the API's authorization server, which is us.
+    Authorize,
+    /// The API says who its authorization servers are.
+    Describe,
 }
 
 impl Gate {
@@ -172,20 +188,34 @@ impl Gate {
         }
         let target = head.target().map_err(Denial::Target)?;
         known.keep_target(&target);
+        if let Some((api, _)) = snapshot.policy.issuer_at(&target.host) {
+            known.api = Some(api.index);
+            return Ok(Admission::Authorize);
+        }
         let api = snapshot.policy.api_at(&target.host).ok_or(Denial::NoSuchRoute)?;
         known.api = Some(api.index);
         if head.is_preflight() {
             return Ok(Admission::Preflight);
         }
+        let is_read = matches!(target.method, Some(Method::Get | Method::Head));
+        if api.oauth.is_some() && is_read && target.path.as_str() == RESOURCE_METADATA_PATH {
+            return Ok(Admission::Describe);
+        }
         if let Some(secret) = head.credential()? {
             let identified = self.identify(api, secret, address, known.now.wall_ms).await?;
             known.found = Some(identified.found);
-            known.caller = Some((identified.key, identified.organization));
+            known.caller = Some((identified.caller, identified.organization));
         }
         let (identity, circumstances) = (known.identity(), circumstances(head, address));
         if api.is_inspection(&target) {
-            let caller = api.authorize_inspection(identity, &circumstances)?;
-            let seen = inspect(&*self.shared.limiter, api, caller, snapshot.version, known.now).await;
+            let organization = api.authorize_inspection(identity, &circumstances)?;
+            let limiter = &*self.shared.limiter;
+            let ends_ms = match &known.caller {
+                Some((Caller::Key(key), _)) => key.facts.not_after_ms,
+                Some((Caller::Token(token, _), _)) => Some(token.ends_ms),
+                None => None,
+            };
+            let seen = inspect(limiter, api, (identity, organization), ends_ms, snapshot.version, known.now).await;
             let standing = self.peek(api, identity, known.now);
             known.standing = standing;
             return Ok(Admission::Inspect(Box::new(seen)));
@@ -225,7 +255,7 @@ impl Gate {
         Ok(Admission::Forward(Permit { api: api.index, route: route.index, host }))
     }
 
-    /// From a credential to a working key.
+    /// From a credential to a working one.
     async fn identify(
         &self,
         api: &Api,
@@ -234,8 +264,12 @@ impl Gate {
         now_ms: u64,
     ) -> Result<Identified, Denial> {
         let shared = &self.shared;
-        let cached = match api.classify(secret) {
+        let kind = api.classify(secret);
+        let cached = match kind {
             CredentialKind::Key(_) => shared.identities.identify_cached(secret, now_ms),
+            CredentialKind::Token | CredentialKind::ForeignToken => {
+                shared.identities.tokens.identify_cached(api, secret, now_ms)
+            }
             CredentialKind::Junk => Some(Err(Unidentified::Unknown)),
         };
         let answer = match cached {
@@ -247,12 +281,19 @@ impl Gate {
                     return Err(Denial::TooManyFailures { retry_after_s });
                 }
                 shared.metrics.store_round_trips.with_label_values(&[shared.store_kind]).inc();
-                shared.identities.identify(secret).await
+                match kind {
+                    CredentialKind::Key(_) | CredentialKind::Junk => shared.identities.identify(secret).await,
+                    CredentialKind::Token | CredentialKind::ForeignToken => {
+                        shared.identities.tokens.identify(api, secret).await
+                    }
+                }
             }
         };
         // A key of another API is nothing here, whatever it opens elsewhere.
-        let answer = answer
-            .and_then(|found| if found.key.facts.api == api.name { Ok(found) } else { Err(Unidentified::Unknown) });
+        let answer = answer.and_then(|found| match &found.caller {
+            Caller::Key(key) if key.facts.api != api.name => Err(Unidentified::Unknown),
+            Caller::Key(_) | Caller::Token(..) => Ok(found),
+        });
         self.count_lookup(&answer, address, now_ms);
         answer.map_err(|why| match why {
             Unidentified::Unknown => Denial::InvalidCredential,
@@ -286,10 +327,7 @@ impl Gate {
     ) -> Result<Option<(Arc<str>, Verdict)>, Denial> {
         let Some(charges) = grant.charges() else { return Ok(None) };
         // A plan that was changed later than the policy is the newer limit.
-        let version = match grant.identity {
-            Identity::Key(_, organization) => version.max(organization.changed_ms),
-            Identity::Anonymous => version,
-        };
+        let version = grant.identity.organization().map_or(version, |o| version.max(o.changed_ms));
         let ask = Ask { charges: &charges, version, outage: grant.route.outage, now };
         let verdict = match self.shared.limiter.admit_now(&ask) {
             Some(verdict) => verdict,
@@ -304,47 +342,11 @@ impl Gate {
 
     /// Where the documented limit of a caller stands, for answers that take no token.
     fn peek(&self, api: &Api, identity: Identity<'_>, now: Moment) -> Option<(Arc<str>, Standing)> {
-        let Identity::Key(key, organization) = identity else { return None };
-        let charges = api.plan(organization).charges(&[], 1, key, organization);
+        let payer = Payer::of(identity, RouteClass::Read)?;
+        let organization = identity.organization()?;
+        let charges = api.plan(organization).charges(&[], 1, payer, organization);
         let standing = self.shared.limiter.peek(&charges.first, now);
         Some((charges.first.name.clone(), standing))
-    }
-
-    /// Writes behind that a key was used, at most once a minute.
-    pub fn note_use(&self, known: &Known, route: &str) {
-        let (Some((key, _)), Some(address)) = (&known.caller, known.address) else { return };
-        let now_ms = known.now.wall_ms;
-        if key.should_mark(now_ms) {
-            let last = LastUse { ms: now_ms, route: route.to_owned(), address: address.to_string() };
-            self.shared.usage.push(Usage { key: key.facts.id.to_string(), sighting: Sighting::Used(last) });
-        }
-    }
-
-    /// Records that a key was seen where it should not be.
-    pub fn note_exposed(&self, key: &KnownKey, how: Exposure) {
-        let label = match how {
-            Exposure::PlainHttp => "plain_http",
-            Exposure::Browser => "browser",
-        };
-        self.shared.metrics.exposed_credentials.with_label_values(&[label]).inc();
-        log::warn!(target: "tollgate::exposed", "the key {} was exposed: {label}", key.facts.id);
-        let sighting = Sighting::Exposed(self.shared.clock.now_ms(), how);
-        self.shared.usage.push(Usage { key: key.facts.id.to_string(), sighting });
-    }
-
-    async fn note_exposed_over_plain_http(&self, head: &Head<'_>, address: IpAddr, snapshot: &Snapshot) {
-        let Ok(Some(secret)) = head.credential() else { return };
-        let Some((api, _, _)) = snapshot.policy.api_of_key(secret) else { return };
-        let now_ms = self.shared.clock.now_ms();
-        if api.classify(secret) == CredentialKind::Junk || self.shared.failures.is_spent(address, now_ms).is_some() {
-            return;
-        }
-        if let Err(Unidentified::Unknown | Unidentified::Dead(_)) = self.shared.identities.identify(secret).await {
-            self.shared.failures.count(address, now_ms);
-        }
-        if let Some(key) = self.shared.identities.peek(secret) {
-            self.note_exposed(&key, Exposure::PlainHttp);
-        }
     }
 }
 
@@ -364,5 +366,5 @@ fn circumstances<'a>(head: &Head<'a>, address: IpAddr) -> Circumstances<'a> {
 /// Whether a denial means that a key for servers was seen in a browser.
 pub fn is_browser_exposure(denial: &Denial, known: &Known) -> bool {
     *denial == Denial::ServerOnlyKey
-        && known.caller.as_ref().is_some_and(|(key, _)| key.facts.class != KeyClass::Public)
+        && matches!(&known.caller, Some((Caller::Key(key), _)) if key.facts.class != KeyClass::Public)
 }

@@ -16,8 +16,12 @@ use crate::edge::{Caps, Edge};
 use crate::guarded::Deadlines;
 use crate::identify::{Bounds, FailureBudget, Identities, follow};
 use crate::limit::{Embedded, Leasing, Limiter};
+use crate::oauth::registry::Registry;
+use crate::oauth::user::Passwords;
+use crate::oauth::{AuthorizationServer, Throttle};
 use crate::observe::admin::Admin;
 use crate::observe::{AccessLog, Health, Metrics, UsageLog, write_behind};
+use crate::outgoing::Outgoing;
 use crate::proxy::{Gate, Shared};
 use crate::random::{RequestIds, base62};
 use crate::reload::{CertificateKeeper, watch};
@@ -40,6 +44,9 @@ pub enum StartError {
     /// Metrics.
     #[error("{0}")]
     Metrics(#[from] crate::observe::MetricFault),
+    /// Password hashing.
+    #[error("{0}")]
+    Passwords(#[from] crate::oauth::user::PasswordFault),
     /// Randomness.
     #[error("{0}")]
     Randomness(#[from] crate::random::NoRandomness),
@@ -155,11 +162,29 @@ fn shared(
     metrics: &Arc<Metrics>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Shared>, StartError> {
+    let issuer_ca = config.issuer_ca.as_ref();
+    let outgoing = Outgoing::new(issuer_ca, config.folder.clone()).map_err(system("cannot read `issuer_ca`"))?;
+    let outgoing = Arc::new(outgoing);
     let bounds =
         Bounds { keys_max: config.bounds.cached_keys, stale_for: config.bounds.stale_for, ..Bounds::default() };
+    let peppers = config.peppers.clone();
+    let identities = Identities::new(store.clone(), peppers.clone(), bounds, clock.clone(), outgoing.clone());
+    let identities = Arc::new(identities);
+    let authorization = AuthorizationServer {
+        registry: Registry::new(store.clone()),
+        peppers,
+        identities: identities.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        passwords: Passwords::new(config.threads)?,
+        logins: Throttle::default(),
+        failures: FailureBudget::new(config.bounds.failures_per_minute),
+        outgoing,
+    };
     Ok(Arc::new(Shared {
         keeper: keeper.clone(),
-        identities: Arc::new(Identities::new(store.clone(), config.peppers.clone(), bounds, clock.clone())),
+        identities,
+        authorization: Arc::new(authorization),
         limiter: limiter(config, metrics, clock)?,
         failures: FailureBudget::new(config.bounds.failures_per_minute),
         clock: clock.clone(),
@@ -187,6 +212,7 @@ fn limiter(config: &Config, metrics: &Metrics, clock: &Arc<dyn Clock>) -> Result
 /// answers. Until the quotas are back the gateway is not ready.
 async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: Arc<Health>, gateway_id: String) {
     health.wait_for("store", "the store has not answered yet");
+    health.wait_for("signing keys", "the signing keys have not been read yet");
     health.wait_for("limits", "the server of the limits has not answered yet, or is not yet sure of what it holds");
     let limiter: Arc<dyn Limiter> = shared.limiter.clone();
     let (usage, clock) = (shared.usage.clone(), shared.clock.clone());
@@ -204,8 +230,29 @@ async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: Arc<Health>
             }
             write_behind(usage, store.clone(), limiter, clock).await;
         },
-        count_gateways(&*store, &shared, &gateway_id)
+        count_gateways(&*store, &shared, &gateway_id),
+        keep_keys(&shared, &health)
     );
+}
+
+/// How often signing keys are looked at and ended records dropped.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(60);
+
+/// Keeps the signing keys in order, if the policy has an authorization server, and drops what has
+/// ended. The gateway is not ready before it can verify tokens.
+async fn keep_keys(shared: &Shared, health: &Health) {
+    let mut has_keys = false;
+    loop {
+        let issues = shared.keeper.load().policy.apis.iter().any(|api| api.oauth.is_some());
+        if issues {
+            shared.authorization.maintain().await;
+        }
+        if !has_keys && (!issues || shared.identities.tokens.keys.ring().is_some()) {
+            health.arrived("signing keys");
+            has_keys = true;
+        }
+        tokio::time::sleep(if has_keys { HOUSEKEEPING_EVERY } else { COUNT_EVERY }).await;
+    }
 }
 
 /// How often the gateways that share the limits are counted: more than once in the time between a

@@ -9,9 +9,10 @@ use async_trait::async_trait;
 use gateway::clock::Manual;
 use gateway::digest::{Digest, Pepper, Peppers};
 use gateway::identify::{Bounds, Found, Identities, Unidentified};
+use gateway::outgoing::Outgoing;
 use gateway::store::{
-    Change, Changes, Counter, GatewaySeen, KeyChange, KeyRecord, OrganizationChange, OrganizationRecord, Position,
-    Store, StoreError, Usage, conformance,
+    Change, Changes, Counter, Document, Documents, GatewaySeen, KeyChange, KeyRecord, Kind, OrganizationChange,
+    OrganizationRecord, Position, Store, StoreError, Swap, Usage, conformance,
 };
 use policy::KeyFault;
 use policy::credential::Secret;
@@ -47,6 +48,37 @@ type Done<T> = Result<T, StoreError>;
 
 fn no<T>() -> Done<T> {
     Err(StoreError::Refused("not part of this test".into()))
+}
+
+#[async_trait]
+impl Documents for Scripted {
+    async fn document(&self, _kind: Kind, _id: &str) -> Done<Option<String>> {
+        no()
+    }
+    async fn insert_document(&self, _document: &Document) -> Done<bool> {
+        no()
+    }
+    async fn put_document(&self, _document: &Document) -> Done<()> {
+        no()
+    }
+    async fn swap_document(&self, _swap: &Swap<'_>) -> Done<bool> {
+        no()
+    }
+    async fn remove_document(&self, _kind: Kind, _id: &str) -> Done<bool> {
+        no()
+    }
+    async fn documents(&self, _kind: Kind, _list: &str) -> Done<Vec<String>> {
+        no()
+    }
+    async fn sweep(&self, _now_ms: u64) -> Done<usize> {
+        no()
+    }
+    async fn now_ms(&self, local_ms: u64) -> Done<u64> {
+        Ok(local_ms)
+    }
+    async fn announce_change(&self, _change: &Change) -> Done<Position> {
+        no()
+    }
 }
 
 #[async_trait]
@@ -135,12 +167,16 @@ struct Scene {
     digest: Digest,
 }
 
+fn outgoing() -> Arc<Outgoing> {
+    Arc::new(Outgoing::new(None, std::env::temp_dir()).unwrap())
+}
+
 fn scene() -> Scene {
     let pepper = Pepper::from_hex(&"1".repeat(64)).unwrap();
     let digest = pepper.digest(Secret::new(SECRET));
     let (store, clock) = (Scripted::new(), Arc::new(Manual::at(1_000_000)));
     let peppers = Peppers { current: pepper, previous: None };
-    let identities = Arc::new(Identities::new(store.clone(), peppers, Bounds::default(), clock.clone()));
+    let identities = Arc::new(Identities::new(store.clone(), peppers, Bounds::default(), clock.clone(), outgoing()));
     identities.set_following(true);
     let mut key = conformance::key("key_1", "acme", 1);
     key.digest = digest;

@@ -5,6 +5,7 @@
 //! returned when no step had anything to say: half a policy is never in force.
 
 mod api;
+mod oauth;
 mod routes;
 
 use std::collections::HashMap;
@@ -58,10 +59,11 @@ pub fn compile(sources: Vec<Source>) -> Result<Policy, Problems> {
         problems.push(Problem::at(*span, format!("more than {APIS_MAX} APIs")));
     }
     let hosts = unique_hosts(&apis, &mut problems);
+    let issuers = unique_issuers(&apis, &hosts, &mut problems);
     unique_names_and_prefixes(&apis, &mut problems);
     if problems.is_empty() {
         let numbered = (0..).zip(apis).map(|(index, (_, api))| Api { index, ..api });
-        return Ok(Policy { apis: numbered.collect(), hosts });
+        return Ok(Policy { apis: numbered.collect(), hosts, issuers });
     }
     problems.sort_by_key(|p| p.span);
     problems.dedup();
@@ -98,6 +100,29 @@ fn unique_hosts(apis: &[(Span, Api)], problems: &mut Vec<Problem>) -> HashMap<Bo
         }
     }
     hosts
+}
+
+/// Hosts of authorization servers; none of them is the host of an API.
+fn unique_issuers(
+    apis: &[(Span, Api)],
+    hosts: &HashMap<Box<str>, usize>,
+    problems: &mut Vec<Problem>,
+) -> HashMap<Box<str>, usize> {
+    let mut issuers: HashMap<Box<str>, usize> = HashMap::new();
+    for (index, (span, api)) in apis.iter().enumerate() {
+        let Some(oauth) = &api.oauth else { continue };
+        let is_taken = hosts.contains_key(&oauth.host) || issuers.insert(oauth.host.clone(), index).is_some();
+        if is_taken {
+            problems.push(
+                Problem::at(
+                    *span,
+                    format!("the host `{}` of the issuer of `{}` is already taken", oauth.host, api.name),
+                )
+                .help("an authorization server has a host of its own, such as `auth.example.com`"),
+            );
+        }
+    }
+    issuers
 }
 
 fn unique_names_and_prefixes(apis: &[(Span, Api)], problems: &mut Vec<Problem>) {

@@ -13,6 +13,10 @@ pub const CHECKSUM_CHARS: usize = 6;
 pub const KEY_BYTES_MAX: usize = 128;
 /// Shortest body (what follows the prefix) of a key made elsewhere.
 pub const FOREIGN_BODY_BYTES_MIN: usize = 8;
+/// Prefix of access tokens that Tollgate issues.
+pub const TOKEN_PREFIX: &str = "iat_";
+/// Prefix of refresh tokens that Tollgate issues.
+pub const REFRESH_TOKEN_PREFIX: &str = "irt_";
 /// Longest value of `Authorization` accepted.
 pub const AUTHORIZATION_BYTES_MAX: usize = 8 * 1024 + 16;
 

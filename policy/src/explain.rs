@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::identity::{Identity, Key, KeyFault, Organization};
+use crate::identity::{Identity, KeyFault};
 use crate::route::{Access, Circumstances, Mode, Policy, Refusal};
 use crate::target::Target;
 
@@ -16,8 +16,8 @@ pub struct Question<'a> {
     pub target: &'a str,
     /// Host as typed.
     pub host: &'a str,
-    /// The key and its organization; `None` for no credential.
-    pub caller: Option<(&'a Key, &'a Organization)>,
+    /// Who asks. Whether a key works at all is part of the answer.
+    pub caller: Identity<'a>,
     /// Where the request comes from.
     pub circumstances: Circumstances<'a>,
     /// When, Unix milliseconds.
@@ -122,7 +122,20 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
 
 /// Who asks, if the credential works at this API; otherwise what is wrong, and the problem code.
 fn judge_credential<'a>(question: &Question<'a>, api: &str) -> Result<(Identity<'a>, String), (String, &'static str)> {
-    let Some((key, organization)) = question.caller else { return Ok((Identity::Anonymous, "none".to_owned())) };
+    let (key, organization) = match question.caller {
+        Identity::Anonymous => return Ok((Identity::Anonymous, "none".to_owned())),
+        Identity::Token(token, organization) => {
+            let what = format!(
+                "a token of the application {} granted by the user {} of organization {}",
+                token.client, token.user, organization.id
+            );
+            if *token.api != *api {
+                return Err((format!("{what} belongs to the API {}", token.api), "invalid_credential"));
+            }
+            return Ok((question.caller, what));
+        }
+        Identity::Key(key, organization) => (key, organization),
+    };
     let (class, environment) = (key.class.as_str(), key.environment.as_str());
     let what = format!("{} ({class}, {environment}) of organization {}", key.id, organization.id);
     if *key.api != *api {

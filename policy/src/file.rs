@@ -11,6 +11,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+mod oauth;
+
+pub use self::oauth::{AlgorithmFile, HandoffFile, IntrospectionFile, IssuerFile, LoginFile, OAuthFile, OidcFile};
 use crate::identity::KeyClass;
 use crate::span::Spanned;
 
@@ -40,6 +43,11 @@ pub struct ApiFile {
     pub realm: Option<Text>,
     /// Credential prefixes.
     pub keys: KeysFile,
+    /// The API's authorization server (OAuth 2.0), on a host of its own. Absent: none.
+    pub oauth: Option<OAuthFile>,
+    /// Other issuers whose tokens are accepted.
+    #[serde(default)]
+    pub issuers: Vec<IssuerFile>,
     /// The backends.
     pub upstreams: UpstreamsFile,
     /// Every scope of the API with a sentence that says what it allows.
@@ -293,6 +301,9 @@ pub struct RouteFile {
     /// Protocols beside plain requests and answers.
     #[serde(default)]
     pub allow: Vec<ProtocolFile>,
+    /// Whether WebSockets, event streams and gRPC calls under way end when their credential does.
+    /// Absent: true.
+    pub ends_with_credential: Option<bool>,
     /// Whether escaped characters outside ASCII are accepted in the path. Absent: false.
     pub unicode_paths: Option<bool>,
     /// Overrides the API's.

@@ -254,6 +254,25 @@ impl Key {
     }
 }
 
+/// An access token (RFC 9068), as far as a decision needs it: verified, and its grant alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Its id, the claim `jti`.
+    pub id: Box<str>,
+    /// Id of the user's consent that it came from; empty for a token of another issuer.
+    pub grant: Box<str>,
+    /// The user who granted it: an id of ours, `[A-Za-z0-9_-]{1,64}`.
+    pub user: Box<str>,
+    /// The application that holds it.
+    pub client: Box<str>,
+    /// Name of the API it is for.
+    pub api: Arc<str>,
+    /// What it may do, before the organization's permissions are taken into account.
+    pub scopes: Arc<Scopes>,
+    /// Stable number of the limit buckets of user and application: all their tokens share them.
+    pub subject: u128,
+}
+
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
 pub enum Identity<'a> {
@@ -261,9 +280,19 @@ pub enum Identity<'a> {
     Anonymous,
     /// A working key and its organization.
     Key(&'a Key, &'a Organization),
+    /// A working token and the organization for which its user granted it.
+    Token(&'a Token, &'a Organization),
 }
 
-impl Identity<'_> {
+impl<'a> Identity<'a> {
+    /// The organization whose plan and permissions apply.
+    pub fn organization(&self) -> Option<&'a Organization> {
+        match self {
+            Identity::Anonymous => None,
+            Identity::Key(_, organization) | Identity::Token(_, organization) => Some(organization),
+        }
+    }
+
     /// Whether the caller may use a scope now: the key's scopes within the organization's
     /// permissions; an admin key has all permissions of its organization.
     pub fn has(&self, scope: &Scope) -> bool {
@@ -272,22 +301,22 @@ impl Identity<'_> {
             Identity::Key(key, organization) => {
                 organization.permissions.contains(scope) && (key.class == KeyClass::Admin || key.scopes.contains(scope))
             }
+            Identity::Token(token, organization) => {
+                organization.permissions.contains(scope) && token.scopes.contains(scope)
+            }
         }
     }
 
     /// The scopes in force, in order.
     pub fn effective_scopes(&self) -> impl Iterator<Item = &Scope> {
-        let permissions = match self {
-            Identity::Anonymous => None,
-            Identity::Key(_, organization) => Some(&organization.permissions),
-        };
+        let permissions = self.organization().map(|organization| &organization.permissions);
         permissions.into_iter().flat_map(Scopes::iter).filter(|scope| self.has(scope))
     }
 
-    /// The environment that the caller opens; live for anonymous callers of public routes.
+    /// The environment that the caller opens; live for tokens, and for anonymous callers of public routes.
     pub fn environment(&self) -> Environment {
         match self {
-            Identity::Anonymous => Environment::Live,
+            Identity::Anonymous | Identity::Token(..) => Environment::Live,
             Identity::Key(key, _) => key.environment,
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! Code map, in the order of a request:
 //! [`head`] (raw HTTP/1 heads) → [`target`] and [`path`] (what is asked) → [`fields`] (headers that
-//! are ours) → [`credential`] (form of a key) → [`identity`] (who asks) → [`route`] and [`router`]
+//! are ours) → [`credential`] (form of a key), [`jws`] (form of a token) → [`identity`] (who asks) → [`route`] and [`router`]
 //! (what it needs, and the decision) → [`limit`] and [`window`] (what it costs).
 //! The policy file: [`tree`] → [`shape`] → [`mod@file`] → [`mod@compile`], with [`problem`] for everything
 //! that is wrong with it. [`explain`] prints what these same functions return.
@@ -18,7 +18,9 @@ pub mod fields;
 pub mod file;
 pub mod head;
 pub mod identity;
+pub mod jws;
 pub mod limit;
+pub mod oauth;
 pub mod path;
 pub mod problem;
 pub mod route;
@@ -28,10 +30,11 @@ pub mod span;
 pub mod target;
 pub mod tree;
 pub mod units;
+pub mod upstream;
 pub mod window;
 
 pub use compile::compile;
-pub use identity::{Environment, Identity, Key, KeyClass, KeyFault, Organization, Scope, Scopes};
+pub use identity::{Environment, Identity, Key, KeyClass, KeyFault, Organization, Scope, Scopes, Token};
 pub use problem::{Problem, Problems, Source};
 pub use route::{Access, Api, Circumstances, Grant, Policy, Refusal, Route};
 pub use target::{Method, Target, TargetFault};

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::identity::{Key, KeyClass, Organization};
+use crate::identity::{Identity, Key, KeyClass, Organization, Token};
+use crate::route::RouteClass;
 use crate::units::Rate;
 use crate::window::Period;
 
@@ -15,7 +16,7 @@ pub const CHARGES_MAX: usize = 8;
 /// Whose requests a limit counts together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Per {
-    /// Those of one key.
+    /// Those of one key, or of one user and application.
     Key,
     /// Those of one organization.
     Organization,
@@ -43,12 +44,45 @@ impl Limit {
     }
 
     /// The same limit at another rate, as a key's own limit sets it.
-    fn charge(&self, count: u32, cost: u32, key: &Key, organization: &Organization) -> Charge<'_> {
-        let subject = match self.per {
-            Per::Key => key.subject,
-            Per::Organization => organization.subject,
-        };
+    fn charge(&self, count: u32, cost: u32, subject: u128) -> Charge<'_> {
         Charge { name: &self.name, bucket: subject ^ self.number, count, period: self.rate.period, cost }
+    }
+}
+
+/// Who is charged: the class whose limit applies, and the numbers of the buckets.
+#[derive(Clone, Copy, Debug)]
+pub struct Payer {
+    class: KeyClass,
+    limit_override: Option<Rate>,
+    /// Of the first limit.
+    first: u128,
+    /// Of the others that are per key.
+    own: u128,
+}
+
+impl From<&Key> for Payer {
+    fn from(key: &Key) -> Self {
+        Payer { class: key.class, limit_override: key.limit_override, first: key.subject, own: key.subject }
+    }
+}
+
+impl Payer {
+    /// A token is charged by the class of the route, and each class has a bucket of its own.
+    pub fn token(token: &Token, class: RouteClass) -> Self {
+        let (class, mark) = match class {
+            RouteClass::Read => (KeyClass::Read, 0),
+            RouteClass::Write => (KeyClass::Write, 1),
+        };
+        Payer { class, limit_override: None, first: token.subject ^ mark, own: token.subject }
+    }
+
+    /// The payer behind an identity, on a route of a class; nobody pays for anonymous callers.
+    pub fn of(identity: Identity<'_>, class: RouteClass) -> Option<Self> {
+        match identity {
+            Identity::Anonymous => None,
+            Identity::Key(key, _) => Some(Payer::from(key)),
+            Identity::Token(token, _) => Some(Payer::token(token, class)),
+        }
     }
 }
 
@@ -104,26 +138,31 @@ impl Plan {
         1 + self.also.len()
     }
 
-    /// The buckets a request of a key is charged to: the documented limit first, then quotas,
+    /// The buckets a request is charged to: the documented limit first, then quotas,
     /// then the route's own. At most [`CHARGES_MAX`], which the compiler has made sure of.
     pub fn charges<'p>(
         &'p self,
         route_limits: &'p [Limit],
         cost: u32,
-        key: &Key,
+        payer: impl Into<Payer>,
         organization: &Organization,
     ) -> Charges<'p> {
-        let first = match key.limit_override {
-            Some(rate) => self.overridden(rate.period).charge(rate.count, cost, key, organization),
+        let payer = payer.into();
+        let first = match payer.limit_override {
+            Some(rate) => self.overridden(rate.period).charge(rate.count, cost, payer.first),
             None => {
-                let limit = self.per_key(key.class);
-                limit.charge(limit.rate.count, cost, key, organization)
+                let limit = self.per_key(payer.class);
+                limit.charge(limit.rate.count, cost, payer.first)
             }
         };
         let mut charges = Charges { first, others: [None; CHARGES_MAX - 1] };
         let others = self.also.iter().chain(route_limits);
         for (slot, limit) in charges.others.iter_mut().zip(others) {
-            *slot = Some(limit.charge(limit.rate.count, cost, key, organization));
+            let subject = match limit.per {
+                Per::Key => payer.own,
+                Per::Organization => organization.subject,
+            };
+            *slot = Some(limit.charge(limit.rate.count, cost, subject));
         }
         charges
     }

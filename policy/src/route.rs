@@ -14,9 +14,11 @@ use crate::credential::Secret;
 use crate::file::LimitHeadersFile as LimitHeaders;
 pub use crate::file::OutageFile as Outage;
 use crate::identity::{Environment, Identity, Key, KeyClass, Organization, Scope, Scopes};
-use crate::limit::{Charges, Limit, Plan};
+use crate::limit::{Charges, Limit, Payer, Plan};
+use crate::oauth::{Issuer, OAuth};
 use crate::router::{RouteIndex, Router};
 use crate::target::{Host, Method, Target};
+pub use crate::upstream::{Health, HttpVersion, Upstream, UpstreamTls};
 
 /// Who may call a route. There is deliberately no `Default`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub struct Route {
     pub body_bytes_max: u64,
     /// Longest silence of the upstream; `None` for the upstream's own.
     pub timeout: Option<Duration>,
+    /// Whether exchanges under way end when their credential does.
+    pub ends_with_credential: bool,
     /// Protocols allowed.
     pub protocols: Protocols,
     /// Whether paths with escaped characters outside ASCII match.
@@ -87,50 +91,6 @@ pub struct Route {
     pub outage: Outage,
     /// Enforced or shadowed.
     pub mode: Mode,
-}
-
-/// HTTP version towards an upstream.
-pub use crate::file::HttpVersionFile as HttpVersion;
-
-/// TLS towards an upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamTls {
-    /// Name its certificate must carry.
-    pub name: Box<str>,
-    /// Whether the certificate is checked.
-    pub verify: bool,
-}
-
-/// Active health checks of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// Path that must answer 200; `None` when a connection is enough.
-    pub path: Option<Box<str>>,
-    /// Time between checks.
-    pub every: Duration,
-}
-
-/// One backend of an API, as data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// `host:port`, used in turn.
-    pub addresses: Box<[Box<str>]>,
-    /// TLS, or plain HTTP.
-    pub tls: Option<UpstreamTls>,
-    /// HTTP version.
-    pub http: HttpVersion,
-    /// How often names are resolved again.
-    pub resolve_every: Duration,
-    /// Active health checks.
-    pub health: Option<Health>,
-    /// Longest time to connect.
-    pub connect_timeout: Duration,
-    /// Longest silence.
-    pub timeout: Duration,
-    /// Further tries of a request that reached no backend.
-    pub retries: u32,
-    /// Host sent instead of the client's.
-    pub host: Option<Box<str>>,
 }
 
 /// One API.
@@ -144,6 +104,10 @@ pub struct Api {
     pub realm: Box<str>,
     /// Hosts, lower case.
     pub hosts: Box<[Box<str>]>,
+    /// Its authorization server, which this gateway is too.
+    pub oauth: Option<Arc<OAuth>>,
+    /// Other issuers whose tokens are accepted.
+    pub issuers: Box<[Arc<Issuer>]>,
     /// Key prefixes and what they open.
     pub prefixes: Box<[(Box<str>, Environment)]>,
     /// Whether keys without checksum are looked up.
@@ -226,8 +190,9 @@ impl<'p> Grant<'p, '_> {
     pub fn charges(&self) -> Option<Charges<'p>> {
         match self.identity {
             Identity::Anonymous => None,
-            Identity::Key(key, organization) => {
-                Some(self.api.plan(organization).charges(&self.route.limits, self.route.cost, key, organization))
+            Identity::Key(_, organization) | Identity::Token(_, organization) => {
+                let payer = Payer::of(self.identity, self.route.class)?;
+                Some(self.api.plan(organization).charges(&self.route.limits, self.route.cost, payer, organization))
             }
         }
     }
@@ -243,6 +208,10 @@ impl<'p> Grant<'p, '_> {
 pub enum CredentialKind {
     /// A key that could exist and should be looked up.
     Key(Environment),
+    /// A token of the API's own authorization server.
+    Token,
+    /// Perhaps a token of another issuer.
+    ForeignToken,
     /// Nothing that could exist: refused without a look-up.
     Junk,
 }
@@ -252,12 +221,25 @@ impl Api {
     pub fn classify(&self, secret: Secret<'_>) -> CredentialKind {
         use crate::credential::{KeyForm, key_form};
         let prefixed = self.prefixes.iter().find(|(prefix, _)| secret.expose().starts_with(&**prefix));
-        let Some((prefix, environment)) = prefixed else { return CredentialKind::Junk };
+        let Some((prefix, environment)) = prefixed else { return self.classify_token(secret) };
         match key_form(secret, prefix) {
             KeyForm::Minted => CredentialKind::Key(*environment),
             KeyForm::Foreign if self.foreign_keys => CredentialKind::Key(*environment),
             KeyForm::Foreign | KeyForm::Malformed => CredentialKind::Junk,
         }
+    }
+
+    /// Tokens of ours go nowhere but to us, also when this API has no authorization server.
+    fn classify_token(&self, secret: Secret<'_>) -> CredentialKind {
+        use crate::credential::{REFRESH_TOKEN_PREFIX, TOKEN_PREFIX};
+        let text = secret.expose();
+        if text.starts_with(TOKEN_PREFIX) && self.oauth.is_some() {
+            return CredentialKind::Token;
+        }
+        if text.starts_with(TOKEN_PREFIX) || text.starts_with(REFRESH_TOKEN_PREFIX) {
+            return CredentialKind::Junk;
+        }
+        if self.issuers.is_empty() { CredentialKind::Junk } else { CredentialKind::ForeignToken }
     }
 
     /// The route that a target matches, if any.
@@ -291,10 +273,10 @@ impl Api {
             self.check_place(key, circumstances)?;
         }
         let route = match (self.find(target), identity) {
-            (Some(route), Identity::Key(..)) => route,
+            (Some(route), Identity::Key(..) | Identity::Token(..)) => route,
             (Some(route), Identity::Anonymous) if route.access == Access::Public => route,
             (Some(_) | None, Identity::Anonymous) => return Err(Refusal::MissingCredential),
-            (None, Identity::Key(..)) => return Err(Refusal::NoSuchRoute),
+            (None, Identity::Key(..) | Identity::Token(..)) => return Err(Refusal::NoSuchRoute),
         };
         if target.path.has_unicode() && !route.unicode_paths {
             return Err(Refusal::UnicodePath);
@@ -319,13 +301,14 @@ impl Api {
         &self,
         identity: Identity<'i>,
         circumstances: &Circumstances<'_>,
-    ) -> Result<(&'i Key, &'i Organization), Refusal> {
+    ) -> Result<&'i Organization, Refusal> {
         match identity {
             Identity::Anonymous => Err(Refusal::MissingCredential),
             Identity::Key(key, organization) => {
                 self.check_place(key, circumstances)?;
-                Ok((key, organization))
+                Ok(organization)
             }
+            Identity::Token(_, organization) => Ok(organization),
         }
     }
 
@@ -350,8 +333,11 @@ impl Api {
 
 impl Route {
     fn check_scopes(&self, identity: Identity<'_>) -> Result<(), Refusal> {
-        let Identity::Key(key, _) = identity else { return Ok(()) };
-        if key.class == KeyClass::Public && !self.public_keys && self.access != Access::Public {
+        if let Identity::Key(key, _) = identity
+            && key.class == KeyClass::Public
+            && !self.public_keys
+            && self.access != Access::Public
+        {
             return Err(Refusal::PublicKeyNotAccepted);
         }
         match &self.access {
@@ -368,9 +354,16 @@ pub struct Policy {
     /// The APIs.
     pub apis: Box<[Api]>,
     pub(crate) hosts: HashMap<Box<str>, usize>,
+    pub(crate) issuers: HashMap<Box<str>, usize>,
 }
 
 impl Policy {
+    /// The API whose authorization server has a host.
+    pub fn issuer_at(&self, host: &Host<'_>) -> Option<(&Api, &Arc<OAuth>)> {
+        let api = self.apis.get(*self.issuers.get(host.as_str())?)?;
+        Some((api, api.oauth.as_ref()?))
+    }
+
     /// The API that a host belongs to.
     pub fn api_at(&self, host: &Host<'_>) -> Option<&Api> {
         self.apis.get(*self.hosts.get(host.as_str())?)

@@ -14,6 +14,7 @@
     reason = "this is test code: a panic is a failed test, names say what things are"
 )]
 
+mod browser;
 mod bucket;
 mod client;
 mod cluster;
@@ -22,6 +23,9 @@ mod redis;
 mod upstream;
 mod world;
 
+pub use browser::{
+    AUTH, App, Browser, CALLBACK, CHALLENGE, PASSWORD, Tokens, VERIFIER, form, hidden, parameter, part, post,
+};
 pub use bucket::{BucketServer, Dice};
 pub use client::{Connection, Response, Trust};
 pub use cluster::{Cluster, Sentinel};

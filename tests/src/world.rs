@@ -117,7 +117,7 @@ impl World {
             gateways: Vec::new(),
         };
         let init = Command::new(binary())
-            .args(["init", "--host", "api.iconflow.dev", "--host", "api.icodrip.com"])
+            .args(["init", "--host", "api.iconflow.dev", "--host", "api.icodrip.com", "--host", "auth.iconflow.dev"])
             .arg(world.folder.path())
             .output()
             .unwrap();

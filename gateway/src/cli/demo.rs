@@ -39,7 +39,7 @@ access_log: false
 const UPSTREAMS: [(&str, u16); 4] =
     [("iconflow-live", 9101), ("iconflow-sandbox", 9102), ("icodrip-live", 9201), ("icodrip-sandbox", 9202)];
 
-const HOSTS: [&str; 2] = ["api.iconflow.dev", "api.icodrip.com"];
+const HOSTS: [&str; 3] = ["api.iconflow.dev", "api.icodrip.com", "auth.iconflow.dev"];
 
 impl Demo {
     /// Runs until Ctrl-C.

@@ -18,6 +18,9 @@ pub(super) struct Explain {
     /// Id of the key that would be sent, or `-` to read the key itself from standard input.
     #[arg(long, value_name = "ID|-")]
     key: Option<String>,
+    /// Id of the grant whose token would be sent.
+    #[arg(long, value_name = "ID", conflicts_with = "key")]
+    grant: Option<String>,
     /// Address that the request would come from.
     #[arg(long, default_value = "127.0.0.1")]
     address: IpAddr,
@@ -50,11 +53,19 @@ impl Explain {
             }
             None => None,
         };
+        let token = match &self.grant {
+            Some(id) => Some(super::grants::token_of(desk, id).await?),
+            None => None,
+        };
         let question = Question {
             method: &self.method,
             target: &target,
             host: &host,
-            caller: caller.as_ref().map(|(key, organization)| (key, organization)),
+            caller: match (&caller, &token) {
+                (Some((key, organization)), _) => Identity::Key(key, organization),
+                (None, Some((token, organization))) => Identity::Token(token, organization),
+                (None, None) => Identity::Anonymous,
+            },
             circumstances: Circumstances {
                 address: self.address,
                 origin: self.origin.as_deref(),
@@ -63,7 +74,7 @@ impl Explain {
             now_ms: System.now_ms(),
         };
         let mut told = explain(&policy, &question);
-        if told.code.is_none() && caller.is_some() {
+        if told.code.is_none() && question.caller.organization().is_some() {
             self.add_what_is_left(desk, &policy, &question, &mut told).await?;
         }
         if desk.json {
@@ -89,10 +100,8 @@ impl Explain {
     ) -> Result<(), Failure> {
         let parsed = Target::parse(question.method, question.target.as_bytes(), Some(question.host.as_bytes()), None);
         let api = parsed.as_ref().ok().and_then(|target| policy.api_at(&target.host));
-        let (Ok(target), Some(api), Some((key, organization))) = (&parsed, api, question.caller) else { return Ok(()) };
-        let Ok(grant) = api.authorize(target, Identity::Key(key, organization), &question.circumstances) else {
-            return Ok(());
-        };
+        let (Ok(target), Some(api)) = (&parsed, api) else { return Ok(()) };
+        let Ok(grant) = api.authorize(target, question.caller, &question.circumstances) else { return Ok(()) };
         let charges: Vec<_> = grant.charges().iter().flat_map(|charges| charges.iter().copied()).collect();
         let steps = told.steps.iter_mut().filter(|step| step.step == "limits");
         match super::limits::standings(desk, &charges).await {

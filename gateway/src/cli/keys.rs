@@ -67,6 +67,13 @@ pub(super) struct Acknowledged {
     within_ms: u64,
 }
 
+impl std::fmt::Display for Acknowledged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Acknowledged { acknowledged, gateways, within_ms } = self;
+        write!(f, "acknowledged by {acknowledged} of {gateways} gateways within {within_ms} ms")
+    }
+}
+
 impl Wait {
     /// Waits, if asked to.
     pub(super) async fn run(&self, desk: &Desk, position: &Position) -> Result<Option<Acknowledged>, Failure> {
@@ -125,10 +132,7 @@ async fn change(desk: &Desk, ending: Ending, change: KeyChange) -> Result<(), Fa
     }
     let state = key.state(System.now_ms());
     print::line(&match waited {
-        Some(w) => format!(
-            "{} is {state}; acknowledged by {} of {} gateways within {} ms",
-            key.id, w.acknowledged, w.gateways, w.within_ms
-        ),
+        Some(waited) => format!("{} is {state}; {waited}", key.id),
         None => format!("{} is {state}", key.id),
     })
 }

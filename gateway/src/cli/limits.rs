@@ -7,6 +7,7 @@ use clap::Subcommand;
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use pingora::prelude::HttpPeer;
+use policy::Identity;
 use policy::limit::Charge;
 use serde::Deserialize;
 
@@ -41,14 +42,11 @@ impl Limits {
         let (key, organization) = (record.facts()?, organization.ok_or_else(missing)?.facts()?);
         let gone = || Failure::Refused(format!("the API {} is not in the policy any more", key.api));
         let api = policy.api(&key.api).ok_or_else(gone)?;
-        let buckets = inspect::buckets(api, &key, &organization);
-        let charges: Vec<Charge<'_>> = buckets.iter().map(|(_, charge)| *charge).collect();
+        let buckets = inspect::buckets(api, Identity::Key(&key, &organization));
+        let charges: Vec<Charge<'_>> = buckets.iter().map(|bucket| bucket.charge).collect();
         let standings = standings(desk, &charges).await?;
-        let seen: Vec<inspect::LimitSeen> = buckets
-            .iter()
-            .zip(&standings)
-            .map(|((route, charge), standing)| inspect::seen(*route, charge, standing))
-            .collect();
+        let seen: Vec<inspect::LimitSeen> =
+            buckets.iter().zip(&standings).map(|(bucket, standing)| inspect::seen(bucket, standing)).collect();
         if desk.json {
             return print::json(&seen);
         }

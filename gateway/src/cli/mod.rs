@@ -3,9 +3,11 @@
 //! Exit codes: 0 done; 1 refused or not found; 2 wrong usage; 3 a policy or settings file has
 //! problems; 4 the store cannot answer.
 
+mod apps;
 mod check;
 pub mod demo;
 mod explain;
+mod grants;
 mod init;
 mod keys;
 mod keys_for_demo;
@@ -13,7 +15,10 @@ mod limits;
 mod logging;
 mod orgs;
 mod print;
+mod signing_keys;
+mod token;
 mod upstream;
+mod users;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -24,6 +29,7 @@ use std::time::Duration;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::oauth::registry::Registry;
 use crate::server::{Start, StartError};
 use crate::store::{Store, StoreError};
 
@@ -66,6 +72,21 @@ enum Command {
     /// Organizations.
     #[command(subcommand)]
     Orgs(orgs::Orgs),
+    /// OAuth applications.
+    #[command(subcommand)]
+    Apps(apps::Apps),
+    /// Users: people who grant applications access.
+    #[command(subcommand)]
+    Users(users::Users),
+    /// Grants: what users have let applications do.
+    #[command(subcommand)]
+    Grants(grants::Grants),
+    /// Keys that sign access tokens.
+    #[command(subcommand)]
+    SigningKeys(signing_keys::SigningKeys),
+    /// Tokens.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Limits of keys: what is left of them.
     #[command(subcommand)]
     Limits(limits::Limits),
@@ -126,8 +147,18 @@ impl Failure {
                 StartError::Certificates(_)
                 | StartError::Metrics(_)
                 | StartError::Randomness(_)
+                | StartError::Passwords(_)
                 | StartError::System { .. },
             ) => 1,
+        }
+    }
+}
+
+impl From<crate::oauth::keys::KeysError> for Failure {
+    fn from(error: crate::oauth::keys::KeysError) -> Self {
+        match error {
+            crate::oauth::keys::KeysError::Store(error) => Failure::Store(error),
+            crate::oauth::keys::KeysError::Ring(fault) => Failure::Refused(fault.to_string()),
         }
     }
 }
@@ -160,6 +191,10 @@ impl Desk {
     fn policy(&self) -> Result<policy::Policy, Failure> {
         let sources = crate::snapshot::read(&self.config.policy).map_err(|e| Failure::Refused(e.to_string()))?;
         policy::compile(sources).map_err(|p| Failure::Problems(Box::new(p)))
+    }
+
+    fn registry(&self) -> Registry {
+        Registry::new(self.store.clone())
     }
 
     /// Who acts, for records.
@@ -206,6 +241,11 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Explain(explain) => with_store(&config, json, async |desk| explain.run(&desk).await),
         Command::Keys(keys) => with_store(&config, json, async |desk| keys.run(&desk).await),
         Command::Orgs(orgs) => with_store(&config, json, async |desk| orgs.run(&desk).await),
+        Command::Apps(apps) => with_store(&config, json, async |desk| apps.run(&desk).await),
+        Command::Users(users) => with_store(&config, json, async |desk| users.run(&desk).await),
+        Command::Grants(grants) => with_store(&config, json, async |desk| grants.run(&desk).await),
+        Command::SigningKeys(keys) => with_store(&config, json, async |desk| keys.run(&desk).await),
+        Command::Token(token) => with_store(&config, json, async |desk| token.run(&desk).await),
         Command::Limits(limits) => with_store(&config, json, async |desk| limits.run(&desk).await),
         Command::Gateways => with_store(&config, json, async |desk| gateways(&desk).await),
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pingora::proxy::Session;
+use policy::Identity;
 
 use super::{Ctx, Outcome};
 use crate::limit::Certainty;
@@ -53,21 +54,26 @@ impl Gate {
         let known = &ctx.known;
         let request = session.req_header();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-        let (key, organization) = match &known.caller {
-            Some((key, organization)) => (&*key.facts.id, &*organization.id),
-            None => ("", ""),
+        let (key, grant, client, user) = match known.identity() {
+            Identity::Anonymous => ("", "", "", ""),
+            Identity::Key(key, _) => (&*key.id, "", "", ""),
+            Identity::Token(token, _) => ("", &*token.grant, &*token.client, &*token.user),
         };
+        let organization = known.identity().organization().map_or("", |organization| &*organization.id);
         self.shared.access_log.write(&Record {
             time: crate::clock::rfc3339(ctx.started.wall_ms),
             request_id: &ctx.request_id,
             api,
             route,
-            environment: if key.is_empty() { "" } else { known.identity().environment().as_str() },
+            environment: if known.caller.is_none() { "" } else { known.identity().environment().as_str() },
             method: policy::Method::parse(request.method.as_str()).map_or("other", |m| m.as_str()),
             path: known.path(),
             protocol: if request.version == http::Version::HTTP_2 { "h2" } else { "http/1.1" },
             address: known.address.map(|a| a.to_string()).unwrap_or_default(),
             key,
+            grant,
+            client,
+            user,
             organization,
             outcome: label(ctx.outcome),
             shadowed: known.shadowed,

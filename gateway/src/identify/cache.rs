@@ -1,11 +1,13 @@
 //! The cache itself: bounded maps, one look-up at a time per key, and the rule of freshness.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
 use policy::Organization;
 use quick_cache::sync::Cache as Map;
 use tokio::sync::OnceCell;
@@ -47,19 +49,73 @@ impl Default for Bounds {
 /// Most tries of a look-up that changes keep overtaking.
 const LOOK_UPS_MAX: u32 = 4;
 
-/// A key in the cache.
+/// What a decision needs of a credential, read from the store.
+#[async_trait]
+pub(super) trait Facts: Sized + Send + Sync + 'static {
+    /// What they are looked up by.
+    type Id: Clone + Eq + Hash + Send + Sync;
+
+    /// Reads them, with their organization.
+    async fn read(id: &Self::Id, store: &dyn Store) -> Result<Option<(Self, Organization)>, StoreError>;
+
+    /// The one that a change is about.
+    fn named(change: &Change) -> Option<Self::Id>;
+
+    /// Whether a change can be about several of them.
+    fn is_wide(change: &Change) -> bool;
+
+    /// Whether a wide change is about these.
+    fn are_touched(&self, change: &Change) -> bool;
+}
+
+#[async_trait]
+impl Facts for policy::Key {
+    type Id = Digest;
+
+    async fn read(digest: &Digest, store: &dyn Store) -> Result<Option<(Self, Organization)>, StoreError> {
+        let Some(record) = store.find_key(digest).await? else { return Ok(None) };
+        let organization = store.organization(&record.organization).await?;
+        let missing = || StoreError::Corrupt(format!("the key {} is of a missing organization", record.id));
+        Ok(Some((record.facts()?, organization.ok_or_else(missing)?.facts()?)))
+    }
+
+    fn named(change: &Change) -> Option<Digest> {
+        match change {
+            Change::Key(digest) => Some(*digest),
+            Change::Organization(_)
+            | Change::Grant(_)
+            | Change::App(_)
+            | Change::User(_)
+            | Change::Keyring
+            | Change::Everything => None,
+        }
+    }
+
+    fn is_wide(_change: &Change) -> bool {
+        false
+    }
+
+    fn are_touched(&self, _change: &Change) -> bool {
+        false
+    }
+}
+
+/// Something in the cache.
 #[derive(Debug)]
-pub struct KnownKey {
+pub struct Known<F> {
     /// What a decision needs.
-    pub facts: policy::Key,
+    pub facts: F,
     /// Its organization.
     pub organization: Arc<KnownOrganization>,
     fetched_ms: u64,
     marked_ms: AtomicU64,
 }
 
-impl KnownKey {
-    /// Whether a use should be written behind: at most one a minute per key and gateway.
+/// A key in the cache.
+pub type KnownKey = Known<policy::Key>;
+
+impl<F> Known<F> {
+    /// Whether a use should be written behind: at most one a minute per credential and gateway.
     pub fn should_mark(&self, now_ms: u64) -> bool {
         let last = self.marked_ms.load(Ordering::Relaxed);
         now_ms.saturating_sub(last) >= 60_000
@@ -85,24 +141,32 @@ impl KnownOrganization {
     }
 }
 
-type Found = Option<Arc<KnownKey>>;
-type Flight = Arc<OnceCell<Landing>>;
+type Found<F> = Option<Arc<Known<F>>>;
+type Flight<F> = Arc<OnceCell<Landing<F>>>;
 type Organizations = HashMap<String, Weak<KnownOrganization>>;
 
 /// How a look-up ended.
-#[derive(Clone, Debug)]
-enum Landing {
-    Answer(Result<Found, StoreError>),
+enum Landing<F> {
+    Answer(Result<Found<F>, StoreError>),
     /// Something changed while it was under way; it must be done again.
     Overtaken,
 }
 
-pub(super) struct Cache {
+impl<F> Clone for Landing<F> {
+    fn clone(&self) -> Self {
+        match self {
+            Landing::Answer(answer) => Landing::Answer(answer.clone()),
+            Landing::Overtaken => Landing::Overtaken,
+        }
+    }
+}
+
+pub(super) struct Cache<F: Facts> {
     bounds: Bounds,
-    known: Map<Digest, Arc<KnownKey>>,
-    unknown: Map<Digest, u64>,
+    known: Map<F::Id, Arc<Known<F>>>,
+    unknown: Map<F::Id, u64>,
     organizations: Mutex<Organizations>,
-    flights: Mutex<HashMap<Digest, Flight>>,
+    flights: Mutex<HashMap<F::Id, Flight<F>>>,
     /// Counts changes; a look-up that a change overtook is done again.
     epoch: AtomicU64,
     is_following: AtomicBool,
@@ -116,7 +180,7 @@ fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Cache {
+impl<F: Facts> Cache<F> {
     pub(super) fn new(bounds: Bounds) -> Self {
         Cache {
             bounds,
@@ -138,51 +202,51 @@ impl Cache {
     }
 
     /// What is known and fresh: a key, certainty that there is none, or nothing.
-    pub(super) fn fresh(&self, digest: &Digest, now_ms: u64) -> Option<Found> {
-        if let Some(key) = self.known.get(digest) {
+    pub(super) fn fresh(&self, id: &F::Id, now_ms: u64) -> Option<Found<F>> {
+        if let Some(key) = self.known.get(id) {
             let followed = self.is_following.load(Ordering::Acquire);
             let bound = if followed { self.bounds.fresh_followed } else { self.bounds.fresh_alone };
             return (now_ms.saturating_sub(key.fetched_ms) < ms(bound)).then_some(Some(key));
         }
-        let since = self.unknown.get(digest)?;
+        let since = self.unknown.get(id)?;
         (now_ms.saturating_sub(since) < ms(self.bounds.unknown_for)).then_some(None)
     }
 
     /// The last known record, for as long as an outage may last.
-    pub(super) fn stale(&self, digest: &Digest, now_ms: u64) -> Option<Found> {
-        let key = self.known.get(digest)?;
+    pub(super) fn stale(&self, id: &F::Id, now_ms: u64) -> Option<Found<F>> {
+        let key = self.known.get(id)?;
         (now_ms.saturating_sub(key.fetched_ms) < ms(self.bounds.stale_for)).then_some(Some(key))
     }
 
-    pub(super) fn known(&self, digest: &Digest) -> Found {
-        self.known.get(digest)
+    pub(super) fn known(&self, id: &F::Id) -> Found<F> {
+        self.known.get(id)
     }
 
     pub(super) fn insert(
         &self,
-        digest: Digest,
-        facts: policy::Key,
+        id: F::Id,
+        facts: F,
         organization: Arc<KnownOrganization>,
         now_ms: u64,
-    ) -> Arc<KnownKey> {
-        let key = Arc::new(KnownKey { facts, organization, fetched_ms: now_ms, marked_ms: AtomicU64::new(0) });
-        self.known.insert(digest, key.clone());
-        key
+    ) -> Arc<Known<F>> {
+        let known = Arc::new(Known { facts, organization, fetched_ms: now_ms, marked_ms: AtomicU64::new(0) });
+        self.known.insert(id, known.clone());
+        known
     }
 
     /// Asks the store, once for all who ask at the same time.
     pub(super) async fn look_up(
         &self,
-        digest: Digest,
+        id: F::Id,
         store: &dyn Store,
         clock: &dyn Clock,
-    ) -> Result<Found, StoreError> {
+    ) -> Result<Found<F>, StoreError> {
         for _ in 0..LOOK_UPS_MAX {
-            let flight = lock(&self.flights).entry(digest).or_default().clone();
-            let landed = flight.get_or_init(|| self.load(&digest, store, clock)).await.clone();
+            let flight = lock(&self.flights).entry(id.clone()).or_default().clone();
+            let landed = flight.get_or_init(|| self.load(&id, store, clock)).await.clone();
             let mut flights = lock(&self.flights);
-            if flights.get(&digest).is_some_and(|current| Arc::ptr_eq(current, &flight)) {
-                flights.remove(&digest);
+            if flights.get(&id).is_some_and(|current| Arc::ptr_eq(current, &flight)) {
+                flights.remove(&id);
             }
             drop(flights);
             match landed {
@@ -195,23 +259,23 @@ impl Cache {
 
     /// Reads key and organization, and publishes them unless a change came in between: what was
     /// read may then be from before it.
-    async fn load(&self, digest: &Digest, store: &dyn Store, clock: &dyn Clock) -> Landing {
+    async fn load(&self, id: &F::Id, store: &dyn Store, clock: &dyn Clock) -> Landing<F> {
         let epoch = self.epoch.load(Ordering::Acquire);
-        let read = read(digest, store).await;
+        let read = F::read(id, store).await;
         let mut organizations = lock(&self.organizations);
         if self.epoch.load(Ordering::Acquire) != epoch {
             return Landing::Overtaken;
         }
         Landing::Answer(read.map(|found| match found {
             None => {
-                self.known.remove(digest);
-                self.unknown.insert(*digest, clock.now_ms());
+                self.known.remove(id);
+                self.unknown.insert(id.clone(), clock.now_ms());
                 None
             }
-            Some((key, organization)) => {
-                self.unknown.remove(digest);
+            Some((facts, organization)) => {
+                self.unknown.remove(id);
                 let shared = self.share(&mut organizations, organization);
-                Some(self.insert(*digest, key, shared, clock.now_ms()))
+                Some(self.insert(id.clone(), facts, shared, clock.now_ms()))
             }
         }))
     }
@@ -250,11 +314,14 @@ impl Cache {
         lock(&self.flights).clear();
         let mut again = Vec::new();
         for change in changes {
+            if let Some(id) = F::named(change) {
+                self.known.remove(&id);
+                self.unknown.remove(&id);
+            }
+            if F::is_wide(change) {
+                self.known.retain(|_, known| !known.facts.are_touched(change));
+            }
             match change {
-                Change::Key(digest) => {
-                    self.known.remove(digest);
-                    self.unknown.remove(digest);
-                }
                 Change::Organization(id) => {
                     if let Some(shared) = organizations.get(id).and_then(Weak::upgrade) {
                         shared.now.store(None);
@@ -263,21 +330,15 @@ impl Cache {
                 }
                 Change::Everything => {
                     if self.len() > 0 {
-                        log::warn!(target: "tollgate::store", "changes were missed; the key cache starts again");
+                        log::warn!(target: "tollgate::store", "changes were missed; the cache starts again");
                     }
                     self.known.clear();
                     self.unknown.clear();
                     organizations.clear();
                 }
+                Change::Key(_) | Change::Grant(_) | Change::App(_) | Change::User(_) | Change::Keyring => {}
             }
         }
         again
     }
-}
-
-async fn read(digest: &Digest, store: &dyn Store) -> Result<Option<(policy::Key, Organization)>, StoreError> {
-    let Some(record) = store.find_key(digest).await? else { return Ok(None) };
-    let organization = store.organization(&record.organization).await?;
-    let missing = || StoreError::Corrupt(format!("the key {} is of a missing organization", record.id));
-    Ok(Some((record.facts()?, organization.ok_or_else(missing)?.facts()?)))
 }

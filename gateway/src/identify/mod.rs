@@ -12,6 +12,9 @@
 mod cache;
 mod failures;
 mod feed;
+mod foreign;
+mod grants;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -19,11 +22,15 @@ use policy::credential::Secret;
 use policy::{KeyFault, Organization};
 
 use self::cache::Cache;
-pub use self::cache::{Bounds, KnownKey, KnownOrganization};
+pub use self::cache::{Bounds, Known, KnownKey, KnownOrganization};
 pub use self::failures::{FailureBudget, network};
 pub use self::feed::follow;
+pub(crate) use self::foreign::is_signed_by;
+pub use self::grants::{GrantFacts, KnownGrant};
+pub use self::tokens::{KnownToken, Tokens, subject};
 use crate::clock::Clock;
 use crate::digest::{Digest, Peppers};
+use crate::outgoing::Outgoing;
 use crate::store::{Store, StoreError};
 
 /// Why a credential gave no identity.
@@ -48,20 +55,31 @@ pub enum Found {
     Stale,
 }
 
-/// A working key with its organization, as both are at this moment.
+/// A credential that works.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// A key.
+    Key(Arc<KnownKey>),
+    /// A token, and the grant it stands on, unless another issuer issued it.
+    Token(Arc<KnownToken>, Option<Arc<KnownGrant>>),
+}
+
+/// A working credential with its organization, as both are at this moment.
 #[derive(Clone, Debug)]
 pub struct Identified {
-    /// The key.
-    pub key: Arc<KnownKey>,
+    /// The credential.
+    pub caller: Caller,
     /// Its organization.
     pub organization: Arc<Organization>,
     /// How it was found.
     pub found: Found,
 }
 
-/// Finds keys. One per gateway.
+/// Finds keys, and verifies tokens. One per gateway.
 pub struct Identities {
-    cache: Cache,
+    cache: Cache<policy::Key>,
+    /// Verifies tokens.
+    pub tokens: Tokens,
     store: Arc<dyn Store>,
     peppers: Peppers,
     clock: Arc<dyn Clock>,
@@ -69,8 +87,15 @@ pub struct Identities {
 
 impl Identities {
     /// A cache with these bounds in front of a store.
-    pub fn new(store: Arc<dyn Store>, peppers: Peppers, bounds: Bounds, clock: Arc<dyn Clock>) -> Self {
-        Identities { cache: Cache::new(bounds), store, peppers, clock }
+    pub fn new(
+        store: Arc<dyn Store>,
+        peppers: Peppers,
+        bounds: Bounds,
+        clock: Arc<dyn Clock>,
+        outgoing: Arc<Outgoing>,
+    ) -> Self {
+        let tokens = Tokens::new(store.clone(), peppers.clone(), bounds, clock.clone(), outgoing);
+        Identities { cache: Cache::new(bounds), tokens, store, peppers, clock }
     }
 
     /// How many keys are cached.
@@ -147,7 +172,7 @@ impl Identities {
             return Some(Err(Unidentified::Dead(fault)));
         }
         let organization = key.organization.current()?;
-        Some(Ok(Identified { key, organization, found: how }))
+        Some(Ok(Identified { caller: Caller::Key(key), organization, found: how }))
     }
 
     /// The key behind a credential whatever its state, without a look-up that would wait: for
@@ -159,12 +184,14 @@ impl Identities {
 
     /// Forgets what changed. After it returns, no answer comes from before the change.
     pub async fn forget(&self, changes: &[crate::store::Change]) -> Result<(), StoreError> {
-        self.cache.forget(changes, &*self.store).await
+        self.cache.forget(changes, &*self.store).await?;
+        self.tokens.forget(changes).await
     }
 
     /// Says whether changes arrive; while they do not, records count as fresh for a shorter time.
     pub fn set_following(&self, is_following: bool) {
         self.cache.set_following(is_following);
+        self.tokens.set_following(is_following);
     }
 
     /// Puts a key into the cache as if it had been looked up: for benches and warm starts.

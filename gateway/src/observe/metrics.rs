@@ -1,6 +1,7 @@
 //! Prometheus metrics. Every label value is from a closed list or from the policy.
 
 mod limits;
+mod oauth;
 
 use std::sync::OnceLock;
 
@@ -12,6 +13,7 @@ use prometheus::{
 };
 
 pub use self::limits::LimitMetrics;
+pub use self::oauth::OAuthMetrics;
 
 /// Every metric of a gateway.
 pub struct Metrics {
@@ -54,6 +56,8 @@ pub struct Metrics {
     pub upstream_retries: IntCounterVec,
     /// Limits shared with other gateways.
     pub limits: LimitMetrics,
+    /// The authorization server.
+    pub oauth: OAuthMetrics,
 }
 
 /// A metric's registration failed: two with one name. A bug, found by any test that starts.
@@ -157,6 +161,7 @@ impl Metrics {
                 &["api"],
             )?,
             limits: LimitMetrics::new(&make)?,
+            oauth: OAuthMetrics::new(&make)?,
             registry: make.0,
         })
     }

@@ -37,6 +37,15 @@ pub struct Record<'a> {
     pub address: String,
     /// Key id; never the key.
     pub key: &'a str,
+    /// Grant of the token; empty for keys.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub grant: &'a str,
+    /// Application that holds the token.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub client: &'a str,
+    /// User who granted it.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub user: &'a str,
     /// Organization.
     pub organization: &'a str,
     /// `forwarded`, or the code of the denial.

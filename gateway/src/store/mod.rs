@@ -6,6 +6,7 @@
 //! secret, and never answers "not found" when it means "cannot tell".
 
 pub mod conformance;
+mod documents;
 mod record;
 mod redis;
 mod sqlite;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use policy::window::Period;
 
+pub use self::documents::{Document, Documents, Kind, Swap};
+pub(crate) use self::record::scopes;
 pub use self::record::{
     Exposure, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord, Sighting, Usage,
 };
@@ -55,6 +58,14 @@ pub enum Change {
     Key(Digest),
     /// An organization, by its id.
     Organization(String),
+    /// A grant, by its id.
+    Grant(String),
+    /// An OAuth application, by its id.
+    App(String),
+    /// A user, by its id.
+    User(String),
+    /// The signing keys.
+    Keyring,
     /// Changes were missed: forget everything.
     Everything,
 }
@@ -95,7 +106,7 @@ pub struct Counter {
 
 /// The system of record.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Documents {
     /// A name for logs and metrics: `sqlite` or `redis`.
     fn kind(&self) -> &'static str;
 
@@ -171,7 +182,24 @@ fn record_change(kind: &str, subject: &str) -> Change {
     match (kind, Digest::from_hex(subject)) {
         ("key", Some(digest)) => Change::Key(digest),
         ("organization", _) => Change::Organization(subject.to_owned()),
+        ("grant", _) => Change::Grant(subject.to_owned()),
+        ("app", _) => Change::App(subject.to_owned()),
+        ("user", _) => Change::User(subject.to_owned()),
+        ("keyring", _) => Change::Keyring,
         (_, _) => Change::Everything,
+    }
+}
+
+/// What the change list says of a change; [`record_change`] reads it back.
+fn announced(change: &Change) -> (&'static str, String) {
+    match change {
+        Change::Key(digest) => ("key", digest.to_hex()),
+        Change::Organization(id) => ("organization", id.clone()),
+        Change::Grant(id) => ("grant", id.clone()),
+        Change::App(id) => ("app", id.clone()),
+        Change::User(id) => ("user", id.clone()),
+        Change::Keyring => ("keyring", String::new()),
+        Change::Everything => ("everything", String::new()),
     }
 }
 
@@ -182,11 +210,11 @@ fn counter(bucket: u128, period: &str, word: u64) -> Option<Counter> {
 }
 
 /// A record from its JSON.
-fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|e| StoreError::Corrupt(e.to_string()))
 }
 
 /// A record as JSON.
-fn text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+pub(crate) fn text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|e| StoreError::Corrupt(e.to_string()))
 }

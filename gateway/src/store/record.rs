@@ -80,7 +80,7 @@ pub struct KeyRecord {
     /// What may be shown of the secret.
     pub display: String,
     /// Hash of the secret; not shown.
-    #[serde(with = "digest_hex")]
+    #[serde(with = "crate::digest::hex")]
     pub digest: Digest,
     /// Who made it.
     pub created_by: String,
@@ -106,22 +106,7 @@ pub struct KeyRecord {
     pub exposed: Option<(u64, Exposure)>,
 }
 
-mod digest_hex {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use crate::digest::Digest;
-
-    pub(super) fn serialize<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&digest.to_hex())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Digest::from_hex(&text).ok_or_else(|| serde::de::Error::custom("a digest is 64 hexadecimal characters"))
-    }
-}
-
-fn scopes(names: &[String]) -> Result<Scopes, StoreError> {
+pub(crate) fn scopes(names: &[String]) -> Result<Scopes, StoreError> {
     names
         .iter()
         .map(|name| policy::Scope::parse(name))
@@ -257,10 +242,10 @@ impl OrganizationChange {
     }
 }
 
-/// What a gateway saw of a key, to be written behind.
+/// What a gateway saw of a key or grant, to be written behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// The key.
+    /// The key, or the grant.
     pub key: String,
     /// What was seen.
     pub sighting: Sighting,
@@ -273,6 +258,8 @@ pub enum Sighting {
     Used(LastUse),
     /// It was seen where it should not be.
     Exposed(u64, Exposure),
+    /// A grant was used, at an instant; the note may be dropped at another.
+    GrantUsed(u64, u64),
 }
 
 impl Usage {
@@ -287,6 +274,7 @@ impl Usage {
             Sighting::Exposed(ms, how) => {
                 key.exposed.get_or_insert((*ms, *how));
             }
+            Sighting::GrantUsed(..) => {}
         }
     }
 }

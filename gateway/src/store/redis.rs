@@ -5,6 +5,7 @@
 //! compare-and-set in a one-key script. Changes are announced in a capped stream, which gateways
 //! read blocking: pushed within milliseconds, and nothing is lost over a reconnect.
 
+mod documents;
 mod link;
 mod names;
 pub(crate) mod way;
@@ -22,8 +23,8 @@ use self::names::{
 };
 pub use self::way::RedisSettings;
 use super::{
-    Change, Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
-    OrganizationRecord, Position, Store, StoreError, Usage, json, text,
+    Change, Changes, Counter, Document, Documents as _, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord,
+    LIST_MAX, OrganizationChange, OrganizationRecord, Position, Store, StoreError, Usage, json, text,
 };
 use crate::digest::Digest;
 
@@ -216,6 +217,12 @@ impl Store for RedisStore {
                 super::Sighting::Used(last) => {
                     let set = cmd("HSET").arg(usage_by_id(&seen.key)).arg("last_use").arg(text(last)?).to_owned();
                     self.ask::<i64>(&set).await?;
+                }
+                super::Sighting::GrantUsed(at_ms, drop_ms) => {
+                    let (kind, id) = (super::Kind::GrantUse, seen.key.clone());
+                    let record = at_ms.to_string();
+                    let document = Document { kind, id, lists: Vec::new(), record, expires_ms: Some(*drop_ms) };
+                    self.put_document(&document).await?;
                 }
                 super::Sighting::Exposed(ms, how) => {
                     let mut set = cmd("HSETNX");

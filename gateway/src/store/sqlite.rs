@@ -4,6 +4,7 @@
 //! a row to `changes` in the same transaction; a gateway watches `PRAGMA data_version`, which tells
 //! in a microsecond whether another connection has written, and then reads the new rows.
 
+mod documents;
 mod rows;
 mod schema;
 
@@ -16,7 +17,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{
     Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
-    OrganizationRecord, Position, Store, StoreError, Usage, json, text,
+    OrganizationRecord, Position, Sighting, Store, StoreError, Usage, json, text,
 };
 use crate::digest::Digest;
 
@@ -217,6 +218,10 @@ impl Store for SqliteStore {
         let usage = usage.to_vec();
         self.write(move |transaction| {
             for seen in &usage {
+                if let Sighting::GrantUsed(at_ms, drop_ms) = seen.sighting {
+                    self::documents::note_grant_use(transaction, &seen.key, at_ms, drop_ms)?;
+                    continue;
+                }
                 let mut key = match find_id(transaction, &seen.key) {
                     Ok(key) => key,
                     Err(StoreError::NotFound(_)) => continue,

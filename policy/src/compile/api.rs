@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::routes;
+use super::{oauth, routes};
 use crate::cors::{Cors, Origins};
 use crate::file::{self, ApiFile, Text};
 use crate::identity::{Environment, KeyClass, Origin, Scope};
@@ -57,11 +57,14 @@ pub(super) fn compile(api: &ApiFile, problems: &mut Vec<Problem>) -> Option<Api>
     let (routes, router) = routes::compile(api, &scopes, plans.values().map(Plan::limits).max().unwrap_or(1), problems);
     let live = upstream(&api.upstreams.live, problems);
     let test = api.upstreams.test.as_ref().map(|file| upstream(file, problems));
+    let hosts = hosts(api, problems);
     let compiled = Api {
         index: 0,
+        oauth: api.oauth.as_ref().and_then(|file| oauth::server(file, api, hosts.first()?, problems)).map(Arc::new),
+        issuers: oauth::issuers(api, &scopes, hosts.first().map_or("", |host| host), problems),
         name: Arc::from(api.name.as_str()),
         realm: realm(api, problems),
-        hosts: hosts(api, problems),
+        hosts,
         prefixes: prefixes(api, problems),
         foreign_keys: api.keys.foreign.unwrap_or(true),
         scopes: scopes.into_iter().collect(),

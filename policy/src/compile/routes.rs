@@ -136,6 +136,7 @@ fn route(
         limits,
         body_bytes_max: parse_or(file.body_max.as_ref(), BODY_BYTES_DEFAULT, problems, size),
         timeout: file.timeout.as_ref().and_then(|t| parse(t, problems, duration)),
+        ends_with_credential: file.ends_with_credential.unwrap_or(true),
         protocols: Protocols {
             websocket: file.allow.contains(&ProtocolFile::Websocket),
             sse: file.allow.contains(&ProtocolFile::Sse),

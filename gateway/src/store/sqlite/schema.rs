@@ -5,7 +5,9 @@ use rusqlite_migration::{M, Migrations};
 
 use super::rows::patiently;
 
-const MIGRATIONS: &[M<'static>] = &[M::up(
+const MIGRATIONS: &[M<'static>] = &[FIRST, DOCUMENTS];
+
+const FIRST: M<'static> = M::up(
     "CREATE TABLE organizations (id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
      CREATE TABLE keys (
          id TEXT PRIMARY KEY,
@@ -21,7 +23,21 @@ const MIGRATIONS: &[M<'static>] = &[M::up(
      CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, subject TEXT NOT NULL) STRICT;
      CREATE TABLE gateways (id TEXT PRIMARY KEY, position TEXT NOT NULL, seen_ms INTEGER NOT NULL) STRICT;
      CREATE TABLE counters (bucket BLOB PRIMARY KEY, period TEXT NOT NULL, word INTEGER NOT NULL) STRICT;",
-)];
+);
+
+const DOCUMENTS: M<'static> = M::up(
+    "CREATE TABLE documents (
+         kind TEXT NOT NULL,
+         id TEXT NOT NULL,
+         record TEXT NOT NULL,
+         expires_ms INTEGER,
+         PRIMARY KEY (kind, id)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX documents_by_end ON documents (expires_ms) WHERE expires_ms IS NOT NULL;
+     CREATE TABLE lists (kind TEXT NOT NULL, list TEXT NOT NULL, id TEXT NOT NULL,
+         PRIMARY KEY (kind, list, id)) STRICT, WITHOUT ROWID;
+     CREATE INDEX lists_by_id ON lists (kind, id);",
+);
 
 /// Brings a file to the newest schema.
 pub(super) fn migrate(writer: &mut Connection) -> Result<(), rusqlite_migration::Error> {

@@ -1,0 +1,182 @@
+//! `tollgate grants`: what users have let applications do.
+
+use clap::{Args, Subcommand};
+use policy::{Organization, Token};
+
+use super::keys::Wait;
+use super::{Desk, Failure, print};
+use crate::clock::{Clock as _, System, rfc3339};
+use crate::identify::subject;
+use crate::oauth::grant::{Cause, GrantRecord};
+use crate::store::scopes;
+
+/// Grants.
+#[derive(Debug, Subcommand)]
+pub(super) enum Grants {
+    /// List grants of a user or of an application, newest first.
+    List(Of),
+    /// Show a grant.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// End grants: their tokens stop working, on every gateway.
+    Revoke {
+        /// Ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+/// Whose grants.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct Of {
+    /// Of this user: id or e-mail address.
+    #[arg(long)]
+    user: Option<String>,
+    /// Of this application.
+    #[arg(long)]
+    app: Option<String>,
+}
+
+async fn find(desk: &Desk, id: &str) -> Result<GrantRecord, Failure> {
+    let found = desk.registry().grant(id).await?;
+    found.ok_or_else(|| Failure::Refused(format!("there is no grant {}", id.escape_debug())))
+}
+
+/// A token of a grant as the proxy would see it, for `explain`.
+pub(super) async fn token_of(desk: &Desk, id: &str) -> Result<(Token, Organization), Failure> {
+    let grant = find(desk, id).await?;
+    let organization = desk.store.organization(&grant.organization).await?;
+    let missing = || Failure::Refused(format!("the organization {} is missing", grant.organization));
+    let organization = organization.ok_or_else(missing)?.facts()?;
+    let state = state(&grant);
+    if state != "live" {
+        return Err(Failure::Refused(format!("the grant {id} is {state}; the answer would be 401 revoked_credential")));
+    }
+    let token = Token {
+        id: "".into(),
+        grant: grant.id.as_str().into(),
+        user: grant.user.as_str().into(),
+        client: grant.app.as_str().into(),
+        api: grant.api.as_str().into(),
+        scopes: std::sync::Arc::new(scopes(&grant.scopes)?),
+        subject: subject(&grant.user, &grant.app),
+    };
+    Ok((token, organization))
+}
+
+impl Grants {
+    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+        match self {
+            Grants::List(of) => of.list(desk).await,
+            Grants::Show { id } => show(desk, &find(desk, &id).await?).await,
+            Grants::Revoke { ids, wait } => {
+                for id in ids {
+                    revoke(desk, &id, &wait).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn revoke(desk: &Desk, id: &str, wait: &Wait) -> Result<(), Failure> {
+    let now_ms = System.now_ms();
+    let changed = desk.registry().change_grant(id, |grant| grant.kill(Cause::Operator, now_ms)).await?;
+    let changed = changed.ok_or_else(|| Failure::Refused(format!("there is no grant {}", id.escape_debug())))?;
+    let position = match changed.position {
+        Some(position) => position,
+        None => desk.store.position().await?,
+    };
+    let waited = wait.run(desk, &position).await?;
+    if desk.json {
+        return print::json(&serde_json::json!({ "id": id, "state": state(&changed.record), "wait": waited }));
+    }
+    print::line(&match waited {
+        Some(w) => format!("{id} is revoked; {w}"),
+        None => format!("{id} is revoked"),
+    })
+}
+
+/// One word for people.
+fn state(grant: &GrantRecord) -> &'static str {
+    match (&grant.dead, &grant.refresh) {
+        (Some(_), _) => "revoked",
+        (None, None) => "waiting",
+        (None, Some(_)) if System.now_ms() >= grant.expires_ms => "expired",
+        (None, Some(_)) => "live",
+    }
+}
+
+impl Of {
+    async fn list(&self, desk: &Desk) -> Result<(), Failure> {
+        let registry = desk.registry();
+        let user = match &self.user {
+            Some(user) => Some(super::users::find(desk, user).await?.id),
+            None => None,
+        };
+        let mut grants = match (&user, &self.app) {
+            (Some(user), _) => registry.grants_of_user(user).await?,
+            (None, Some(app)) => registry.grants_of_app(app).await?,
+            (None, None) => Vec::new(),
+        };
+        grants.retain(|grant| self.app.as_ref().is_none_or(|app| *app == grant.app));
+        if desk.json {
+            return print::json(&grants.iter().map(view).collect::<Vec<_>>());
+        }
+        let rows = grants.into_iter().map(|grant| {
+            let (state, scopes, created) = (state(&grant), grant.scopes.join(" "), rfc3339(grant.created_ms));
+            vec![grant.id, grant.app, grant.user, grant.organization, scopes, created, state.into()]
+        });
+        print::table(&["ID", "APP", "USER", "ORG", "SCOPES", "CREATED", "STATE"], rows)
+    }
+}
+
+/// A grant as JSON, without anything that its tokens are made from.
+fn view(grant: &GrantRecord) -> serde_json::Value {
+    serde_json::json!({
+        "id": grant.id,
+        "api": grant.api,
+        "app": grant.app,
+        "user": grant.user,
+        "organization": grant.organization,
+        "scopes": grant.scopes,
+        "created_ms": grant.created_ms,
+        "expires_ms": grant.expires_ms,
+        "rotations": grant.refresh.as_ref().map(|refresh| refresh.generation),
+        "state": state(grant),
+        "ended_ms": grant.dead.map(|(ms, _)| ms),
+        "ended_by": grant.dead.map(|(_, cause)| cause.as_str()),
+        "revoked_tokens": grant.revoked.len(),
+    })
+}
+
+async fn show(desk: &Desk, grant: &GrantRecord) -> Result<(), Failure> {
+    let used = desk.registry().grant_use(&grant.id).await?;
+    if desk.json {
+        let mut value = view(grant);
+        if let Some(map) = value.as_object_mut() {
+            map.insert("last_used_ms".into(), used.into());
+        }
+        return print::json(&value);
+    }
+    let ended = grant.dead.map(|(ms, cause)| format!("{} by {}", rfc3339(ms), cause.as_str()));
+    print::fields(&[
+        ("id", grant.id.clone()),
+        ("state", state(grant).into()),
+        ("api", grant.api.clone()),
+        ("application", grant.app.clone()),
+        ("user", grant.user.clone()),
+        ("organization", grant.organization.clone()),
+        ("scopes", grant.scopes.join(" ")),
+        ("created", rfc3339(grant.created_ms)),
+        ("expires", rfc3339(grant.expires_ms)),
+        ("refreshed", grant.refresh.as_ref().map(|r| format!("{} times", r.generation)).unwrap_or_default()),
+        ("last used", used.map_or_else(|| "never".into(), rfc3339)),
+        ("ended", ended.unwrap_or_default()),
+    ])
+}

@@ -1,0 +1,61 @@
+//! `tollgate signing-keys`: the keys that sign access tokens.
+
+use clap::Subcommand;
+
+use super::{Desk, Failure, print};
+use crate::clock::{Clock as _, System, rfc3339};
+use crate::oauth::keyring::{KeyState, KeyringRecord};
+use crate::oauth::keys::Keys;
+
+/// Signing keys.
+#[derive(Debug, Subcommand)]
+pub(super) enum SigningKeys {
+    /// List the keys and what each does now. Never shows a private key.
+    List,
+    /// Make the next key: it is published for an hour, then it signs.
+    Rotate {
+        /// A private key may be known to somebody: drop all keys, and with them every access token,
+        /// and sign with a new one at once. Applications refresh.
+        #[arg(long)]
+        emergency: bool,
+    },
+}
+
+impl SigningKeys {
+    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+        let keys = Keys::new(desk.registry(), desk.config.peppers.clone(), std::sync::Arc::new(System));
+        if let SigningKeys::Rotate { emergency } = self {
+            keys.rotate(emergency).await?;
+        }
+        show(desk, &keys.record().await?)
+    }
+}
+
+fn word(state: KeyState) -> &'static str {
+    match state {
+        KeyState::Next => "next",
+        KeyState::Active => "active",
+        KeyState::Retired => "retired",
+        KeyState::Gone => "gone",
+    }
+}
+
+fn show(desk: &Desk, ring: &KeyringRecord) -> Result<(), Failure> {
+    let now_ms = System.now_ms();
+    if desk.json {
+        let list = ring.keys.iter().map(|key| {
+            serde_json::json!({
+                "kid": key.kid,
+                "state": ring.state(&key.kid, now_ms),
+                "created_ms": key.created_ms,
+                "signs_from_ms": key.signs_from_ms,
+            })
+        });
+        return print::json(&list.collect::<Vec<_>>());
+    }
+    let rows = ring.keys.iter().map(|key| {
+        let state = word(ring.state(&key.kid, now_ms));
+        vec![key.kid.clone(), state.into(), rfc3339(key.created_ms), rfc3339(key.signs_from_ms)]
+    });
+    print::table(&["KID", "STATE", "CREATED", "SIGNS FROM"], rows)
+}

@@ -1,0 +1,117 @@
+//! `tollgate token`: what a token says, and whether it would be believed. Never prints it back.
+
+use std::io::Read as _;
+use std::sync::Arc;
+
+use clap::Subcommand;
+use policy::credential::{REFRESH_TOKEN_PREFIX, Secret, TOKEN_PREFIX};
+use policy::jws::{self, TOKEN_BYTES_MAX};
+
+use super::{Desk, Failure, print};
+use crate::clock::{System, rfc3339};
+use crate::identify::{Bounds, Caller, Tokens, Unidentified};
+use crate::oauth::secret::presented;
+use crate::outgoing::Outgoing;
+
+/// Tokens.
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Read a token from standard input, say what it is and whether it would be believed.
+    Inspect {
+        /// API that it would be sent to; may be left out when there is one.
+        #[arg(long)]
+        api: Option<String>,
+    },
+}
+
+/// What became known of a token.
+#[derive(Debug, Default, serde::Serialize)]
+struct Seen {
+    kind: &'static str,
+    verdict: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claims: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant: Option<String>,
+}
+
+impl TokenCommand {
+    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+        let TokenCommand::Inspect { api } = self;
+        let mut text = zeroize::Zeroizing::new(String::new());
+        std::io::stdin().take(2 * TOKEN_BYTES_MAX as u64).read_to_string(&mut text)?;
+        let text = text.trim();
+        let seen = if text.starts_with(REFRESH_TOKEN_PREFIX) {
+            refresh(desk, text).await?
+        } else {
+            access(desk, api.as_deref(), text).await?
+        };
+        if desk.json {
+            return print::json(&seen);
+        }
+        let json = |value: Option<serde_json::Value>| value.map(|v| v.to_string()).unwrap_or_default();
+        print::fields(&[
+            ("kind", seen.kind.into()),
+            ("verdict", seen.verdict),
+            ("header", json(seen.header)),
+            ("claims", json(seen.claims)),
+            ("grant", seen.grant.unwrap_or_default()),
+        ])
+    }
+}
+
+async fn refresh(desk: &Desk, text: &str) -> Result<Seen, Failure> {
+    let kind = "refresh token";
+    let not_ours = || Seen { kind, verdict: "not one of ours: it would be refused".into(), ..Seen::default() };
+    let Some(token) = presented(text) else { return Ok(not_ours()) };
+    let Some(grant) = desk.registry().grant(token.grant).await? else { return Ok(not_ours()) };
+    let Some(newest) = grant.refresh.as_ref().filter(|r| token.is_ours(&desk.config.peppers, &r.salt)) else {
+        return Ok(not_ours());
+    };
+    let verdict = match (&grant.dead, newest.generation.checked_sub(token.generation)) {
+        (Some((ms, cause)), _) => format!("its grant ended {} by {}", rfc3339(*ms), cause.as_str()),
+        (None, Some(0) | None) => "the newest of its grant: it would work".into(),
+        (None, Some(1)) => "replaced: within ten seconds it gives the same token again, later it ends the grant".into(),
+        (None, Some(_)) => "replaced long ago: using it would end the grant".into(),
+    };
+    Ok(Seen { kind, verdict, grant: Some(grant.id), ..Seen::default() })
+}
+
+async fn access(desk: &Desk, api: Option<&str>, text: &str) -> Result<Seen, Failure> {
+    let policy = desk.policy()?;
+    let candidates: Vec<&policy::Api> =
+        policy.apis.iter().filter(|api| api.oauth.is_some() || !api.issuers.is_empty()).collect();
+    let api = match (api, candidates.as_slice()) {
+        (Some(name), _) => policy.api(name).ok_or_else(|| Failure::Refused(format!("there is no API {name}")))?,
+        (None, [only]) => only,
+        (None, _) => return Err(Failure::Refused("say for which API with --api".into())),
+    };
+    let bare = text.strip_prefix(TOKEN_PREFIX);
+    let mut seen =
+        Seen { kind: if bare.is_some() { "access token" } else { "token of another issuer" }, ..Seen::default() };
+    if let Ok(token) = jws::parse(bare.unwrap_or(text)) {
+        let header = &token.header;
+        seen.header = Some(serde_json::json!({ "alg": header.alg, "typ": header.typ, "kid": header.kid }));
+        if let Ok(claims) = token.claims() {
+            seen.grant = claims.text("gid").map(str::to_owned);
+            seen.claims = Some(claims.to_json());
+        }
+    }
+    let outgoing = Arc::new(Outgoing::new(desk.config.issuer_ca.as_ref(), desk.config.folder.clone())?);
+    let peppers = desk.config.peppers.clone();
+    let tokens = Tokens::new(desk.store.clone(), peppers, Bounds::default(), Arc::new(System), outgoing);
+    seen.verdict = match tokens.identify(api, Secret::new(text)).await {
+        Ok(found) => match found.caller {
+            Caller::Token(token, _) => format!("works, until {}", rfc3339(token.ends_ms)),
+            Caller::Key(_) => "works".into(),
+        },
+        Err(Unidentified::Unknown) => "would be refused: 401 invalid_credential".into(),
+        Err(Unidentified::Dead(fault)) => {
+            format!("would be refused: 401 {}", crate::deny::Denial::DeadCredential(fault).code())
+        }
+        Err(Unidentified::CannotKnow) => "cannot be told now: 503 temporarily_unavailable".into(),
+    };
+    Ok(seen)
+}

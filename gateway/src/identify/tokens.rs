@@ -1,0 +1,306 @@
+//! From an access token to an identity: form, signature, claims, and the grant behind it.
+//!
+//! What always holds:
+//! - whose a token is comes from its prefix and its `iss`; the key comes from what that issuer
+//!   publishes, and the algorithm from the key, never from the token (RFC 8725 section 3.1);
+//! - a verified token is remembered by its hash, with the issuer it was verified for; its end and
+//!   its grant are looked at again each time;
+//! - a token is worth nothing while its grant cannot be asked about (503), and nothing once the
+//!   grant is dead (401), however long it would have lasted.
+
+use std::sync::Arc;
+
+use policy::credential::{Secret, TOKEN_PREFIX};
+use policy::jws::{self, Claims, Jws};
+use policy::limit::stable_number;
+use policy::oauth::{Issuer, OAuth};
+use policy::route::Api;
+use policy::{KeyFault, Organization, Token};
+use quick_cache::sync::Cache as Map;
+
+use super::cache::{Bounds, Cache};
+use super::foreign::Foreign;
+use super::grants::{GrantFacts, KnownGrant};
+use super::{Caller, Found, Identified, Unidentified};
+use crate::clock::Clock;
+use crate::digest::{Digest, Peppers};
+use crate::oauth::keys::Keys;
+use crate::outgoing::Outgoing;
+use crate::store::{Change, Store, StoreError};
+
+/// Most verified tokens remembered.
+const VERIFIED_MAX: usize = 200_000;
+/// How far a clock of ours may be off, seconds.
+const OWN_LEEWAY_S: u64 = 5;
+/// How far the clock of another issuer may be off, seconds (SPEC section 2).
+pub(super) const FOREIGN_LEEWAY_S: u64 = 60;
+
+/// Who issued a token, as the policy said when it was verified.
+#[derive(Debug, PartialEq)]
+pub(super) enum Source {
+    Own(Arc<OAuth>),
+    Foreign(Arc<Issuer>, Arc<Organization>),
+}
+
+/// A token whose signature and claims hold.
+#[derive(Debug)]
+pub struct KnownToken {
+    /// What a decision needs.
+    pub facts: Token,
+    /// First instant at which it is over, Unix milliseconds, leeway included.
+    pub ends_ms: u64,
+    /// When it must be asked about again; never for tokens that say everything themselves.
+    pub(super) asked_until_ms: u64,
+    issued_s: u64,
+    source: Source,
+}
+
+impl KnownToken {
+    pub(super) fn foreign(
+        facts: Token,
+        (issuer, organization): (Arc<Issuer>, Arc<Organization>),
+        ends_ms: u64,
+        asked_until_ms: u64,
+    ) -> Self {
+        KnownToken { facts, ends_ms, asked_until_ms, issued_s: 0, source: Source::Foreign(issuer, organization) }
+    }
+
+    /// Whether the policy still trusts whoever it was verified for.
+    fn is_of(&self, api: &Api) -> bool {
+        *self.facts.api == *api.name
+            && match &self.source {
+                Source::Own(oauth) => api.oauth.as_ref().is_some_and(|now| Arc::ptr_eq(now, oauth) || now == oauth),
+                Source::Foreign(issuer, _) => api.issuers.iter().any(|now| Arc::ptr_eq(now, issuer) || now == issuer),
+            }
+    }
+}
+
+/// Verifies tokens. One per gateway.
+pub struct Tokens {
+    verified: Map<Digest, Arc<KnownToken>>,
+    grants: Cache<GrantFacts>,
+    foreign: Foreign,
+    /// The keys that sign tokens of ours.
+    pub keys: Arc<Keys>,
+    store: Arc<dyn Store>,
+    peppers: Peppers,
+    clock: Arc<dyn Clock>,
+}
+
+impl Tokens {
+    /// Nothing known yet.
+    pub fn new(
+        store: Arc<dyn Store>,
+        peppers: Peppers,
+        bounds: Bounds,
+        clock: Arc<dyn Clock>,
+        outgoing: Arc<Outgoing>,
+    ) -> Self {
+        let registry = crate::oauth::registry::Registry::new(store.clone());
+        let keys = Arc::new(Keys::new(registry, peppers.clone(), clock.clone()));
+        Tokens {
+            verified: Map::new(VERIFIED_MAX.min(bounds.keys_max)),
+            grants: Cache::new(bounds),
+            foreign: Foreign::new(outgoing),
+            keys,
+            store,
+            peppers,
+            clock,
+        }
+    }
+
+    pub(super) fn set_following(&self, is_following: bool) {
+        self.grants.set_following(is_following);
+    }
+
+    pub(super) async fn forget(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.grants.forget(changes, &*self.store).await?;
+        if changes.iter().any(|change| matches!(change, Change::Keyring | Change::Everything)) {
+            self.verified.clear();
+            // A gateway without an authorization server has never read the ring and need not.
+            if self.keys.ring().is_some() {
+                self.keys.read().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers from memory alone; `None` when something must be computed or asked.
+    pub fn identify_cached(
+        &self,
+        api: &Api,
+        secret: Secret<'_>,
+        now_ms: u64,
+    ) -> Option<Result<Identified, Unidentified>> {
+        let digest = self.peppers.current.digest(secret);
+        if self.foreign.is_refused(&digest, now_ms) {
+            return Some(Err(Unidentified::Unknown));
+        }
+        let token = self.verified.get(&digest)?;
+        if !token.is_of(api) || now_ms >= token.asked_until_ms && now_ms < token.ends_ms {
+            return None;
+        }
+        if now_ms >= token.ends_ms {
+            return Some(Err(Unidentified::Dead(KeyFault::Expired)));
+        }
+        match &token.source {
+            Source::Foreign(_, organization) => {
+                let organization = organization.clone();
+                Some(Ok(Identified { caller: Caller::Token(token, None), organization, found: Found::Cached }))
+            }
+            Source::Own(_) => match self.grants.fresh(&token.facts.grant, now_ms)? {
+                None => Some(Err(Unidentified::Unknown)),
+                Some(grant) => judge(token, grant, Found::Cached),
+            },
+        }
+    }
+
+    /// Answers from memory, by computing, or by asking the store or the issuer.
+    pub async fn identify(&self, api: &Api, secret: Secret<'_>) -> Result<Identified, Unidentified> {
+        let now_ms = self.clock.now_ms();
+        if let Some(answer) = self.identify_cached(api, secret, now_ms) {
+            return answer;
+        }
+        let digest = self.peppers.current.digest(secret);
+        let remembered = self.verified.get(&digest).filter(|token| token.is_of(api) && now_ms < token.asked_until_ms);
+        let token = match remembered {
+            Some(token) => token,
+            None => {
+                let token = Arc::new(self.verify(api, secret, &digest, now_ms).await?);
+                self.verified.insert(digest, token.clone());
+                token
+            }
+        };
+        if now_ms >= token.ends_ms {
+            return Err(Unidentified::Dead(KeyFault::Expired));
+        }
+        match &token.source {
+            Source::Foreign(_, organization) => {
+                let organization = organization.clone();
+                Ok(Identified { caller: Caller::Token(token, None), organization, found: Found::Stored })
+            }
+            Source::Own(_) => self.look_up(token).await,
+        }
+    }
+
+    async fn look_up(&self, token: Arc<KnownToken>) -> Result<Identified, Unidentified> {
+        let id = token.facts.grant.clone();
+        let answer = self.grants.look_up(id.clone(), &*self.store, &*self.clock).await;
+        let (found, how) = match answer {
+            Ok(found) => (found, Found::Stored),
+            Err(StoreError::Unavailable(why)) => match self.grants.stale(&id, self.clock.now_ms()) {
+                Some(found) => (found, Found::Stale),
+                None => {
+                    log::warn!(target: "tollgate::store", "a grant could not be looked up: {why}");
+                    return Err(Unidentified::CannotKnow);
+                }
+            },
+            Err(error) => {
+                log::error!(target: "tollgate::store", "a token is refused: {error}");
+                return Err(Unidentified::CannotKnow);
+            }
+        };
+        let Some(grant) = found else { return Err(Unidentified::Unknown) };
+        judge(token, grant, how).unwrap_or(Err(Unidentified::CannotKnow))
+    }
+
+    async fn verify(
+        &self,
+        api: &Api,
+        secret: Secret<'_>,
+        digest: &Digest,
+        now_ms: u64,
+    ) -> Result<KnownToken, Unidentified> {
+        match (secret.expose().strip_prefix(TOKEN_PREFIX), &api.oauth) {
+            (Some(text), Some(oauth)) => self.verify_own(api, oauth, text, now_ms).await,
+            (Some(_), None) => Err(Unidentified::Unknown),
+            (None, _) => self.foreign.verify(api, secret, digest, now_ms).await,
+        }
+    }
+
+    /// The claims of a token that we signed for this API, whether or not it is over.
+    pub async fn own_claims(&self, oauth: &OAuth, text: &str, now_ms: u64) -> Result<Claims, Unidentified> {
+        let token = jws::parse(text).map_err(|_| Unidentified::Unknown)?;
+        let is_ours = token.header.alg == "RS256" && token.header.typ.as_deref() == Some("at+jwt");
+        let kid = token.header.kid.as_deref().filter(|_| is_ours).ok_or(Unidentified::Unknown)?;
+        let is_signed = self.is_signed(&token, kid, now_ms).await?;
+        let claims = token.claims().map_err(|_| Unidentified::Unknown)?;
+        let is_for_us = is_signed && *claims.iss == *oauth.issuer && claims.is_for(&oauth.audience);
+        if is_for_us { Ok(claims) } else { Err(Unidentified::Unknown) }
+    }
+
+    async fn is_signed(&self, token: &Jws<'_>, kid: &str, now_ms: u64) -> Result<bool, Unidentified> {
+        let cannot_know = |error: StoreError| {
+            log::warn!(target: "tollgate::store", "the signing keys could not be read: {error}");
+            Unidentified::CannotKnow
+        };
+        let ring = match self.keys.ring() {
+            Some(ring) => ring,
+            None => self.keys.read().await.map_err(cannot_know)?,
+        };
+        let check = |key: &jsonwebtoken::DecodingKey| {
+            let algorithm = jsonwebtoken::Algorithm::RS256;
+            jsonwebtoken::crypto::verify(token.signature, token.signed.as_bytes(), key, algorithm).unwrap_or(false)
+        };
+        if let Some(key) = ring.public(kid, now_ms) {
+            return Ok(check(key));
+        }
+        match self.keys.read_again(now_ms).await.map_err(cannot_know)? {
+            Some(ring) => Ok(ring.public(kid, now_ms).is_some_and(check)),
+            None => Ok(false),
+        }
+    }
+
+    async fn verify_own(
+        &self,
+        api: &Api,
+        oauth: &Arc<OAuth>,
+        text: &str,
+        now_ms: u64,
+    ) -> Result<KnownToken, Unidentified> {
+        let claims = self.own_claims(oauth, text, now_ms).await?;
+        if !claims.holds_at(now_ms / 1_000, OWN_LEEWAY_S) {
+            return Err(Unidentified::Dead(KeyFault::Expired));
+        }
+        let text_of = |name: &str| claims.text(name).filter(|t| !t.is_empty()).ok_or(Unidentified::Unknown);
+        let (grant, client) = (text_of("gid")?, text_of("client_id")?);
+        let names = claims.names("scope").map_err(|_| Unidentified::Unknown)?;
+        let scopes = crate::store::scopes(&names).map_err(|_| Unidentified::Unknown)?;
+        let facts = Token {
+            id: text_of("jti")?.into(),
+            grant: grant.into(),
+            user: claims.sub.as_str().into(),
+            client: client.into(),
+            api: api.name.clone(),
+            scopes: Arc::new(scopes),
+            subject: subject(&claims.sub, client),
+        };
+        let ends_ms = (claims.exp + OWN_LEEWAY_S) * 1_000;
+        let issued_s = claims.iat.ok_or(Unidentified::Unknown)?;
+        Ok(KnownToken { facts, ends_ms, asked_until_ms: u64::MAX, issued_s, source: Source::Own(oauth.clone()) })
+    }
+
+    /// Puts a grant into the cache as if it had been looked up: for benches.
+    pub fn warm(&self, grant: &str, facts: GrantFacts, organization: Arc<super::KnownOrganization>) {
+        self.grants.insert(grant.into(), facts, organization, self.clock.now_ms());
+    }
+}
+
+/// The limit buckets of a user and an application: all their tokens share them, so that a refresh
+/// gives no fresh limit.
+pub fn subject(user: &str, client: &str) -> u128 {
+    stable_number(&["grant", user, client])
+}
+
+/// A token is as good as its grant; `None` when the organization is not at hand any more.
+fn judge(token: Arc<KnownToken>, grant: Arc<KnownGrant>, found: Found) -> Option<Result<Identified, Unidentified>> {
+    let is_of = *grant.facts.user == *token.facts.user && *grant.facts.app == *token.facts.client;
+    if !is_of {
+        return Some(Err(Unidentified::Unknown));
+    }
+    if let Err(fault) = grant.facts.allows(&token.facts.id, token.issued_s) {
+        return Some(Err(Unidentified::Dead(fault)));
+    }
+    let organization = grant.organization.current()?;
+    Some(Ok(Identified { caller: Caller::Token(token, Some(grant)), organization, found }))
+}

@@ -1,0 +1,155 @@
+//! What can go wrong at the endpoints, and the one form each has.
+//!
+//! Errors of the token endpoint and its neighbours are RFC 6749 JSON (section 5.2); errors of the
+//! authorization endpoint go back to the application as parameters (section 4.1.2.1) once it is
+//! proven, and onto a page before that. An outage is a 503, never an `invalid_grant`: a client would
+//! throw its refresh token away.
+
+use http::{StatusCode, header};
+
+use super::http::{FormFault, Reply};
+use super::keys::KeysError;
+use crate::store::StoreError;
+
+/// The error codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 7662, RFC 8707 and OpenID Connect Core
+/// section 3.1.2.6 that we use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of the RFCs")]
+pub enum Code {
+    InvalidRequest,
+    InvalidClient,
+    InvalidGrant,
+    UnauthorizedClient,
+    UnsupportedGrantType,
+    UnsupportedResponseType,
+    InvalidScope,
+    InvalidTarget,
+    AccessDenied,
+    LoginRequired,
+    ConsentRequired,
+    RequestNotSupported,
+    RequestUriNotSupported,
+    /// Too many failed attempts, with 429; and an outage, with 503.
+    TemporarilyUnavailable,
+}
+
+impl Code {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::InvalidRequest => "invalid_request",
+            Code::InvalidClient => "invalid_client",
+            Code::InvalidGrant => "invalid_grant",
+            Code::UnauthorizedClient => "unauthorized_client",
+            Code::UnsupportedGrantType => "unsupported_grant_type",
+            Code::UnsupportedResponseType => "unsupported_response_type",
+            Code::InvalidScope => "invalid_scope",
+            Code::InvalidTarget => "invalid_target",
+            Code::AccessDenied => "access_denied",
+            Code::LoginRequired => "login_required",
+            Code::ConsentRequired => "consent_required",
+            Code::RequestNotSupported => "request_not_supported",
+            Code::RequestUriNotSupported => "request_uri_not_supported",
+            Code::TemporarilyUnavailable => "temporarily_unavailable",
+        }
+    }
+}
+
+/// A refusal: a code, a sentence for the developer, and how it is sent where there is a choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OAuthError {
+    /// The code.
+    pub code: Code,
+    /// What to do about it. Holds nothing that was sent.
+    pub description: String,
+    /// Whether the client tried HTTP Basic, and so gets a 401 with a challenge.
+    pub tried_basic: bool,
+    /// Seconds to wait, after too many failures.
+    pub retry_after_s: Option<u64>,
+}
+
+/// Seconds to wait during an outage.
+const OUTAGE_S: u64 = 1;
+
+impl OAuthError {
+    /// A refusal.
+    pub fn new(code: Code, description: impl Into<String>) -> Self {
+        OAuthError { code, description: description.into(), tried_basic: false, retry_after_s: None }
+    }
+
+    /// The client could not be authenticated.
+    pub fn client(description: &str, tried_basic: bool) -> Self {
+        OAuthError { tried_basic, ..OAuthError::new(Code::InvalidClient, description) }
+    }
+
+    /// Too many failures from an address.
+    pub fn too_many(retry_after_s: u64) -> Self {
+        let words = "too many failed attempts from this address";
+        OAuthError { retry_after_s: Some(retry_after_s), ..OAuthError::new(Code::TemporarilyUnavailable, words) }
+    }
+
+    /// Whether it is a guess that failed, and counts against the budget of its address.
+    pub fn is_failed_guess(&self) -> bool {
+        match self.code {
+            Code::InvalidClient | Code::InvalidGrant => true,
+            Code::InvalidRequest
+            | Code::UnauthorizedClient
+            | Code::UnsupportedGrantType
+            | Code::UnsupportedResponseType
+            | Code::InvalidScope
+            | Code::InvalidTarget
+            | Code::AccessDenied
+            | Code::LoginRequired
+            | Code::ConsentRequired
+            | Code::RequestNotSupported
+            | Code::RequestUriNotSupported
+            | Code::TemporarilyUnavailable => false,
+        }
+    }
+
+    /// As the token endpoint says it.
+    pub fn reply(&self, realm: &str) -> Reply {
+        let status = match (self.code, self.tried_basic, self.retry_after_s) {
+            (Code::TemporarilyUnavailable, _, Some(_)) => StatusCode::TOO_MANY_REQUESTS,
+            (Code::TemporarilyUnavailable, _, None) => StatusCode::SERVICE_UNAVAILABLE,
+            (Code::InvalidClient, true, _) => StatusCode::UNAUTHORIZED,
+            (_, _, _) => StatusCode::BAD_REQUEST,
+        };
+        let body = serde_json::json!({ "error": self.code.as_str(), "error_description": self.description });
+        let mut reply = Reply::json(status, self.code.as_str(), &body);
+        if status == StatusCode::UNAUTHORIZED {
+            reply = reply.with(header::WWW_AUTHENTICATE, &format!("Basic realm=\"{realm}\", charset=\"UTF-8\""));
+        }
+        if self.code == Code::TemporarilyUnavailable {
+            reply = reply.with(header::RETRY_AFTER, &self.retry_after_s.unwrap_or(OUTAGE_S).to_string());
+        }
+        reply
+    }
+}
+
+impl From<FormFault> for OAuthError {
+    fn from(fault: FormFault) -> Self {
+        OAuthError::new(Code::InvalidRequest, fault.0)
+    }
+}
+
+impl From<StoreError> for OAuthError {
+    fn from(error: StoreError) -> Self {
+        log::warn!(target: "tollgate::oauth", "a request could not be answered: {error}");
+        OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment")
+    }
+}
+
+impl From<KeysError> for OAuthError {
+    fn from(error: KeysError) -> Self {
+        log::error!(target: "tollgate::oauth", "a token could not be signed: {error}");
+        OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment")
+    }
+}
+
+impl From<crate::random::NoRandomness> for OAuthError {
+    fn from(error: crate::random::NoRandomness) -> Self {
+        log::error!(target: "tollgate::oauth", "{error}");
+        OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment")
+    }
+}

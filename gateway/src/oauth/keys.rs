@@ -1,0 +1,165 @@
+//! The signing keys as a gateway holds them: read from the store, opened, kept up to date.
+//!
+//! The ring is made by whoever finds that it must be, under compare-and-set: of many gateways that
+//! start at once, one makes it and the others take it. A token's key is looked up here; a key that
+//! is not known is asked for once in a while, not for each token that names one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::signature::RsaKeyPair;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::DecodingKey;
+use tokio::sync::Mutex;
+
+use super::keyring::{KeyState, KeyringFault, KeyringRecord, generate, open, sign};
+use super::registry::Registry;
+use crate::clock::Clock;
+use crate::digest::Peppers;
+use crate::store::StoreError;
+
+/// How often the store is asked again because of a key that nobody knows, milliseconds.
+const ASK_AGAIN_MS: u64 = 2_000;
+
+/// Why there is no key.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The ring.
+    #[error("{0}")]
+    Ring(#[from] KeyringFault),
+}
+
+/// The ring, opened.
+pub struct Ring {
+    record: KeyringRecord,
+    public: HashMap<Box<str>, DecodingKey>,
+    private: HashMap<Box<str>, Result<Arc<RsaKeyPair>, KeyringFault>>,
+}
+
+impl Ring {
+    fn new(record: KeyringRecord, peppers: &Peppers) -> Self {
+        let id = |kid: &str| Box::<str>::from(kid);
+        let public = record.keys.iter().filter_map(|key| {
+            let public = DecodingKey::from_rsa_components(&key.n, &key.e).ok()?;
+            Some((id(&key.kid), public))
+        });
+        let private = record.keys.iter().map(|key| (id(&key.kid), open(key, peppers).map(Arc::new)));
+        Ring { public: public.collect(), private: private.collect(), record }
+    }
+
+    /// The public key that a token names, unless it is gone.
+    pub fn public(&self, kid: &str, now_ms: u64) -> Option<&DecodingKey> {
+        self.public.get(kid).filter(|_| self.record.state(kid, now_ms) != KeyState::Gone)
+    }
+
+    /// What is published.
+    pub fn jwks(&self, now_ms: u64) -> serde_json::Value {
+        self.record.jwks(now_ms)
+    }
+}
+
+/// The keys of one gateway.
+pub struct Keys {
+    registry: Registry,
+    peppers: Peppers,
+    clock: Arc<dyn Clock>,
+    ring: ArcSwapOption<Ring>,
+    making: Mutex<()>,
+    asked_ms: AtomicU64,
+}
+
+impl Keys {
+    /// Nothing read yet.
+    pub fn new(registry: Registry, peppers: Peppers, clock: Arc<dyn Clock>) -> Self {
+        Keys {
+            registry,
+            peppers,
+            clock,
+            ring: ArcSwapOption::empty(),
+            making: Mutex::default(),
+            asked_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The ring as it was last read; `None` before that.
+    pub fn ring(&self) -> Option<Arc<Ring>> {
+        self.ring.load_full()
+    }
+
+    /// Reads the ring anew.
+    pub async fn read(&self) -> Result<Arc<Ring>, StoreError> {
+        let ring = Arc::new(Ring::new(self.registry.keyring().await?, &self.peppers));
+        self.ring.store(Some(ring.clone()));
+        Ok(ring)
+    }
+
+    /// Reads the ring again because of a key that is not in it, unless that was done a moment ago.
+    pub async fn read_again(&self, now_ms: u64) -> Result<Option<Arc<Ring>>, StoreError> {
+        let asked = self.asked_ms.load(Ordering::Relaxed);
+        let is_time = now_ms.saturating_sub(asked) >= ASK_AGAIN_MS;
+        let is_mine =
+            is_time && self.asked_ms.compare_exchange(asked, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_mine { self.read().await.map(Some) } else { Ok(None) }
+    }
+
+    /// Reads the ring and makes a key if one is due.
+    pub async fn maintain(&self) -> Result<Arc<Ring>, KeysError> {
+        let _making = self.making.lock().await;
+        let ring = self.read().await?;
+        let now_ms = self.registry.now_ms(self.clock.now_ms()).await?;
+        if !ring.record.is_due(now_ms) {
+            return Ok(ring);
+        }
+        self.rotate(false).await
+    }
+
+    /// Makes a key; at once in an emergency, when no other key is to be believed any more.
+    pub async fn rotate(&self, is_emergency: bool) -> Result<Arc<Ring>, KeysError> {
+        let now_ms = self.registry.now_ms(self.clock.now_ms()).await?;
+        let pepper = self.peppers.current.clone();
+        let made = tokio::task::spawn_blocking(move || generate(&pepper, now_ms)).await;
+        let made = made.map_err(|_| KeyringFault::Generation)??;
+        let was_due = self.ring().is_some_and(|ring| ring.record.is_due(now_ms));
+        self.registry
+            .change_keyring(|ring| match is_emergency {
+                true => ring.replace(made.clone(), now_ms),
+                // Somebody else may have made the key that was due.
+                false if was_due && !ring.is_due(now_ms) => {}
+                false => ring.add(made.clone(), now_ms),
+            })
+            .await?;
+        log::info!(target: "tollgate::oauth", "the signing keys have changed");
+        Ok(self.read().await?)
+    }
+
+    /// Signs claims: header, payload, signature (RFC 7515 section 7.1). The signature is made on a
+    /// thread that serves no requests.
+    pub async fn sign(&self, claims: &serde_json::Value, now_ms: u64) -> Result<String, KeysError> {
+        let ring = match self.ring() {
+            Some(ring) if ring.record.active(now_ms).is_some() => ring,
+            Some(_) | None => self.maintain().await?,
+        };
+        let kid = ring.record.active(now_ms).map(|key| key.kid.clone()).ok_or(KeyringFault::Generation)?;
+        let pair = ring.private.get(&*kid).cloned().ok_or(KeyringFault::Damaged)??;
+        let header = serde_json::json!({ "alg": "RS256", "typ": "at+jwt", "kid": kid });
+        let encode = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let mut token = format!("{}.{}", encode(&header), encode(claims));
+        let message = token.clone();
+        let signature = tokio::task::spawn_blocking(move || sign(&pair, message.as_bytes())).await;
+        let signature = signature.map_err(|_| KeyringFault::Damaged)??;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        Ok(token)
+    }
+
+    /// The ring as it is stored, for people.
+    pub async fn record(&self) -> Result<KeyringRecord, StoreError> {
+        self.registry.keyring().await
+    }
+}

@@ -1,0 +1,349 @@
+//! Logging in, and what follows until the application has its code.
+//!
+//! A request under way belongs to the browser that began it: each step asks for that browser's
+//! cookie, so that nobody can finish what somebody else began, and nobody can be made to finish
+//! what they did not begin. Each form carries a token that is made from a cookie.
+
+use http::{StatusCode, header};
+use policy::credential::Secret;
+
+use super::app::AppRecord;
+use super::authorize::BROWSER_COOKIE;
+use super::error::{Code, OAuthError};
+use super::grant::{CODE_LIFE_MS, Code as GrantCode, GrantRecord, REFRESH_LIFE_MS};
+use super::http::{Form, Reply, Request, cookie, with_parameters};
+use super::pages::{Choice, ConsentPage, Frame, LoginPage, destination, in_words, message, page};
+use super::registry::{ConsentRecord, FlowRecord, SessionRecord};
+use super::secret::{new_code, random_secret, same};
+use super::server::AuthorizationServer;
+use super::user::{PasswordFault, UserRecord, email};
+use crate::random::base62;
+
+/// Cookie of a session.
+pub(super) const SESSION_COOKIE: &str = "__Host-as";
+/// How long a session lasts without being used, milliseconds.
+const SESSION_IDLE_MS: u64 = 8 * 3_600_000;
+/// A session's end is moved at most this often.
+const SESSION_TOUCH_MS: u64 = 5 * 60_000;
+
+/// The one sentence for every login that fails.
+const WRONG: &str = "E-mail address or password is wrong.";
+
+impl AuthorizationServer {
+    /// Who is logged in in this browser.
+    pub(super) async fn session(&self, request: &Request<'_>) -> Result<Option<(String, UserRecord)>, OAuthError> {
+        let Some(value) = cookie(request.headers, SESSION_COOKIE) else { return Ok(None) };
+        let id = self.peppers.current.digest(Secret::new(value)).to_hex();
+        let Some(session) = self.registry.session(&id, request.now_ms).await? else { return Ok(None) };
+        let Some(user) = self.registry.user(&session.user).await? else { return Ok(None) };
+        if user.disabled_ms.is_some() || session.created_ms < user.sessions_from_ms {
+            return Ok(None);
+        }
+        let end_ms = request.now_ms + SESSION_IDLE_MS;
+        if session.expires_ms + SESSION_TOUCH_MS < end_ms {
+            self.registry.put_session(&id, &SessionRecord { expires_ms: end_ms, ..session }).await?;
+        }
+        Ok(Some((value.to_owned(), user)))
+    }
+
+    /// The token of a form: made from a cookie that only this browser has.
+    pub(super) fn csrf(&self, cookie: &str) -> String {
+        let key = self.peppers.current.derive("tollgate 2026-11-22 form tokens");
+        blake3::keyed_hash(&key, cookie.as_bytes()).to_hex().to_string()
+    }
+
+    /// Whether a form comes from a page of ours in this browser.
+    pub(super) fn is_ours(&self, request: &Request<'_>, form: &Form, cookie: &str) -> bool {
+        let origin = request.headers.get(header::ORIGIN).map(|origin| origin.as_bytes());
+        let is_foreign = origin.is_some_and(|origin| origin != request.oauth.issuer.as_bytes());
+        let token = form.get("csrf").ok().flatten().unwrap_or_default();
+        !is_foreign && same(token, &self.csrf(cookie))
+    }
+
+    /// The request under way that a form or query names, if it is this browser's.
+    pub(super) async fn flow(
+        &self,
+        request: &Request<'_>,
+        form: &Form,
+    ) -> Result<Result<(FlowRecord, String), Box<Reply>>, OAuthError> {
+        let id = form.get("login_request").ok().flatten().unwrap_or_default();
+        let flow = self.registry.flow(id, request.now_ms).await?.filter(|flow| flow.api == *request.api.name);
+        let browser = cookie(request.headers, BROWSER_COOKIE);
+        let is_its =
+            |flow: &FlowRecord, browser: &str| super::secret::has_digest(&self.peppers, browser, &flow.browser);
+        Ok(match (flow, browser) {
+            (Some(flow), Some(browser)) if is_its(&flow, browser) => Ok((flow, browser.to_owned())),
+            (Some(_), _) => Err(Box::new(message(
+                request,
+                StatusCode::BAD_REQUEST,
+                ("This was begun in another browser", "Go back to the application and start again from there."),
+                None,
+            ))),
+            (None, _) => Err(Box::new(message(
+                request,
+                StatusCode::BAD_REQUEST,
+                ("This took too long", "Go back to the application and start again from there."),
+                None,
+            ))),
+        })
+    }
+
+    /// `GET` and `POST /oauth/login`.
+    pub(super) async fn login(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
+        let is_post = request.method == "POST";
+        let form = if is_post { Form::of_body(request)? } else { Form::parse(request.query)? };
+        let (flow, browser) = match self.flow(request, &form).await? {
+            Ok(found) => found,
+            Err(page) => return Ok(*page),
+        };
+        if request.oauth.login != policy::oauth::Login::Builtin {
+            return Ok(message(request, StatusCode::NOT_FOUND, ("Not here", "You log in elsewhere."), None));
+        }
+        if !is_post {
+            return self.login_page(request, &flow, &browser, "", None).await;
+        }
+        if !self.is_ours(request, &form, &browser) {
+            return Ok(forged(request));
+        }
+        let address = form.get("email").ok().flatten().unwrap_or_default();
+        let password = form.get("password").ok().flatten().unwrap_or_default();
+        match self.check_login(request, address, password).await? {
+            Ok(user) => self.logged_in(request, flow, &user).await,
+            Err((status, words)) => {
+                let mut reply = self.login_page(request, &flow, &browser, address, Some(words)).await?;
+                reply.status = status;
+                reply.outcome = "login_failed";
+                Ok(reply)
+            }
+        }
+    }
+
+    async fn login_page(
+        &self,
+        request: &Request<'_>,
+        flow: &FlowRecord,
+        browser: &str,
+        email: &str,
+        problem: Option<&str>,
+    ) -> Result<Reply, OAuthError> {
+        let app = self.registry.app(&flow.app).await?.map(|app| app.name);
+        let mut frame = Frame::of(request);
+        frame.csrf = self.csrf(browser);
+        let (flow, problem) = (flow.id.clone(), problem.map(str::to_owned));
+        let login = LoginPage { frame, flow, app, email: email.to_owned(), problem };
+        Ok(page(StatusCode::OK, "page", &login, None))
+    }
+
+    /// Checks a password. Unknown people, wrong passwords and switched-off accounts take as long
+    /// and get the same words.
+    async fn check_login(
+        &self,
+        request: &Request<'_>,
+        address: &str,
+        password: &str,
+    ) -> Result<Result<UserRecord, (StatusCode, &'static str)>, OAuthError> {
+        let wrong = Ok(Err((StatusCode::UNAUTHORIZED, WRONG)));
+        let Ok(address) = email(address) else { return wrong };
+        if self.logins.is_spent(&address, request.address, request.now_ms) {
+            let words = "Too many attempts. Wait a minute and try again.";
+            return Ok(Err((StatusCode::TOO_MANY_REQUESTS, words)));
+        }
+        let user = self.registry.user_by_email(&address).await?;
+        let hash = user.as_ref().and_then(|user| user.password.as_deref());
+        let matches = match self.passwords.check(hash, password).await {
+            Ok(matches) => matches,
+            Err(PasswordFault::Length) => false,
+            Err(PasswordFault::Busy) => {
+                return Ok(Err((
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "Too many people are logging in. Try again in a moment.",
+                )));
+            }
+        };
+        match user.filter(|user| matches && user.disabled_ms.is_none()) {
+            Some(user) => Ok(Ok(user)),
+            None => {
+                self.logins.count(&address, request.address, request.now_ms);
+                self.metrics.oauth.logins.with_label_values(&["failed"]).inc();
+                wrong
+            }
+        }
+    }
+
+    /// Somebody has logged in: a new session, and on to the consent.
+    pub(super) async fn logged_in(
+        &self,
+        request: &Request<'_>,
+        mut flow: FlowRecord,
+        user: &UserRecord,
+    ) -> Result<Reply, OAuthError> {
+        self.metrics.oauth.logins.with_label_values(&["ok"]).inc();
+        if let Some(old) = cookie(request.headers, SESSION_COOKIE) {
+            self.registry.end_session(&self.peppers.current.digest(Secret::new(old)).to_hex()).await?;
+        }
+        let value = random_secret()?;
+        let id = self.peppers.current.digest(Secret::new(&value)).to_hex();
+        let (created_ms, expires_ms) = (request.now_ms, request.now_ms + SESSION_IDLE_MS);
+        self.registry.put_session(&id, &SessionRecord { user: user.id.clone(), created_ms, expires_ms }).await?;
+        let session = format!("{SESSION_COOKIE}={value}; Path=/; Secure; HttpOnly; SameSite=Lax");
+        flow.user = Some(user.id.clone());
+        let Some(app) = self.registry.app(&flow.app).await? else {
+            self.registry.end_flow(&flow.id).await?;
+            return Ok(Reply::see_other("/account/applications", "logged_in").with(header::SET_COOKIE, &session));
+        };
+        if let Some(organization) = self.remembered(&flow, &app, user).await? {
+            if !self.registry.end_flow(&flow.id).await? {
+                return Ok(forged(request));
+            }
+            let reply = self.finish(request, &flow, &organization).await?;
+            return Ok(reply.with(header::SET_COOKIE, &session));
+        }
+        self.registry.put_flow(&flow).await?;
+        let next = format!("/oauth/consent?login_request={}", flow.id);
+        Ok(Reply::see_other(&next, "logged_in").with(header::SET_COOKIE, &session))
+    }
+
+    /// The organization for which a user need not be asked again: they have agreed to all of it
+    /// before, for an application that nobody else can pretend to be and that has not moved since.
+    pub(super) async fn remembered(
+        &self,
+        flow: &FlowRecord,
+        app: &AppRecord,
+        user: &UserRecord,
+    ) -> Result<Option<String>, OAuthError> {
+        if let (Some(granted), [only]) = (&flow.granted, user.memberships.as_slice()) {
+            // Another system's page has asked already.
+            return Ok((*granted == flow.scopes).then(|| only.organization.clone()));
+        }
+        if flow.must_consent || app.asks_every_time(&flow.redirect_uri) {
+            return Ok(None);
+        }
+        let Some(consent) = self.registry.consent(&user.id, &app.id).await? else { return Ok(None) };
+        let covers = flow.scopes.iter().all(|scope| consent.scopes.contains(scope));
+        let holds = covers && consent.agreed_ms > app.redirects_changed_ms && user.is_member(&consent.organization);
+        Ok(holds.then_some(consent.organization))
+    }
+
+    /// `GET` and `POST /oauth/consent`.
+    pub(super) async fn consent(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
+        let is_post = request.method == "POST";
+        let form = if is_post { Form::of_body(request)? } else { Form::parse(request.query)? };
+        let (flow, browser) = match self.flow(request, &form).await? {
+            Ok(found) => found,
+            Err(page) => return Ok(*page),
+        };
+        let session = self.session(request).await?.filter(|(_, user)| flow.user.as_ref() == Some(&user.id));
+        let app = self.registry.app(&flow.app).await?.filter(|app| app.disabled_ms.is_none());
+        let (Some((_, user)), Some(app)) = (session, app) else {
+            return Ok(message(
+                request,
+                StatusCode::BAD_REQUEST,
+                ("You are not logged in any more", "Go back to the application and start again from there."),
+                None,
+            ));
+        };
+        if !is_post {
+            return self.consent_page(request, &flow, &browser, &app, &user).await;
+        }
+        if !self.is_ours(request, &form, &browser) {
+            return Ok(forged(request));
+        }
+        let is_allowed = form.get("decision").ok().flatten() == Some("allow");
+        let organization = form.get("organization").ok().flatten().unwrap_or_default();
+        if is_allowed && !user.is_member(organization) {
+            return Ok(forged(request));
+        }
+        // One decision for one question, however often the form is sent.
+        if !self.registry.end_flow(&flow.id).await? {
+            return Ok(forged(request));
+        }
+        if !is_allowed {
+            return Ok(denied(request, &flow));
+        }
+        let (scopes, agreed_ms) = (flow.scopes.clone(), request.now_ms);
+        let consent = ConsentRecord { scopes, organization: organization.to_owned(), agreed_ms };
+        self.registry.put_consent(&user.id, &app.id, &consent).await?;
+        self.finish(request, &flow, organization).await
+    }
+
+    async fn consent_page(
+        &self,
+        request: &Request<'_>,
+        flow: &FlowRecord,
+        browser: &str,
+        app: &AppRecord,
+        user: &UserRecord,
+    ) -> Result<Reply, OAuthError> {
+        let mut organizations = Vec::new();
+        for membership in &user.memberships {
+            let found = self.registry.store().organization(&membership.organization).await?;
+            organizations.extend(found.map(|organization| Choice { id: organization.id, name: organization.name }));
+        }
+        let owner = self.registry.store().organization(&app.organization).await?;
+        let mut frame = Frame::of(request);
+        frame.csrf = self.csrf(browser);
+        let consent = ConsentPage {
+            frame,
+            flow: flow.id.clone(),
+            app: app.name.clone(),
+            owner: owner.map_or_else(|| app.organization.clone(), |owner| owner.name),
+            host: destination(app, &flow.redirect_uri),
+            scopes: in_words(request, &flow.scopes),
+            organizations,
+        };
+        Ok(page(StatusCode::OK, "page", &consent, Some(&flow.redirect_uri)))
+    }
+
+    /// The user said yes: a grant with a code, and back to the application.
+    pub(super) async fn finish(
+        &self,
+        request: &Request<'_>,
+        flow: &FlowRecord,
+        organization: &str,
+    ) -> Result<Reply, OAuthError> {
+        let id = base62(super::secret::GRANT_ID_CHARS)?;
+        let code = new_code(&id)?;
+        let now_ms = request.now_ms;
+        let grant = GrantRecord {
+            id,
+            api: flow.api.clone(),
+            app: flow.app.clone(),
+            user: flow.user.clone().unwrap_or_default(),
+            organization: organization.to_owned(),
+            scopes: flow.scopes.clone(),
+            created_ms: now_ms,
+            expires_ms: now_ms + REFRESH_LIFE_MS,
+            code: Some(GrantCode {
+                digest: self.peppers.current.digest(Secret::new(&code)),
+                redirect_uri: flow.redirect_uri.clone(),
+                challenge: flow.challenge.clone(),
+                expires_ms: now_ms + CODE_LIFE_MS,
+                used_ms: None,
+            }),
+            refresh: None,
+            dead: None,
+            not_before_s: 0,
+            revoked: Vec::new(),
+        };
+        self.registry.insert_grant(&grant).await?;
+        let mut parameters = vec![("code", code.as_str())];
+        parameters.extend(flow.state.as_deref().map(|state| ("state", state)));
+        parameters.push(("iss", &*request.oauth.issuer));
+        Ok(Reply::see_other(&with_parameters(&flow.redirect_uri, &parameters), "granted"))
+    }
+}
+
+/// The user said no (RFC 6749 section 4.1.2.1).
+pub(super) fn denied(request: &Request<'_>, flow: &FlowRecord) -> Reply {
+    let mut parameters =
+        vec![("error", Code::AccessDenied.as_str()), ("error_description", "the user did not allow it")];
+    parameters.extend(flow.state.as_deref().map(|state| ("state", state)));
+    parameters.push(("iss", &*request.oauth.issuer));
+    Reply::see_other(&with_parameters(&flow.redirect_uri, &parameters), Code::AccessDenied.as_str())
+}
+
+/// A form that did not come from a page of ours.
+pub(super) fn forged(request: &Request<'_>) -> Reply {
+    let words = ("That did not work", "The form did not come from this page, or is too old. Go back and try again.");
+    message(request, StatusCode::FORBIDDEN, words, None)
+}

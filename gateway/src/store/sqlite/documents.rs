@@ -1,0 +1,165 @@
+//! Records of the authorization server in SQLite.
+
+use async_trait::async_trait;
+use rusqlite::{OptionalExtension as _, Transaction, params};
+
+use super::super::documents::{Document, Documents, Kind, Swap};
+use super::super::{Change, LIST_MAX, Position, StoreError, announced};
+use super::SqliteStore;
+use super::rows::{announce, unavailable};
+
+/// Records dropped in one step: a writer waits for a step, not for all of them.
+const SWEPT_AT_ONCE: usize = 2_000;
+
+fn list(transaction: &Transaction<'_>, document: &Document) -> Result<(), StoreError> {
+    let mut statement = transaction
+        .prepare_cached("INSERT OR IGNORE INTO lists (kind, list, id) VALUES (?1, ?2, ?3)")
+        .map_err(unavailable)?;
+    for name in &document.lists {
+        statement.execute(params![document.kind.as_str(), name, document.id]).map_err(unavailable)?;
+    }
+    Ok(())
+}
+
+/// Notes when a grant was used; the newest wins.
+pub(super) fn note_grant_use(
+    transaction: &Transaction<'_>,
+    grant: &str,
+    at_ms: u64,
+    drop_ms: u64,
+) -> Result<(), StoreError> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO documents (kind, id, record, expires_ms) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (kind, id) DO UPDATE SET record = excluded.record, expires_ms = excluded.expires_ms
+             WHERE CAST(record AS INTEGER) < CAST(excluded.record AS INTEGER)",
+        )
+        .and_then(|mut s| s.execute(params![Kind::GrantUse.as_str(), grant, at_ms.to_string(), drop_ms]))
+        .map(|_| ())
+        .map_err(unavailable)
+}
+
+#[async_trait]
+impl Documents for SqliteStore {
+    async fn document(&self, kind: Kind, id: &str) -> Result<Option<String>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT record FROM documents WHERE kind = ?1 AND id = ?2")
+                .and_then(|mut s| s.query_row(params![kind.as_str(), id], |row| row.get(0)).optional())
+                .map_err(unavailable)
+        })
+        .await
+    }
+
+    async fn insert_document(&self, document: &Document) -> Result<bool, StoreError> {
+        let document = document.clone();
+        self.write(move |transaction| {
+            let added = transaction
+                .execute(
+                    "INSERT OR IGNORE INTO documents (kind, id, record, expires_ms) VALUES (?1, ?2, ?3, ?4)",
+                    params![document.kind.as_str(), document.id, document.record, document.expires_ms],
+                )
+                .map_err(unavailable)?;
+            list(transaction, &document)?;
+            Ok(added == 1)
+        })
+        .await
+    }
+
+    async fn put_document(&self, document: &Document) -> Result<(), StoreError> {
+        let document = document.clone();
+        self.write(move |transaction| {
+            transaction
+                .execute(
+                    "INSERT OR REPLACE INTO documents (kind, id, record, expires_ms) VALUES (?1, ?2, ?3, ?4)",
+                    params![document.kind.as_str(), document.id, document.record, document.expires_ms],
+                )
+                .map_err(unavailable)?;
+            list(transaction, &document)
+        })
+        .await
+    }
+
+    async fn swap_document(&self, swap: &Swap<'_>) -> Result<bool, StoreError> {
+        let (kind, id, before, after) = (swap.kind, swap.id.to_owned(), swap.before.to_owned(), swap.after.to_owned());
+        let expires_ms = swap.expires_ms;
+        self.write(move |transaction| {
+            let changed = transaction
+                .execute(
+                    "UPDATE documents SET record = ?4, expires_ms = ?5 WHERE kind = ?1 AND id = ?2 AND record = ?3",
+                    params![kind.as_str(), id, before, after, expires_ms],
+                )
+                .map_err(unavailable)?;
+            Ok(changed == 1)
+        })
+        .await
+    }
+
+    async fn remove_document(&self, kind: Kind, id: &str) -> Result<bool, StoreError> {
+        let id = id.to_owned();
+        self.write(move |transaction| {
+            let key = params![kind.as_str(), id];
+            let gone = transaction.execute("DELETE FROM documents WHERE kind = ?1 AND id = ?2", key);
+            let gone = gone.map_err(unavailable)?;
+            transaction.execute("DELETE FROM lists WHERE kind = ?1 AND id = ?2", key).map_err(unavailable)?;
+            Ok(gone == 1)
+        })
+        .await
+    }
+
+    async fn documents(&self, kind: Kind, list: &str) -> Result<Vec<String>, StoreError> {
+        let list = list.to_owned();
+        self.read(move |connection| {
+            let mut statement = connection
+                .prepare_cached(&format!(
+                    "SELECT record FROM lists JOIN documents USING (kind, id) WHERE kind = ?1 AND list = ?2
+                     LIMIT {LIST_MAX}"
+                ))
+                .map_err(unavailable)?;
+            let rows = statement.query_map(params![kind.as_str(), list], |row| row.get(0)).map_err(unavailable)?;
+            rows.map(|row| row.map_err(unavailable)).collect()
+        })
+        .await
+    }
+
+    async fn sweep(&self, now_ms: u64) -> Result<usize, StoreError> {
+        self.write(move |transaction| {
+            let mut over: Vec<(String, String)> = Vec::new();
+            {
+                let mut statement = transaction
+                    .prepare_cached("SELECT kind, id FROM documents WHERE expires_ms < ?1 LIMIT ?2")
+                    .map_err(unavailable)?;
+                let rows = statement
+                    .query_map(params![now_ms, SWEPT_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .map_err(unavailable)?;
+                for row in rows {
+                    over.push(row.map_err(unavailable)?);
+                }
+            }
+            for (kind, id) in &over {
+                for table in ["documents", "lists"] {
+                    transaction
+                        .prepare_cached(&format!("DELETE FROM {table} WHERE kind = ?1 AND id = ?2"))
+                        .and_then(|mut statement| statement.execute([kind, id]))
+                        .map_err(unavailable)?;
+                }
+            }
+            Ok(over.len())
+        })
+        .await
+    }
+
+    async fn now_ms(&self, local_ms: u64) -> Result<u64, StoreError> {
+        Ok(local_ms)
+    }
+
+    async fn announce_change(&self, change: &Change) -> Result<Position, StoreError> {
+        let change = change.clone();
+        self.write(move |transaction| {
+            let (word, subject) = announced(&change);
+            announce(transaction, word, &subject)
+        })
+        .await
+    }
+}
