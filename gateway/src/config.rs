@@ -288,8 +288,8 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
     if file.policy.is_empty() {
         problems.push(Problem::at(Default::default(), "no policy file is named"));
     }
-    let peppers = secrets::peppers(&file, folder, problems)?;
-    let management_key = secrets::management_key(&file, &peppers, folder, problems);
+    let peppers = secrets::peppers(&file, folder, problems);
+    let management_key = peppers.as_ref().and_then(|peppers| secrets::management_key(&file, peppers, folder, problems));
     let store = match &file.store {
         Some(text) => match text.strip_prefix("sqlite://") {
             Some(path) => format!("sqlite://{}", folder.join(path).display()),
@@ -320,7 +320,7 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
         policy: file.policy.iter().map(at).collect(),
         store,
         redis,
-        peppers,
+        peppers: peppers?,
         state,
         admin: admin?,
         trusted_proxies,

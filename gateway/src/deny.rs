@@ -264,8 +264,7 @@ impl Denial {
             Denial::InvalidCredential | Denial::DeadCredential(_) => "invalid_token",
             Denial::UnreadableCredential(_) => "invalid_request",
             Denial::InsufficientScope { required } => {
-                let scope = format!("error=\"insufficient_scope\", scope=\"{required}\"");
-                return Some(format!("Bearer realm=\"{realm}\", {scope}{metadata}"));
+                return Some(format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{required}\""));
             }
             Denial::PublicKeyNotAccepted => "insufficient_scope",
             Denial::Head(_)

@@ -188,38 +188,20 @@ impl Gate {
         }
         let target = head.target().map_err(Denial::Target)?;
         known.keep_target(&target);
-        if let Some((api, _)) = snapshot.policy.issuer_at(&target.host) {
-            known.api = Some(api.index);
-            return Ok(Admission::Authorize);
-        }
-        let api = snapshot.policy.api_at(&target.host).ok_or(Denial::NoSuchRoute)?;
-        known.api = Some(api.index);
-        if head.is_preflight() {
-            return Ok(Admission::Preflight);
-        }
-        let is_read = matches!(target.method, Some(Method::Get | Method::Head));
-        if api.oauth.is_some() && is_read && target.path.as_str() == RESOURCE_METADATA_PATH {
-            return Ok(Admission::Describe);
-        }
+        let api = match addressed(head, &target, snapshot, known)? {
+            Ok(api) => api,
+            Err(aside) => return Ok(aside),
+        };
         if let Some(secret) = head.credential()? {
             let identified = self.identify(api, secret, address, known.now.wall_ms).await?;
             known.found = Some(identified.found);
             known.caller = Some((identified.caller, identified.organization));
         }
-        let (identity, circumstances) = (known.identity(), circumstances(head, address));
+        let circumstances = circumstances(head, address);
         if api.is_inspection(&target) {
-            let organization = api.authorize_inspection(identity, &circumstances)?;
-            let limiter = &*self.shared.limiter;
-            let ends_ms = match &known.caller {
-                Some((Caller::Key(key), _)) => key.facts.not_after_ms,
-                Some((Caller::Token(token, _), _)) => Some(token.ends_ms),
-                None => None,
-            };
-            let seen = inspect(limiter, api, (identity, organization), ends_ms, snapshot.version, known.now).await;
-            let standing = self.peek(api, identity, known.now);
-            known.standing = standing;
-            return Ok(Admission::Inspect(Box::new(seen)));
+            return self.inspect(api, &circumstances, snapshot.version, known).await;
         }
+        let identity = known.identity();
         let grant = match api.authorize(&target, identity, &circumstances) {
             Ok(grant) => grant,
             Err(refusal) => {
@@ -253,6 +235,27 @@ impl Gate {
         }
         let host = api.hosts.iter().position(|host| **host == *target.host.as_str()).unwrap_or(0);
         Ok(Admission::Forward(Permit { api: api.index, route: route.index, host }))
+    }
+
+    /// The caller wants to know where it stands. Spends nothing.
+    async fn inspect(
+        &self,
+        api: &Api,
+        circumstances: &Circumstances<'_>,
+        version: u64,
+        known: &mut Known,
+    ) -> Result<Admission, Denial> {
+        let identity = known.identity();
+        let organization = api.authorize_inspection(identity, circumstances)?;
+        let ends_ms = match &known.caller {
+            Some((Caller::Key(key), _)) => key.facts.not_after_ms,
+            Some((Caller::Token(token, _), _)) => Some(token.ends_ms),
+            None => None,
+        };
+        let limiter = &*self.shared.limiter;
+        let seen = inspect(limiter, api, (identity, organization), ends_ms, version, known.now).await;
+        known.standing = self.peek(api, identity, known.now);
+        Ok(Admission::Inspect(Box::new(seen)))
     }
 
     /// From a credential to a working one.
@@ -357,6 +360,30 @@ pub fn found_label(found: Found) -> &'static str {
         Found::Stored => "stored",
         Found::Stale => "stale",
     }
+}
+
+/// The API whose business a request is; or how it goes on when it is ours: at the host of an
+/// authorization server, a preflight, or what an API says of itself.
+fn addressed<'s>(
+    head: &Head<'_>,
+    target: &Target<'_>,
+    snapshot: &'s Snapshot,
+    known: &mut Known,
+) -> Result<Result<&'s Api, Admission>, Denial> {
+    if let Some((api, _)) = snapshot.policy.issuer_at(&target.host) {
+        known.api = Some(api.index);
+        return Ok(Err(Admission::Authorize));
+    }
+    let api = snapshot.policy.api_at(&target.host).ok_or(Denial::NoSuchRoute)?;
+    known.api = Some(api.index);
+    if head.is_preflight() {
+        return Ok(Err(Admission::Preflight));
+    }
+    let is_read = matches!(target.method, Some(Method::Get | Method::Head));
+    if api.oauth.is_some() && is_read && target.path.as_str() == RESOURCE_METADATA_PATH {
+        return Ok(Err(Admission::Describe));
+    }
+    Ok(Ok(api))
 }
 
 fn circumstances<'a>(head: &Head<'a>, address: IpAddr) -> Circumstances<'a> {

@@ -130,7 +130,8 @@ fn missing_expired_or_invalid_credentials_are_401(kind: StoreKind) {
     let world = world(kind);
     let missing = world.gateway().ask("GET", PACKS, None, &[]);
     assert_eq!((missing.status, missing.code().as_str()), (401, "missing_credential"));
-    assert_eq!(missing.field("www-authenticate"), Some("Bearer realm=\"IconFlow API\""));
+    let challenge = missing.field("www-authenticate").unwrap();
+    assert!(challenge.starts_with("Bearer realm=\"IconFlow API\"") && !challenge.contains("error"), "{challenge}");
     assert_eq!(missing.field("x-ratelimit-limit"), None, "nothing is said of limits to a stranger");
 
     let soon = gateway::clock::rfc3339(gateway::clock::Clock::now_ms(&gateway::clock::System) + 5_000);
@@ -139,7 +140,8 @@ fn missing_expired_or_invalid_credentials_are_401(kind: StoreKind) {
     until("the key expires", || world.gateway().get(PACKS, &key).status == 401);
     let expired = world.gateway().get(PACKS, &key);
     assert_eq!(expired.code(), "expired_credential");
-    assert_eq!(expired.field("www-authenticate"), Some("Bearer realm=\"IconFlow API\", error=\"invalid_token\""));
+    let challenge = expired.field("www-authenticate").unwrap();
+    assert!(challenge.starts_with("Bearer realm=\"IconFlow API\", error=\"invalid_token\""), "{challenge}");
 
     for invalid in
         ["ifk_live_doesnotexist1", "ifk_live_x", "nonsense", "ak_live_xxxxxxxxxxxx", "iat_eyJhbGciOiJSUzI1NiJ9"]
