@@ -184,6 +184,10 @@ impl World {
         &self.gateways[0]
     }
 
+    pub fn gateways(&self) -> &[Gateway] {
+        &self.gateways
+    }
+
     pub fn gateway_number(&self, number: usize) -> &Gateway {
         &self.gateways[number]
     }

@@ -4,6 +4,8 @@
 //! compiled into the library so that tests of other crates can run it over a real Redis.
 #![expect(clippy::unwrap_used, reason = "this is a list of tests")]
 
+mod documents;
+
 use policy::identity::{Environment, KeyClass};
 use policy::window::{Period, Tally};
 
@@ -64,6 +66,7 @@ pub async fn all(store: &dyn Store) {
     counters_add_up_within_a_window(store).await;
     gateways_are_listed_until_they_fall_silent(store).await;
     keys_are_listed_newest_first(store).await;
+    documents::all(store).await;
 }
 
 async fn a_record_comes_back_as_it_went_in(store: &dyn Store) {
