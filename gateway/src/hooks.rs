@@ -5,8 +5,10 @@
 //! closed.
 
 mod authorize;
+mod farewell;
 mod record;
 mod trouble;
+mod wire;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -14,21 +16,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::StatusCode;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
+use policy::KeyFault;
 use policy::limit::Payer;
 use policy::route::RouteClass;
 
 use self::trouble::denial_of;
+use self::wire::{peer_address, set_phase};
 use crate::answer::{self, Dressing};
 use crate::clock::Moment;
 use crate::config::ListenKind;
 use crate::deny::Denial;
 use crate::forward;
-use crate::guarded::{Guarded, Phase};
+use crate::guarded::Phase;
 use crate::identify::Caller;
 use crate::proxy::{Admission, Gate, Known, Permit, is_browser_exposure};
 use crate::request::{Head, caller_address, raw_head, request_id};
@@ -63,6 +68,8 @@ pub struct Ctx {
     /// A denial that was decided after forwarding began.
     late_denial: Option<Denial>,
     status: u16,
+    /// Ties an exchange that outlasts its request to its credential.
+    tie: Option<farewell::Tied>,
 }
 
 impl Ctx {
@@ -113,17 +120,7 @@ impl Gate {
     }
 }
 
-fn set_phase(session: &Session, phase: Phase) {
-    let stream = session.as_downstream().stream();
-    if let Some(guarded) = stream.and_then(|stream| stream.as_any().downcast_ref::<Guarded>()) {
-        guarded.phase().set(phase);
-    }
-}
-
-fn peer_address(session: &Session) -> IpAddr {
-    let inet = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
-    inet.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_canonical()
-}
+const SWITCHING_PROTOCOLS: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
 
 /// Longest wait for a client to take what we send it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -149,6 +146,7 @@ impl ProxyHttp for Gate {
             body_bytes: 0,
             late_denial: None,
             status: 0,
+            tie: None,
         }
     }
 
@@ -171,6 +169,7 @@ impl ProxyHttp for Gate {
         ctx.known.address = Some(address);
         ctx.known.now = ctx.started;
 
+        let changes = self.shared.identities.live.changes();
         let raw = raw_head(session);
         let decision = match Head::check(session, raw.as_ref()) {
             Ok(head) => {
@@ -187,6 +186,7 @@ impl ProxyHttp for Gate {
         match decision {
             Ok(Admission::Forward(permit)) => {
                 ctx.permit = Some(permit);
+                self.tie(session, ctx, changes).await;
                 if session.req_header().headers.contains_key(http::header::EXPECT) {
                     session.as_downstream_mut().write_continue_response().await?;
                 }
@@ -281,13 +281,26 @@ impl ProxyHttp for Gate {
         Ok(())
     }
 
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<Option<Duration>> {
+        if let (Some(tie), Some(body), true) = (&mut ctx.tie, body, session.was_upgraded()) {
+            tie.pass(body);
+        }
+        Ok(None)
+    }
+
     async fn response_filter(
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        let is_final = !response.status.is_informational() || response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        let is_final = !response.status.is_informational() || response.status == SWITCHING_PROTOCOLS;
         if is_final {
             ctx.first_byte = Some(self.shared.clock.since(ctx.started));
             (ctx.outcome, ctx.status) = (Outcome::Forwarded, response.status.as_u16());
@@ -329,8 +342,16 @@ impl ProxyHttp for Gate {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let denial = ctx.late_denial.take().or_else(|| denial_of(error));
-        let is_answered = session.response_written().is_some_and(|r| !r.status.is_informational());
+        // An upgrade is an answer too: what is written after it would be taken for data.
+        let is_final = |r: &ResponseHeader| !r.status.is_informational() || r.status == SWITCHING_PROTOCOLS;
+        let is_answered = session.response_written().is_some_and(is_final);
+        let is_over = ctx.tie.as_ref().is_some_and(farewell::Tied::has_ended);
+        if is_over && is_answered {
+            self.say_farewell(session, ctx).await;
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        let over = is_over.then_some(Denial::DeadCredential(KeyFault::Revoked));
+        let denial = ctx.late_denial.take().or(over).or_else(|| denial_of(error));
         let mut error_code = 0;
         if let Some(denial) = denial.filter(|_| !is_answered) {
             error_code = denial.status();

@@ -19,6 +19,7 @@ pub mod hooks;
 pub mod identify;
 pub mod inspect;
 pub mod limit;
+pub mod live;
 pub mod oauth;
 pub mod observe;
 pub mod outgoing;

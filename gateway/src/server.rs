@@ -1,5 +1,7 @@
 //! Wiring: the only place where everything is constructed.
 
+mod jobs;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,25 +10,25 @@ use pingora::proxy::http_proxy;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{ExecutionPhase, RunArgs, Server};
 use pingora::services::listening::Service;
-use policy::window::Tally;
 
 use crate::clock::{Clock, System};
 use crate::config::{Config, ListenKind};
 use crate::edge::{Caps, Edge};
 use crate::guarded::Deadlines;
-use crate::identify::{Bounds, FailureBudget, Identities, follow};
+use crate::identify::{Bounds, FailureBudget, Identities};
 use crate::limit::{Embedded, Leasing, Limiter};
+use crate::live::Tethered;
 use crate::oauth::registry::Registry;
 use crate::oauth::user::Passwords;
 use crate::oauth::{AuthorizationServer, Throttle};
 use crate::observe::admin::Admin;
-use crate::observe::{AccessLog, Health, Metrics, UsageLog, write_behind};
+use crate::observe::{AccessLog, Health, Metrics, UsageLog};
 use crate::outgoing::Outgoing;
 use crate::proxy::{Gate, Shared};
 use crate::random::{RequestIds, base62};
 use crate::reload::{CertificateKeeper, watch};
 use crate::snapshot::PolicyKeeper;
-use crate::store::{Counter, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::tls::{Resolver, acceptor};
 
 /// Why a gateway did not start. The text says what to do.
@@ -112,7 +114,7 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     let gateway_id = format!("gw_{}", base62(16)?);
     let caps = Caps::new(config.bounds.connections, config.bounds.connections_per_address);
 
-    threads.spawn(prepare(store.clone(), shared.clone(), health.clone(), gateway_id.clone()));
+    threads.spawn(jobs::prepare(store.clone(), shared.clone(), health.clone(), gateway_id.clone()));
     threads.spawn(watch(keeper, certificates.clone(), seen_certificates));
     let admin = admin(&config, &shared, &health, &caps, &certificates);
     let listener = admin.bind().map_err(system(format!("cannot listen on {} (admin)", config.admin)))?;
@@ -170,6 +172,7 @@ fn shared(
     let peppers = config.peppers.clone();
     let identities = Identities::new(store.clone(), peppers.clone(), bounds, clock.clone(), outgoing.clone());
     let identities = Arc::new(identities);
+    identities.live.count_in(metrics.oauth.ended_streams.clone());
     let authorization = AuthorizationServer {
         registry: Registry::new(store.clone()),
         peppers,
@@ -206,89 +209,6 @@ fn limiter(config: &Config, metrics: &Metrics, clock: &Arc<dyn Clock>) -> Result
         return Ok(Arc::new(Embedded::new(most)));
     }
     Ok(Leasing::start(&config.store, &config.redis, most, clock.clone(), metrics.limits.clone())?)
-}
-
-/// Follows changes and writes behind from the start, and restores quotas as soon as the store
-/// answers. Until the quotas are back the gateway is not ready.
-async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: Arc<Health>, gateway_id: String) {
-    health.wait_for("store", "the store has not answered yet");
-    health.wait_for("signing keys", "the signing keys have not been read yet");
-    health.wait_for("limits", "the server of the limits has not answered yet, or is not yet sure of what it holds");
-    let limiter: Arc<dyn Limiter> = shared.limiter.clone();
-    let (usage, clock) = (shared.usage.clone(), shared.clock.clone());
-    tokio::join!(
-        follow(gateway_id.clone(), shared.identities.clone(), store.clone(), clock.clone()),
-        async {
-            restore_quotas(&*store, &shared).await;
-            health.arrived("store");
-            // A limiter that cannot tell yet whether its Redis was just restarted takes no requests.
-            limiter.ready().await;
-            health.arrived("limits");
-            match store.warnings().await {
-                Ok(warnings) => warnings.iter().for_each(|w| log::warn!(target: "tollgate::store", "{w}")),
-                Err(error) => log::warn!(target: "tollgate::store", "{error}"),
-            }
-            write_behind(usage, store.clone(), limiter, clock).await;
-        },
-        count_gateways(&*store, &shared, &gateway_id),
-        keep_keys(&shared, &health)
-    );
-}
-
-/// How often signing keys are looked at and ended records dropped.
-const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(60);
-
-/// Keeps the signing keys in order, if the policy has an authorization server, and drops what has
-/// ended. The gateway is not ready before it can verify tokens.
-async fn keep_keys(shared: &Shared, health: &Health) {
-    let mut has_keys = false;
-    loop {
-        let issues = shared.keeper.load().policy.apis.iter().any(|api| api.oauth.is_some());
-        if issues {
-            shared.authorization.maintain().await;
-        }
-        if !has_keys && (!issues || shared.identities.tokens.keys.ring().is_some()) {
-            health.arrived("signing keys");
-            has_keys = true;
-        }
-        tokio::time::sleep(if has_keys { HOUSEKEEPING_EVERY } else { COUNT_EVERY }).await;
-    }
-}
-
-/// How often the gateways that share the limits are counted: more than once in the time between a
-/// gateway's first sign of life and its first request.
-const COUNT_EVERY: Duration = Duration::from_millis(400);
-
-/// Gateways whose wall clocks differ by less than this do not overlook each other.
-const CLOCKS_APART_MS: u64 = 80_000;
-
-/// Tells the limiter how many other gateways there are. While the store is away the last count stays.
-async fn count_gateways(store: &dyn Store, shared: &Shared, myself: &str) {
-    loop {
-        if let Ok(gateways) = store.gateways(shared.clock.now_ms().saturating_sub(CLOCKS_APART_MS)).await {
-            shared.limiter.set_others(gateways.iter().filter(|gateway| gateway.id != myself).count());
-        }
-        tokio::time::sleep(COUNT_EVERY).await;
-    }
-}
-
-async fn restore_quotas(store: &dyn Store, shared: &Shared) {
-    let counters = loop {
-        match store.counters().await {
-            Ok(counters) => break counters,
-            Err(error) => {
-                log::warn!(target: "tollgate::store", "waiting for the store: {error}");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        }
-    };
-    let now_ms = shared.clock.now_ms();
-    let is_over = |c: &Counter| c.period.window(now_ms, 0).index > Tally::from_word(c.word).window;
-    let (ended, current): (Vec<Counter>, Vec<Counter>) = counters.into_iter().partition(is_over);
-    shared.limiter.merge(&[], &current, now_ms);
-    if let Err(error) = store.drop_counters(&ended).await {
-        log::warn!(target: "tollgate::store", "ended quota counters could not be dropped: {error}");
-    }
 }
 
 fn admin(
@@ -349,8 +269,10 @@ fn server(
             ListenKind::Tls => Some(acceptor(resolver.clone())?),
             ListenKind::Plain | ListenKind::Trusted { .. } => None,
         };
+        let keeper = shared.keeper.clone();
+        let has_streams = Arc::new(move || keeper.load().has_streams);
         let edge = Edge {
-            app: Arc::new(proxy),
+            app: Arc::new(Tethered { app: Arc::new(proxy), has_streams }),
             acceptor,
             handshake: config.bounds.handshake,
             deadlines: Deadlines { head: config.bounds.head, body_rate: config.bounds.body_rate },

@@ -332,6 +332,18 @@ impl Api {
 }
 
 impl Route {
+    /// The protocol whose exchanges end with their credential, if the route allows one.
+    pub fn tethered(&self) -> Option<&'static str> {
+        let Protocols { websocket, sse, grpc } = self.protocols;
+        let protocol = match (websocket, sse, grpc) {
+            (true, _, _) => "websocket",
+            (false, true, _) => "sse",
+            (false, false, true) => "grpc",
+            (false, false, false) => return None,
+        };
+        self.ends_with_credential.then_some(protocol)
+    }
+
     fn check_scopes(&self, identity: Identity<'_>) -> Result<(), Refusal> {
         if let Identity::Key(key, _) = identity
             && key.class == KeyClass::Public

@@ -1,6 +1,7 @@
 //! An upstream that records every byte it receives and behaves as the request asks it to.
 //!
-//! The field `x-behave` of a request chooses: `slow` (waits), `sse` (a stream of events), `limits`
+//! The field `x-behave` of a request chooses: `slow` (waits), `sse` (a stream of events), `quiet` (one
+//! event, and then none for ever), `limits`
 //! (sends limit and CORS fields of its own), `garbage`, `two-lengths`, `big` (a 1 MiB answer),
 //! `reset` (closes without an answer). A WebSocket handshake is accepted and echoed.
 
@@ -116,6 +117,13 @@ impl Upstream {
                     std::thread::sleep(Duration::from_millis(300));
                 }
                 stream.write_all(b"0\r\n\r\n").is_ok()
+            }
+            "quiet" => {
+                let event = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 0\n\n\r\n";
+                let _ = stream.write_all(event.as_bytes());
+                // Until the other side goes away.
+                let _ = stream.read(&mut [0u8; 1]);
+                false
             }
             "limits" => {
                 let own = "X-RateLimit-Limit: 7\r\nx-ratelimit-remaining: 7\r\nX-RateLimit-Reset: 7\r\nRateLimit: \"x\";r=7\r\nAccess-Control-Allow-Origin: https://evil.example\r\n";

@@ -30,6 +30,7 @@ pub use self::grants::{GrantFacts, KnownGrant};
 pub use self::tokens::{KnownToken, Tokens, subject};
 use crate::clock::Clock;
 use crate::digest::{Digest, Peppers};
+use crate::live::Live;
 use crate::outgoing::Outgoing;
 use crate::store::{Store, StoreError};
 
@@ -80,6 +81,8 @@ pub struct Identities {
     cache: Cache<policy::Key>,
     /// Verifies tokens.
     pub tokens: Tokens,
+    /// Exchanges that outlast their request.
+    pub live: Arc<Live>,
     store: Arc<dyn Store>,
     peppers: Peppers,
     clock: Arc<dyn Clock>,
@@ -95,7 +98,7 @@ impl Identities {
         outgoing: Arc<Outgoing>,
     ) -> Self {
         let tokens = Tokens::new(store.clone(), peppers.clone(), bounds, clock.clone(), outgoing);
-        Identities { cache: Cache::new(bounds), tokens, store, peppers, clock }
+        Identities { cache: Cache::new(bounds), tokens, live: Arc::default(), store, peppers, clock }
     }
 
     /// How many keys are cached.
@@ -185,7 +188,31 @@ impl Identities {
     /// Forgets what changed. After it returns, no answer comes from before the change.
     pub async fn forget(&self, changes: &[crate::store::Change]) -> Result<(), StoreError> {
         self.cache.forget(changes, &*self.store).await?;
-        self.tokens.forget(changes).await
+        self.tokens.forget(changes).await?;
+        for (number, caller) in self.live.touched(changes) {
+            if !self.is_alive(&caller).await? {
+                self.live.end(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// The hashes under which a key may be stored.
+    pub fn digests(&self, secret: Secret<'_>) -> (Digest, Option<Digest>) {
+        self.peppers.digests(secret)
+    }
+
+    /// Whether a credential that worked still does, whatever the caches say.
+    pub async fn is_alive(&self, caller: &Caller) -> Result<bool, StoreError> {
+        match caller {
+            Caller::Key(key) => match self.store.key(&key.facts.id).await {
+                Ok(record) => Ok(record.facts()?.live_at(self.clock.now_ms()).is_ok()),
+                Err(StoreError::NotFound(_)) => Ok(false),
+                Err(other) => Err(other),
+            },
+            Caller::Token(token, Some(_)) => self.tokens.is_alive(token).await,
+            Caller::Token(_, None) => Ok(true),
+        }
     }
 
     /// Says whether changes arrive; while they do not, records count as fresh for a shorter time.

@@ -280,6 +280,12 @@ impl Tokens {
         Ok(KnownToken { facts, ends_ms, asked_until_ms: u64::MAX, issued_s, source: Source::Own(oauth.clone()) })
     }
 
+    /// Whether the grant of a token still stands.
+    pub(super) async fn is_alive(&self, token: &Arc<KnownToken>) -> Result<bool, StoreError> {
+        let found = self.grants.look_up(token.facts.grant.clone(), &*self.store, &*self.clock).await?;
+        Ok(found.is_some_and(|grant| grant.facts.allows(&token.facts.id, token.issued_s).is_ok()))
+    }
+
     /// Puts a grant into the cache as if it had been looked up: for benches.
     pub fn warm(&self, grant: &str, facts: GrantFacts, organization: Arc<super::KnownOrganization>) {
         self.grants.insert(grant.into(), facts, organization, self.clock.now_ms());
