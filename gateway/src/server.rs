@@ -22,7 +22,7 @@ use crate::oauth::registry::Registry;
 use crate::oauth::user::Passwords;
 use crate::oauth::{AuthorizationServer, Throttle};
 use crate::observe::admin::Admin;
-use crate::observe::{AccessLog, Health, Metrics, UsageLog};
+use crate::observe::{AccessLog, Health, Management, Metrics, UsageLog};
 use crate::outgoing::Outgoing;
 use crate::proxy::{Gate, Shared};
 use crate::random::{RequestIds, base62};
@@ -219,6 +219,8 @@ fn admin(
     certificates: &Arc<CertificateKeeper>,
 ) -> Admin {
     let (shared, caps, certificates) = (shared.clone(), caps.clone(), certificates.clone());
+    let (authorization, keeper) = (shared.authorization.clone(), shared.keeper.clone());
+    let management = config.management_key.map(|key| Management { authorization, keeper, key });
     let (metrics, limiter, clock) = (shared.metrics.clone(), shared.limiter.clone(), shared.clock.clone());
     let refresh = move || {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -228,7 +230,15 @@ fn admin(
         shared.metrics.open_connections.set(count(caps.open()));
         certificates.refresh_days();
     };
-    Admin { address: config.admin, metrics, health: health.clone(), limiter, clock, refresh: Arc::new(refresh) }
+    Admin {
+        address: config.admin,
+        management,
+        metrics,
+        health: health.clone(),
+        limiter,
+        clock,
+        refresh: Arc::new(refresh),
+    }
 }
 
 fn server(

@@ -213,7 +213,16 @@ impl<'s> Walk<'s, '_> {
             Kind::Text(_) => "string",
             Kind::Null | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) => "",
         };
-        if let Some(sub) = choices.iter().find(|s| types(s).any(|t| t == wanted) && s.get("const").is_none()) {
+        let fits = |s: &&&Value| types(s).any(|t| t == wanted) && s.get("const").is_none();
+        // Of several mappings, the one whose fields are there; failing that, the first is explained.
+        let is_meant = |s: &&&Value| match &node.kind {
+            Kind::Map(entries) => {
+                entries.iter().any(|(name, _, _)| s.pointer(&format!("/properties/{name}")).is_some())
+            }
+            Kind::Null | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) | Kind::Text(_) | Kind::List(_) => false,
+        };
+        let meant = choices.iter().filter(fits).find(is_meant);
+        if let Some(sub) = meant.or_else(|| choices.iter().find(fits)) {
             return self.node(node, sub, what);
         }
         let found = node.kind.name();

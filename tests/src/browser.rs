@@ -46,6 +46,11 @@ pub fn part(token: &str, number: usize) -> serde_json::Value {
     serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).unwrap()).unwrap()
 }
 
+/// The S256 challenge of a verifier.
+pub fn challenge(verifier: &str) -> String {
+    crate::issuer::b64(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes()))
+}
+
 /// Form-encodes.
 pub fn form(fields: &[(&str, &str)]) -> String {
     let encode = |text: &str| {

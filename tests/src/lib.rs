@@ -25,7 +25,7 @@ mod upstream;
 mod world;
 
 pub use browser::{
-    AUTH, App, Browser, CALLBACK, CHALLENGE, PASSWORD, Tokens, VERIFIER, form, hidden, parameter, part, post,
+    AUTH, App, Browser, CALLBACK, CHALLENGE, PASSWORD, Tokens, VERIFIER, challenge, form, hidden, parameter, part, post,
 };
 pub use bucket::{BucketServer, Dice};
 pub use client::{Connection, Response, Trust};

@@ -5,16 +5,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use policy::credential::Secret;
 
-use super::orgs::known_scopes;
 use super::{Desk, Failure, print};
 use crate::clock::{Clock as _, System, rfc3339};
-use crate::oauth::app::{AppKind, AppRecord, REDIRECT_URIS_MAX, check_name, check_redirect_uri};
+use crate::oauth::app::{AppKind, AppRecord, check_name};
+use crate::oauth::registration::{NewApp, check_redirect_uris, check_scopes, register};
 use crate::oauth::secret::new_client_secret;
-use crate::random::base62;
+use crate::observe::view;
 use crate::store::StoreError;
-
-/// Characters of a client id after its prefix.
-const ID_CHARS: usize = 14;
 
 /// Applications.
 #[derive(Debug, Subcommand)]
@@ -94,81 +91,11 @@ pub(super) struct Update {
     scopes: Option<String>,
 }
 
-/// The API that an application is for.
-fn api_of<'p>(policy: &'p policy::Policy, named: Option<&str>) -> Result<&'p policy::Api, Failure> {
-    let with_server: Vec<&policy::Api> = policy.apis.iter().filter(|api| api.oauth.is_some()).collect();
-    let names = || with_server.iter().map(|api| &*api.name).collect::<Vec<_>>().join(", ");
-    match (named, with_server.as_slice()) {
-        (_, []) => Err(Failure::Refused(
-            "no API of the policy has an authorization server; add `oauth: { issuer: https://auth.… }` to one".into(),
-        )),
-        (Some(name), list) => list.iter().find(|api| *api.name == *name).copied().ok_or_else(|| {
-            Failure::Refused(format!(
-                "`{}` has no authorization server; choose one of: {}",
-                name.escape_debug(),
-                names()
-            ))
-        }),
-        (None, [only]) => Ok(only),
-        (None, _) => Err(Failure::Refused(format!("say for which API with --api: {}", names()))),
-    }
-}
-
-fn redirect_uris(list: &[String]) -> Result<(), Failure> {
-    if list.len() > REDIRECT_URIS_MAX {
-        return Err(Failure::Refused(format!("at most {REDIRECT_URIS_MAX} redirect URIs")));
-    }
-    list.iter().try_for_each(|uri| check_redirect_uri(uri)).map_err(Failure::Refused)
-}
-
-/// Registers an application; returns its secret, if it has one.
-pub(super) async fn register(
-    desk: &Desk,
-    policy: &policy::Policy,
-    new: &Register,
-    actor: String,
-) -> Result<(AppRecord, Option<String>), Failure> {
-    let api = api_of(policy, new.api.as_deref())?;
-    check_name(&new.name).map_err(Failure::Refused)?;
-    redirect_uris(&new.redirect_uri)?;
-    if desk.store.organization(&new.org).await?.is_none() {
-        return Err(Failure::Refused(format!("there is no organization {}", new.org.escape_debug())));
-    }
-    let scopes = known_scopes(policy, &new.scopes)?;
-    let foreign = scopes.iter().find(|name| !api.scopes.iter().any(|(scope, _)| scope.as_str() == name.as_str()));
-    if let Some(scope) = foreign {
-        return Err(Failure::Refused(format!("the API {} has no scope `{scope}`", api.name)));
-    }
-    if scopes.is_empty() {
-        return Err(Failure::Refused("an application needs at least one scope".into()));
-    }
-    let mut app = AppRecord {
-        id: format!("cf_{}", base62(ID_CHARS)?),
-        api: api.name.to_string(),
-        organization: new.org.clone(),
-        name: new.name.clone(),
-        redirect_uris: new.redirect_uri.clone(),
-        scopes,
-        kind: if new.confidential { AppKind::Confidential } else { AppKind::Public },
-        secrets: Vec::new(),
-        created_by: actor,
-        created_ms: System.now_ms(),
-        redirects_changed_ms: 0,
-        disabled_ms: None,
-    };
-    let secret = new.confidential.then(new_client_secret).transpose()?;
-    if let Some(secret) = &secret {
-        app.add_secret(desk.config.peppers.current.digest(Secret::new(secret)), 0);
-    }
-    desk.registry().insert_app(&app).await?;
-    Ok((app, secret))
-}
-
 impl Apps {
     pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
         match self {
             Apps::Register(new) => {
-                let (app, secret) = register(desk, &desk.policy()?, &new, Desk::actor()).await?;
+                let (app, secret) = new.run(desk).await?;
                 show(desk, &app, secret.as_deref())
             }
             Apps::List { org } => list(desk, org.as_deref()).await,
@@ -212,14 +139,41 @@ async fn rotate_secret(desk: &Desk, id: &str, overlap: Duration) -> Result<(), F
     show(desk, &desk.registry().change_app(id, add).await?.record, Some(&secret))
 }
 
+impl Register {
+    pub(super) async fn run(self, desk: &Desk) -> Result<(AppRecord, Option<String>), Failure> {
+        let new = NewApp {
+            name: self.name,
+            organization: self.org,
+            redirect_uris: self.redirect_uri,
+            scopes: names(&self.scopes),
+            api: self.api,
+            confidential: self.confidential,
+        };
+        let by = (Desk::actor(), System.now_ms());
+        Ok(register(&desk.registry(), &desk.config.peppers, &desk.policy()?, &new, by).await?)
+    }
+}
+
+fn names(text: &str) -> Vec<String> {
+    text.split([' ', ',']).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
 impl Update {
     async fn run(self, desk: &Desk) -> Result<(), Failure> {
-        let policy = desk.policy()?;
         if let Some(name) = &self.name {
             check_name(name).map_err(Failure::Refused)?;
         }
-        redirect_uris(&self.redirect_uri)?;
-        let scopes = self.scopes.as_deref().map(|text| known_scopes(&policy, text)).transpose()?;
+        if !self.redirect_uri.is_empty() {
+            check_redirect_uris(&self.redirect_uri)?;
+        }
+        let scopes = match &self.scopes {
+            Some(text) => {
+                let (policy, app) = (desk.policy()?, find(desk, &self.id).await?);
+                let gone = || Failure::Refused(format!("the API {} is not in the policy any more", app.api));
+                Some(check_scopes(policy.api(&app.api).ok_or_else(gone)?, &names(text))?)
+            }
+            None => None,
+        };
         let apply = |app: &mut AppRecord| {
             if let Some(name) = &self.name {
                 app.name.clone_from(name);
@@ -237,27 +191,13 @@ impl Update {
     }
 }
 
-/// An application as JSON, without the hashes of its secrets.
-pub(super) fn view(app: &AppRecord) -> serde_json::Value {
-    let mut value = serde_json::to_value(app).unwrap_or_default();
-    if let Some(map) = value.as_object_mut() {
-        map.remove("secrets");
-        map.insert("state".into(), state(app).into());
-    }
-    value
-}
-
-fn state(app: &AppRecord) -> &'static str {
-    if app.disabled_ms.is_some() { "disabled" } else { "active" }
-}
-
 async fn list(desk: &Desk, org: Option<&str>) -> Result<(), Failure> {
     let apps = desk.registry().apps(org).await?;
     if desk.json {
-        return print::json(&apps.iter().map(view).collect::<Vec<_>>());
+        return print::json(&apps.iter().map(|app| view(app, None)).collect::<Vec<_>>());
     }
     let rows = apps.into_iter().map(|app| {
-        let (kind, state, scopes) = (app.kind.as_str(), state(&app), app.scopes.join(" "));
+        let (kind, state, scopes) = (app.kind.as_str(), app.state(), app.scopes.join(" "));
         vec![app.id, app.api, app.organization, app.name, kind.into(), scopes, state.into()]
     });
     print::table(&["CLIENT ID", "API", "ORG", "NAME", "KIND", "SCOPES", "STATE"], rows)
@@ -265,11 +205,7 @@ async fn list(desk: &Desk, org: Option<&str>) -> Result<(), Failure> {
 
 fn show(desk: &Desk, app: &AppRecord, secret: Option<&str>) -> Result<(), Failure> {
     if desk.json {
-        let mut value = view(app);
-        if let (Some(map), Some(secret)) = (value.as_object_mut(), secret) {
-            map.insert("client_secret".into(), secret.into());
-        }
-        return print::json(&value);
+        return print::json(&view(app, secret));
     }
     print::fields(&[
         ("client id", app.id.clone()),
@@ -279,7 +215,7 @@ fn show(desk: &Desk, app: &AppRecord, secret: Option<&str>) -> Result<(), Failur
         ("kind", app.kind.as_str().into()),
         ("redirect URIs", app.redirect_uris.join(" ")),
         ("scopes", app.scopes.join(" ")),
-        ("state", state(app).into()),
+        ("state", app.state().into()),
         ("created", format!("{} by {}", rfc3339(app.created_ms), app.created_by)),
     ])?;
     match secret {

@@ -163,6 +163,16 @@ impl From<crate::oauth::keys::KeysError> for Failure {
     }
 }
 
+impl From<crate::oauth::registration::RegistrationError> for Failure {
+    fn from(error: crate::oauth::registration::RegistrationError) -> Self {
+        use crate::oauth::registration::RegistrationError;
+        match error {
+            RegistrationError::Store(error) => Failure::Store(error),
+            RegistrationError::Refused(_) | RegistrationError::Randomness(_) => Failure::Refused(error.to_string()),
+        }
+    }
+}
+
 impl From<crate::random::NoRandomness> for Failure {
     fn from(error: crate::random::NoRandomness) -> Self {
         Failure::Refused(error.to_string())

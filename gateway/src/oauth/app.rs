@@ -78,6 +78,11 @@ pub struct AppRecord {
 }
 
 impl AppRecord {
+    /// One word for people.
+    pub fn state(&self) -> &'static str {
+        if self.disabled_ms.is_some() { "disabled" } else { "active" }
+    }
+
     /// Whether a redirect URI of a request is a registered one: byte for byte, except for the port
     /// of a loopback address (RFC 8252 section 7.3).
     pub fn allows_redirect(&self, presented: &str) -> bool {

@@ -16,6 +16,7 @@ pub mod keyring;
 pub mod keys;
 mod login;
 mod pages;
+pub mod registration;
 pub mod registry;
 pub mod secret;
 mod server;

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use policy::limit::Charge;
 use policy::window::Period;
 
-use super::{Health, Metrics};
+use super::{Health, Management, Metrics};
 use crate::clock::Clock;
 use crate::limit::Limiter;
 
@@ -37,6 +37,8 @@ pub struct Admin {
     pub limiter: Arc<dyn Limiter>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// The management API, if the settings name its key.
+    pub management: Option<Management>,
     /// Brings gauges up to date before they are read.
     pub refresh: Arc<dyn Fn() + Send + Sync>,
 }
@@ -53,13 +55,15 @@ impl Admin {
 
     /// Answers until it is dropped.
     pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let management = self.management.clone().map(Management::router).unwrap_or_default();
         let router = Router::new()
             .route("/metrics", get(metrics))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/limits/{bucket}/{period}/{count}", get(limit))
-            .layer(from_fn_with_state(self.clone(), check_host))
-            .with_state(self);
+            .with_state(self.clone())
+            .merge(management)
+            .layer(from_fn_with_state(self, check_host));
         axum::serve(listener, router).await
     }
 }

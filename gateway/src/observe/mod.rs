@@ -6,11 +6,14 @@
 mod access_log;
 pub mod admin;
 mod health;
+mod management;
 mod metrics;
 mod usage;
 
 pub use self::access_log::AccessLog;
 pub use self::health::Health;
+pub use self::management::Management;
+pub(crate) use self::management::view;
 pub use self::metrics::{ApiMetrics, LimitMetrics, MetricFault, Metrics, RouteMetrics};
 pub use self::usage::{UsageLog, write_behind};
 
