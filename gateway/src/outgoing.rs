@@ -4,7 +4,7 @@
 //! environment is used, every answer has a size and every request a deadline, and only so many are
 //! under way at once: whoever sends us tokens cannot make us flood an issuer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +42,39 @@ pub struct Form {
     pub fields: Vec<(&'static str, zeroize::Zeroizing<String>)>,
 }
 
+/// A client that trusts the certificate authorities of a file, or the system's.
+pub(crate) fn agent(ca: Option<&Path>) -> std::io::Result<ureq::Agent> {
+    let certificates: Vec<Certificate<'static>> = match ca {
+        Some(path) => {
+            let pem = std::fs::read(path)?;
+            let read = ureq::tls::parse_pem(&pem).filter_map(|item| match item {
+                Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
+                Ok(_) | Err(_) => None,
+            });
+            read.collect()
+        }
+        None => {
+            let native = rustls_native_certs::load_native_certs().certs;
+            native.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
+        }
+    };
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::Specific(Arc::new(certificates)))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .build();
+    let config = ureq::Agent::config_builder()
+        .tls_config(tls)
+        .timeout_global(Some(TIMEOUT))
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .http_status_as_error(false)
+        .proxy(None)
+        .max_response_header_size(HEAD_BYTES_MAX)
+        .user_agent("tollgate")
+        .build();
+    Ok(config.new_agent())
+}
+
 /// Makes requests.
 pub struct Outgoing {
     agent: ureq::Agent,
@@ -53,35 +86,8 @@ impl Outgoing {
     /// Trusts the certificate authorities of a file, or the system's. Names of secret files are
     /// relative to a folder.
     pub fn new(ca: Option<&PathBuf>, folder: PathBuf) -> std::io::Result<Self> {
-        let certificates: Vec<Certificate<'static>> = match ca {
-            Some(path) => {
-                let pem = std::fs::read(path)?;
-                let read = ureq::tls::parse_pem(&pem).filter_map(|item| match item {
-                    Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
-                    Ok(_) | Err(_) => None,
-                });
-                read.collect()
-            }
-            None => {
-                let native = rustls_native_certs::load_native_certs().certs;
-                native.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
-            }
-        };
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::Specific(Arc::new(certificates)))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .build();
-        let config = ureq::Agent::config_builder()
-            .tls_config(tls)
-            .timeout_global(Some(TIMEOUT))
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .proxy(None)
-            .max_response_header_size(HEAD_BYTES_MAX)
-            .user_agent("tollgate")
-            .build();
-        Ok(Outgoing { agent: config.new_agent(), at_once: Arc::new(Semaphore::new(AT_ONCE)), folder })
+        let agent = agent(ca.map(PathBuf::as_path))?;
+        Ok(Outgoing { agent, at_once: Arc::new(Semaphore::new(AT_ONCE)), folder })
     }
 
     async fn run(

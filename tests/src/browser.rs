@@ -189,9 +189,16 @@ pub fn post(gateway: &Gateway, path: &str, fields: &[(&str, &str)], body: &str) 
 }
 
 /// Cookies of the authorization server.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Browser {
     pub cookies: Vec<(String, String)>,
+    pub origin: String,
+}
+
+impl Default for Browser {
+    fn default() -> Self {
+        Browser { cookies: Vec::new(), origin: AUTH.to_owned() }
+    }
 }
 
 impl Browser {
@@ -216,7 +223,7 @@ impl Browser {
 
     /// One GET, no redirect followed.
     pub fn get(&mut self, gateway: &Gateway, url: &str) -> Response {
-        let url = if url.starts_with('/') { format!("{AUTH}{url}") } else { url.to_owned() };
+        let url = if url.starts_with('/') { format!("{}{url}", self.origin) } else { url.to_owned() };
         let cookie = self.cookie();
         let fields: &[(&str, &str)] = if cookie.is_empty() { &[] } else { &[("cookie", &cookie)] };
         let answer = gateway.ask("GET", &url, None, fields);
@@ -227,7 +234,10 @@ impl Browser {
     /// One POST of a form, no redirect followed.
     pub fn post(&mut self, gateway: &Gateway, path: &str, fields: &[(&str, &str)]) -> Response {
         let cookie = self.cookie();
-        let answer = post(gateway, path, &[("cookie", &cookie), ("origin", AUTH)], &form(fields));
+        let fields = form(fields);
+        let (origin, kind) = (self.origin.clone(), "application/x-www-form-urlencoded");
+        let head = [("content-type", kind), ("cookie", &cookie), ("origin", &origin)];
+        let answer = gateway.ask_with_body("POST", &format!("{origin}{path}"), None, &head, fields.as_bytes());
         self.keep(&answer);
         answer
     }

@@ -34,7 +34,7 @@ pub use fleet::{Fleet, Seen, caller};
 pub use issuer::{Issuer, Signer, b64, now_s};
 pub use redis::Redis;
 pub use upstream::{Received, Upstream};
-pub use world::{Gateway, ICODRIP, ICONFLOW, Key, StoreKind, World, binary, free_port, until};
+pub use world::{Gateway, ICODRIP, ICONFLOW, Key, StoreKind, World, binary, clients, free_port, until};
 
 /// Makes one test for each store out of a function that takes a [`StoreKind`].
 #[macro_export]

@@ -54,6 +54,14 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// The folder with client libraries of other ecosystems and what drives a browser.
+pub fn clients() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.ancestors().nth(3).unwrap().join("clients");
+    assert!(path.join("installed").exists(), "{} is missing: `tests/clients/install` first", path.display());
+    path
+}
+
 /// The binary under test, built beside the test itself.
 pub fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -342,7 +350,8 @@ impl Gateway {
     }
 
     pub fn connect(&self, host: &str) -> Connection {
-        Connection::tls(self.tls, &self.trust, host)
+        let name = host.split(':').next().unwrap();
+        Connection::tls(self.tls, &self.trust, name)
     }
 
     /// One request on a connection of its own.

@@ -9,22 +9,59 @@ fn shell(line: &str, folder: &std::path::Path) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
 }
 
+/// The demo, which ends with the test also when that fails.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The sample clients in a real browser, started as the demo says; pictures are kept beside the
+/// client libraries.
+fn walk_in_a_browser(line: &str, email: &str, password: &str, folder: &std::path::Path) {
+    let rules = line.split('\'').nth(1).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/browser.mjs");
+    let pictures = tests::clients().join("pictures");
+    std::fs::create_dir_all(&pictures).unwrap();
+    let out = Command::new("node")
+        .arg(script)
+        .env("CLIENTS", tests::clients())
+        .env("PICTURES", &pictures)
+        .env("PROFILE", folder.join("profile"))
+        .env("RULES", rules)
+        .env("EMAIL", email)
+        .env("PASSWORD", password)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("OK"), "{said}");
+}
+
 #[test]
 fn every_line_that_the_demo_prints_does_what_it_says() {
     let folder = tempfile::tempdir().unwrap();
-    let mut demo = Command::new(tests::binary())
-        .arg("demo")
-        .current_dir(folder.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut demo = Running(
+        Command::new(tests::binary())
+            .arg("demo")
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
     let mut sections: Vec<(String, Vec<String>)> = Vec::new();
+    let (mut email, mut password) = (String::new(), String::new());
     // Kept open to the end: a program whose reader goes away may end.
-    let mut printed = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut printed = BufReader::new(demo.0.stdout.take().unwrap()).lines();
     for line in printed.by_ref() {
         let line = line.unwrap();
-        if let Some(title) = line.strip_prefix("# ") {
+        if let Some(login) = line.strip_prefix("# Log in as ") {
+            let words: Vec<&str> = login.split([' ', ';']).collect();
+            (email, password) = (words[0].to_owned(), words[4].to_owned());
+        } else if let Some(title) = line.strip_prefix("# ") {
             sections.push((title.to_owned(), Vec::new()));
         } else if line.starts_with("Ctrl-C") {
             break;
@@ -33,7 +70,10 @@ fn every_line_that_the_demo_prints_does_what_it_says() {
         }
     }
     tests::until("the gateway listens", || std::net::TcpStream::connect(("127.0.0.1", 8443)).is_ok());
-    assert_eq!(sections.len(), 12, "{sections:?}");
+    assert_eq!(sections.len(), 15, "{sections:?}");
+    let (in_a_browser, sections) = sections.split_last().unwrap();
+    assert!(in_a_browser.0.starts_with("in a browser"));
+    walk_in_a_browser(&in_a_browser.1[0], &email, &password, folder.path());
     for (title, lines) in sections {
         let seen: String = lines.iter().map(|line| shell(line, folder.path())).collect();
         let expected: &[&str] = match title.split(':').next().unwrap() {
@@ -42,6 +82,8 @@ fn every_line_that_the_demo_prints_does_what_it_says() {
             "403" if title.contains("plain HTTP") => &["403", "https_required"],
             "403" => &["403", "scope=\"packs:write\"", "required_scopes"],
             "429" => &["100 200", "5 429", "retry-after", "limit_exceeded"],
+            "OAuth" if title.contains("what users") => &["SCOPES", "revoked", "packs:read"],
+            "OAuth" => &["code_challenge_methods_supported", "https://auth.iconflow.dev/oauth/token"],
             "the sandbox" => &["iconflow-sandbox"],
             "a revoke and its effect" => &["acknowledged by 1 of 1 gateways", "revoked_credential"],
             "a policy edit and its effect" => &["iconflow-live"],
@@ -53,8 +95,8 @@ fn every_line_that_the_demo_prints_does_what_it_says() {
         }
     }
     // Ctrl-C stops all of it cleanly.
-    assert!(Command::new("kill").args(["-INT", &demo.id().to_string()]).status().unwrap().success());
-    assert!(demo.wait().unwrap().success());
+    assert!(Command::new("kill").args(["-INT", &demo.0.id().to_string()]).status().unwrap().success());
+    assert!(demo.0.wait().unwrap().success());
     drop(printed);
     tests::until("nobody listens", || {
         [8443, 9101, 9201].iter().all(|port| std::net::TcpStream::connect(("127.0.0.1", *port)).is_err())

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::demo_clients::{SERVER_SIDE, SINGLE_PAGE};
 use super::keys_for_demo as keys;
-use super::{Desk, Failure, init, logging, print, upstream};
+use super::{Desk, Failure, demo_clients, init, logging, print, upstream};
 use crate::clock::{Clock as _, System};
 use crate::config::Config;
 use crate::server::Start;
@@ -50,17 +51,28 @@ impl Demo {
         let settings = folder.join("tollgate.yaml");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         for (name, port) in UPSTREAMS {
-            let listener = runtime.block_on(upstream::bind(port)).map_err(|e| {
-                Failure::Refused(format!("port {port} on 127.0.0.1 is needed for the sample upstream {name}: {e}"))
-            })?;
+            let what = format!("upstream {name}");
+            let listener = runtime.block_on(upstream::bind(port)).map_err(|e| taken(&what, port, &e))?;
             runtime.spawn(upstream::serve(name, listener));
         }
         let made = runtime.block_on(async { keys::make(&Desk::open(&settings, false).await?).await })?;
+        for (name, port) in [("single-page client", SINGLE_PAGE), ("server-side client", SERVER_SIDE)] {
+            let listener = runtime.block_on(upstream::bind(port)).map_err(|e| taken(name, port, &e))?;
+            let (apps, ca) = (made.apps.clone(), folder.join("ca.pem"));
+            match port {
+                SINGLE_PAGE => runtime.spawn(demo_clients::single_page(listener, apps)),
+                _ => runtime.spawn(async move { demo_clients::server_side(listener, apps, &ca).await }),
+            };
+        }
         print::line(&instructions(&self.folder, &made))?;
         crate::server::run(Config::read(&settings)?, Start::default())?;
         runtime.shutdown_background();
         Ok(())
     }
+}
+
+fn taken(what: &str, port: u16, error: &std::io::Error) -> Failure {
+    Failure::Refused(format!("port {port} on 127.0.0.1 is needed for the sample {what}: {error}"))
 }
 
 /// Makes the folder. An earlier demo's files are replaced; anything else is left alone.
@@ -119,7 +131,8 @@ fn instructions(folder: &Path, made: &keys::Made) -> String {
     let curl = format!("curl -s --cacert {folder}/ca.pem --connect-to ::127.0.0.1:8443");
     let tollgate = std::env::current_exe().map_or_else(|_| "tollgate".to_owned(), |p| p.display().to_string());
     let tollgate = format!("{tollgate} --config {folder}/tollgate.yaml");
-    let keys::Made { read, write, admin, sandbox, icodrip, public, read_id } = made;
+    let keys::Made { read, write, admin, sandbox, icodrip, public, read_id, password, apps } = made;
+    let (user, client) = (keys::USER, &apps.public);
     format!(
         "\nTollgate is on https://127.0.0.1:8443 (plain HTTP on 8080 refuses, metrics on 9090).\n\
          Paste these into another terminal, here in this folder.\n\n\
@@ -148,10 +161,17 @@ fn instructions(folder: &Path, made: &keys::Made) -> String {
          # a policy edit and its effect: packs become readable without a key\n\
          sed -i 's/access: {{ scopes: \\[\"packs:read\"\\] }}/access: public/' {folder}/iconflow.yaml && sleep 1\n\
          {curl} https://api.iconflow.dev/v2/packs\n\n\
+         # OAuth: the authorization server says what it can\n\
+         {curl} https://auth.iconflow.dev/.well-known/oauth-authorization-server\n\n\
+         # OAuth: what users have let an application do; nothing yet\n\
+         {tollgate} grants list --app {client}\n\n\
          # why? and what else?\n\
          {tollgate} explain --key {read_id} GET https://api.iconflow.dev/v2/billing/invoices\n\
          {tollgate} keys list\n\
          curl -s http://127.0.0.1:9090/metrics | grep tollgate_requests_total\n\n\
+         # in a browser: two sample clients, a single page and a server, walk the whole OAuth flow.\n\
+         # Log in as {user} with the password {password}; then see Connected Applications.\n\
+         chromium --user-data-dir={folder}/browser --ignore-certificate-errors --host-resolver-rules='MAP auth.iconflow.dev:443 127.0.0.1:8443, MAP api.iconflow.dev:443 127.0.0.1:8443' http://127.0.0.1:9301/ http://127.0.0.1:9302/ https://auth.iconflow.dev/account/applications\n\n\
          Ctrl-C stops everything.\n"
     )
 }

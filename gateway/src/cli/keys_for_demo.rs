@@ -1,7 +1,9 @@
 //! Organizations and keys of every class for the demo.
 
+use super::demo_clients::{SERVER_SIDE, SINGLE_PAGE};
 use super::keys::issue::{ClassArg, EnvArg, Rights, create};
-use super::{Desk, Failure, demo};
+use super::{Desk, Failure, demo, users};
+use crate::oauth::user::{Membership, Role};
 
 /// The demo's keys, as they are shown.
 pub(super) struct Made {
@@ -12,6 +14,40 @@ pub(super) struct Made {
     pub(super) icodrip: String,
     pub(super) public: String,
     pub(super) read_id: String,
+    pub(super) apps: std::sync::Arc<Apps>,
+    pub(super) password: String,
+}
+
+/// The demo's OAuth applications, as their developers know them.
+pub(super) struct Apps {
+    /// Client id of the single page.
+    pub(super) public: String,
+    /// Client id of the server-side client.
+    pub(super) confidential: String,
+    /// Its secret.
+    pub(super) secret: String,
+}
+
+/// The user of the demo.
+pub(super) const USER: &str = "jo@pixelforge.design";
+
+async fn app(
+    desk: &Desk,
+    name: &str,
+    port: u16,
+    scopes: &str,
+    confidential: bool,
+) -> Result<(String, String), Failure> {
+    let new = super::apps::Register {
+        name: name.into(),
+        org: "pixelforge".into(),
+        redirect_uri: vec![format!("http://127.0.0.1:{port}/callback")],
+        scopes: scopes.into(),
+        api: Some("iconflow".into()),
+        confidential,
+    };
+    let (app, secret) = new.run(desk).await?;
+    Ok((app.id, secret.unwrap_or_default()))
 }
 
 fn rights(org: &str, api: &str, name: &str, class: ClassArg, env: EnvArg, scopes: &str) -> Rights {
@@ -47,7 +83,14 @@ pub(super) async fn make(desk: &Desk) -> Result<Made, Failure> {
     let (_, backend) = icodrip("Production Backend", ClassArg::Read, EnvArg::Live, "affiliates:read").await?;
     icodrip("Staging Server", ClassArg::Write, EnvArg::Test, "affiliates:read,affiliates:write").await?;
     let (_, public) = icodrip("SDK", ClassArg::Public, EnvArg::Live, "events:track").await?;
+    let scopes = "packs:read,downloads:read";
+    let (single_page, _) = app(desk, "PixelForge Design Tool", SINGLE_PAGE, scopes, false).await?;
+    let (confidential, secret) = app(desk, "PixelForge Reports", SERVER_SIDE, "packs:read", true).await?;
+    let member = Membership { organization: "pixelforge".into(), role: Role::Owner };
+    let (_, password) = users::add(desk, (USER, "Jo Fischer"), vec![member], false).await?;
     Ok(Made {
+        apps: std::sync::Arc::new(Apps { public: single_page, confidential, secret }),
+        password: password.unwrap_or_default(),
         read: read_secret.to_string(),
         write: write.to_string(),
         admin: admin.to_string(),

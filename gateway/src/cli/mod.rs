@@ -6,6 +6,7 @@
 mod apps;
 mod check;
 pub mod demo;
+mod demo_clients;
 mod explain;
 mod grants;
 mod init;

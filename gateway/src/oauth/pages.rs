@@ -144,7 +144,8 @@ pub(super) fn page<T: Template>(
         .with(header::CONTENT_SECURITY_POLICY, &policy)
         .with(header::X_FRAME_OPTIONS, "DENY")
         .with(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-        .with(header::REFERRER_POLICY, "no-referrer")
+        // Not `no-referrer`: browsers would send `Origin: null` with our own forms.
+        .with(header::REFERRER_POLICY, "same-origin")
         .body("text/html; charset=utf-8", html)
 }
 
