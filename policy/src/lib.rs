@@ -16,6 +16,7 @@ pub mod credential;
 pub mod explain;
 pub mod fields;
 pub mod file;
+pub mod form;
 pub mod head;
 pub mod identity;
 pub mod jws;

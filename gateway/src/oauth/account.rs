@@ -4,7 +4,7 @@ use http::{StatusCode, header};
 
 use super::error::OAuthError;
 use super::grant::{Cause, GrantRecord};
-use super::http::{Form, Reply, Request};
+use super::http::{Form, Reply, Request, body_form};
 use super::login::{SESSION_COOKIE, forged};
 use super::pages::{ApplicationsPage, Connected, Frame, in_words, page};
 use super::registry::FlowRecord;
@@ -145,7 +145,7 @@ impl AuthorizationServer {
 
     /// `POST /account/applications/revoke`.
     pub(super) async fn revoke_application(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
-        let form = Form::of_body(request)?;
+        let form = body_form(request)?;
         let Some((cookie, user)) = self.session(request).await? else {
             return Ok(Reply::see_other("/account/login", "page"));
         };
@@ -159,7 +159,7 @@ impl AuthorizationServer {
 
     /// `POST /account/logout`.
     pub(super) async fn log_out(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
-        let form = Form::of_body(request)?;
+        let form = body_form(request)?;
         if let Some((cookie, _)) = self.session(request).await? {
             if !self.is_ours(request, &form, &cookie) {
                 return Ok(forged(request));

@@ -8,7 +8,7 @@ use policy::oauth::Login;
 
 use super::app::AppRecord;
 use super::error::{Code, OAuthError};
-use super::http::{Form, Reply, Request, cookie, with_parameters};
+use super::http::{Form, Reply, Request, body_form, cookie, with_parameters};
 use super::pages::message;
 use super::registry::FlowRecord;
 use super::secret::{is_challenge, random_secret};
@@ -40,7 +40,7 @@ impl AuthorizationServer {
     /// `GET` or `POST /oauth/authorize`.
     pub(super) async fn authorize(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
         let form = match request.method {
-            "POST" => Form::of_body(request),
+            "POST" => body_form(request),
             _ => Form::parse(request.query),
         };
         let Ok(form) = form else { return Ok(self.refuse(request, "the request cannot be read")) };

@@ -11,7 +11,7 @@ use super::app::AppRecord;
 use super::authorize::BROWSER_COOKIE;
 use super::error::{Code, OAuthError};
 use super::grant::{CODE_LIFE_MS, Code as GrantCode, GrantRecord, REFRESH_LIFE_MS};
-use super::http::{Form, Reply, Request, cookie, with_parameters};
+use super::http::{Form, Reply, Request, body_form, cookie, with_parameters};
 use super::pages::{Choice, ConsentPage, Frame, LoginPage, destination, in_words, message, page};
 use super::registry::{ConsentRecord, FlowRecord, SessionRecord};
 use super::secret::{new_code, random_secret, same};
@@ -91,7 +91,7 @@ impl AuthorizationServer {
     /// `GET` and `POST /oauth/login`.
     pub(super) async fn login(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
         let is_post = request.method == "POST";
-        let form = if is_post { Form::of_body(request)? } else { Form::parse(request.query)? };
+        let form = if is_post { body_form(request)? } else { Form::parse(request.query)? };
         let (flow, browser) = match self.flow(request, &form).await? {
             Ok(found) => found,
             Err(page) => return Ok(*page),
@@ -227,7 +227,7 @@ impl AuthorizationServer {
     /// `GET` and `POST /oauth/consent`.
     pub(super) async fn consent(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
         let is_post = request.method == "POST";
-        let form = if is_post { Form::of_body(request)? } else { Form::parse(request.query)? };
+        let form = if is_post { body_form(request)? } else { Form::parse(request.query)? };
         let (flow, browser) = match self.flow(request, &form).await? {
             Ok(found) => found,
             Err(page) => return Ok(*page),

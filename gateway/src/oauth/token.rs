@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::app::{AppKind, AppRecord};
 use super::error::{Code, OAuthError};
 use super::grant::{Cause, GrantRecord, Redemption, Step, TOKEN_LIFE_S};
-use super::http::{Form, Reply, Request, basic};
+use super::http::{Form, Reply, Request, basic, body_form};
 use super::secret::{grant_of_code, is_verifier, presented, refresh_token};
 use super::server::AuthorizationServer;
 use crate::identify::Unidentified;
@@ -40,8 +40,8 @@ impl AuthorizationServer {
         let (named, secret_in_body) = (form.get("client_id")?, form.get("client_secret")?);
         let tried_basic = login.is_some();
         let id = match (&login, named) {
-            (Some((id, _)), None) => id.as_str(),
-            (Some((id, _)), Some(named)) if id == named => id,
+            (Some(login), None) => login.id.as_str(),
+            (Some(login), Some(named)) if login.id == named => named,
             (Some(_), Some(_)) => {
                 return Err(OAuthError::new(Code::InvalidRequest, "client_id differs from the one of HTTP Basic"));
             }
@@ -55,7 +55,7 @@ impl AuthorizationServer {
         let found = self.registry.app(id).await?;
         let app = found.filter(|app| app.api == *request.api.name && app.disabled_ms.is_none()).ok_or_else(unknown)?;
         let empty = Zeroizing::new(String::new());
-        match (app.kind, login.map(|(_, secret)| secret)) {
+        match (app.kind, login.map(|login| login.secret)) {
             (AppKind::Public, None) if secret_in_body.is_none() => Ok(Client { app }),
             // Some libraries send Basic with an empty secret for a client that has none.
             (AppKind::Public, Some(secret)) if secret == empty => Ok(Client { app }),
@@ -75,7 +75,7 @@ impl AuthorizationServer {
 
     /// `POST /oauth/token`.
     pub(super) async fn token(&self, request: &Request<'_>) -> Answer {
-        let form = Form::of_body(request)?;
+        let form = body_form(request)?;
         let client = self.client(request, &form).await?;
         if form.get("resource")?.is_some_and(|resource| *resource != *request.oauth.audience) {
             return Err(OAuthError::new(Code::InvalidTarget, "tokens are for one resource; leave `resource` out"));
@@ -222,7 +222,7 @@ impl AuthorizationServer {
 
     /// `POST /oauth/revoke`. Whatever the token is, the answer is 200 (RFC 7009 section 2.2).
     pub(super) async fn revoke(&self, request: &Request<'_>) -> Answer {
-        let form = Form::of_body(request)?;
+        let form = body_form(request)?;
         let client = self.client(request, &form).await?;
         let text = form.get("token")?.ok_or_else(|| OAuthError::new(Code::InvalidRequest, "token is missing"))?;
         let done = Reply::new(StatusCode::OK, "revoked");
@@ -274,7 +274,7 @@ impl AuthorizationServer {
         if login.is_none() {
             return Err(OAuthError::client("introspection needs a client secret, with HTTP Basic", true));
         }
-        let form = Form::of_body(request)?;
+        let form = body_form(request)?;
         let client = self.client(request, &form).await?;
         if client.app.kind == AppKind::Public {
             return Err(OAuthError::client("public clients may not introspect", true));
