@@ -10,7 +10,7 @@ use gateway::identify::{Bounds, FailureBudget, Identities, KnownOrganization};
 use gateway::limit::Embedded;
 use gateway::oauth::registry::Registry;
 use gateway::oauth::user::Passwords;
-use gateway::oauth::{AuthorizationServer, Throttle};
+use gateway::oauth::{AuthorizationServer, Providers, Throttle};
 use gateway::observe::{AccessLog, Metrics, UsageLog};
 use gateway::outgoing::Outgoing;
 use gateway::proxy::{Gate, Shared};
@@ -113,6 +113,7 @@ pub fn gate(policy: Policy, keys: u64) -> Bench {
         passwords: Passwords::new(1).unwrap(),
         logins: Throttle::default(),
         failures: FailureBudget::new(0),
+        providers: Providers::default(),
         outgoing,
     };
     warm(&identities, keys);

@@ -22,7 +22,6 @@ use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
-use policy::KeyFault;
 use policy::limit::Payer;
 use policy::route::RouteClass;
 
@@ -70,6 +69,8 @@ pub struct Ctx {
     status: u16,
     /// Ties an exchange that outlasts its request to its credential.
     tie: Option<farewell::Tied>,
+    /// How many changes there had been before the credential was looked up.
+    changes: u64,
 }
 
 impl Ctx {
@@ -147,6 +148,7 @@ impl ProxyHttp for Gate {
             late_denial: None,
             status: 0,
             tie: None,
+            changes: 0,
         }
     }
 
@@ -169,7 +171,7 @@ impl ProxyHttp for Gate {
         ctx.known.address = Some(address);
         ctx.known.now = ctx.started;
 
-        let changes = self.shared.identities.live.changes();
+        ctx.changes = self.shared.identities.live.changes();
         let raw = raw_head(session);
         let decision = match Head::check(session, raw.as_ref()) {
             Ok(head) => {
@@ -186,7 +188,6 @@ impl ProxyHttp for Gate {
         match decision {
             Ok(Admission::Forward(permit)) => {
                 ctx.permit = Some(permit);
-                self.tie(session, ctx, changes).await;
                 if session.req_header().headers.contains_key(http::header::EXPECT) {
                     session.as_downstream_mut().write_continue_response().await?;
                 }
@@ -283,12 +284,12 @@ impl ProxyHttp for Gate {
 
     fn response_body_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> pingora::Result<Option<Duration>> {
-        if let (Some(tie), Some(body), true) = (&mut ctx.tie, body, session.was_upgraded()) {
+        if let (Some(tie), Some(body)) = (&mut ctx.tie, body) {
             tie.pass(body);
         }
         Ok(None)
@@ -296,10 +297,11 @@ impl ProxyHttp for Gate {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
+        self.tie(session, response, ctx).await?;
         let is_final = !response.status.is_informational() || response.status == SWITCHING_PROTOCOLS;
         if is_final {
             ctx.first_byte = Some(self.shared.clock.since(ctx.started));
@@ -350,8 +352,7 @@ impl ProxyHttp for Gate {
             self.say_farewell(session, ctx).await;
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
-        let over = is_over.then_some(Denial::DeadCredential(KeyFault::Revoked));
-        let denial = ctx.late_denial.take().or(over).or_else(|| denial_of(error));
+        let denial = ctx.late_denial.take().or_else(|| denial_of(error));
         let mut error_code = 0;
         if let Some(denial) = denial.filter(|_| !is_answered) {
             error_code = denial.status();

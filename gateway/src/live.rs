@@ -166,6 +166,18 @@ impl Live {
         touched.map(|(number, entry)| (*number, entry.caller.clone())).collect()
     }
 
+    /// The credentials of all exchanges.
+    pub fn all(&self) -> Vec<(u64, Caller)> {
+        self.entries().iter().map(|(number, entry)| (*number, entry.caller.clone())).collect()
+    }
+
+    /// Says when the credential of an exchange ends by itself: a rotation may have changed that.
+    pub fn set_end(&self, number: u64, ends_ms: u64) {
+        if let Some(entry) = self.entries().get_mut(&number) {
+            entry.ends_ms = ends_ms;
+        }
+    }
+
     /// Ends an exchange.
     pub fn end(&self, number: u64) {
         if let Some(entry) = self.entries().get(&number) {
@@ -194,15 +206,16 @@ impl Entry {
     /// Whether a change may be about the credential of this exchange.
     fn is_touched(&self, change: &Change) -> bool {
         match (change, &self.caller) {
-            (Change::Everything, _) => true,
+            (Change::Everything, _) | (Change::Keyring, Caller::Token(..)) => true,
             (Change::Key(digest), Caller::Key(_)) => {
                 self.digests.is_some_and(|(now, before)| now == *digest || before == Some(*digest))
             }
             (Change::Grant(id), Caller::Token(token, _)) => *token.facts.grant == **id,
             (Change::App(id), Caller::Token(token, _)) => *token.facts.client == **id,
             (Change::User(id), Caller::Token(token, _)) => *token.facts.user == **id,
-            (Change::Organization(_) | Change::Keyring, Caller::Key(_) | Caller::Token(..))
+            (Change::Organization(_), Caller::Key(_) | Caller::Token(..))
             | (Change::Key(_), Caller::Token(..))
+            | (Change::Keyring, Caller::Key(_))
             | (Change::Grant(_) | Change::App(_) | Change::User(_), Caller::Key(_)) => false,
         }
     }

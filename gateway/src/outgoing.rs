@@ -143,9 +143,9 @@ impl Outgoing {
 
     /// Reads a secret from the file that the policy names. It is read at each use: a changed secret
     /// needs no restart.
-    pub fn secret(&self, file: &str) -> Result<zeroize::Zeroizing<String>, OutgoingFault> {
+    pub async fn secret(&self, file: &str) -> Result<zeroize::Zeroizing<String>, OutgoingFault> {
         let path = self.folder.join(file);
-        let text = std::fs::read_to_string(&path).map(zeroize::Zeroizing::new);
+        let text = tokio::fs::read_to_string(&path).await.map(zeroize::Zeroizing::new);
         let text = text.map_err(|error| OutgoingFault::Unreachable(format!("{}: {error}", path.display())))?;
         Ok(zeroize::Zeroizing::new(text.trim().to_owned()))
     }

@@ -205,9 +205,9 @@ impl Gate {
         let grant = match api.authorize(&target, identity, &circumstances) {
             Ok(grant) => grant,
             Err(refusal) => {
-                let route = api.find(&target).filter(|_| known.caller.is_some()).map(|route| route.index);
-                let standing = self.peek(api, identity, known.now);
-                known.route = route;
+                let route = api.find(&target).filter(|_| known.caller.is_some());
+                let standing = self.peek(api, identity, route, known.now);
+                known.route = route.map(|route| route.index);
                 known.standing = standing;
                 return Err(refusal.into());
             }
@@ -221,7 +221,7 @@ impl Gate {
         known.route = Some(route.index);
         known.shadowed = shadowed;
         if charged.is_err() {
-            known.standing = self.peek(api, known.identity(), known.now);
+            known.standing = self.peek(api, known.identity(), Some(route), known.now);
         }
         if let Some((name, verdict)) = charged? {
             known.standing = Some((name.clone(), verdict.standing()));
@@ -254,7 +254,7 @@ impl Gate {
         };
         let limiter = &*self.shared.limiter;
         let seen = inspect(limiter, api, (identity, organization), ends_ms, version, known.now).await;
-        known.standing = self.peek(api, identity, known.now);
+        known.standing = self.peek(api, identity, None, known.now);
         Ok(Admission::Inspect(Box::new(seen)))
     }
 
@@ -280,7 +280,8 @@ impl Gate {
             None => {
                 // A key that is only due for a refresh is no guess, whatever its neighbours did.
                 let spent = shared.failures.is_spent(address, now_ms);
-                if let Some(retry_after_s) = spent.filter(|_| !shared.identities.is_known(secret)) {
+                let is_known = || shared.identities.is_known(secret) || shared.identities.tokens.is_known(api, secret);
+                if let Some(retry_after_s) = spent.filter(|_| !is_known()) {
                     return Err(Denial::TooManyFailures { retry_after_s });
                 }
                 shared.metrics.store_round_trips.with_label_values(&[shared.store_kind]).inc();
@@ -297,7 +298,16 @@ impl Gate {
             Caller::Key(key) if key.facts.api != api.name => Err(Unidentified::Unknown),
             Caller::Key(_) | Caller::Token(..) => Ok(found),
         });
-        self.count_lookup(&answer, address, now_ms);
+        // A token that has ended was a good one: its holder guesses nothing.
+        let is_guess = match answer {
+            Err(Unidentified::Unknown) => true,
+            Err(Unidentified::Dead(_)) => matches!(kind, CredentialKind::Key(_)),
+            Ok(_) | Err(Unidentified::CannotKnow) => false,
+        };
+        if is_guess {
+            shared.failures.count(address, now_ms);
+        }
+        self.count_lookup(&answer);
         answer.map_err(|why| match why {
             Unidentified::Unknown => Denial::InvalidCredential,
             Unidentified::Dead(fault) => Denial::DeadCredential(fault),
@@ -305,7 +315,7 @@ impl Gate {
         })
     }
 
-    fn count_lookup(&self, answer: &Result<Identified, Unidentified>, address: IpAddr, now_ms: u64) {
+    fn count_lookup(&self, answer: &Result<Identified, Unidentified>) {
         let label = match answer {
             Ok(identified) => found_label(identified.found),
             Err(Unidentified::Unknown) => "unknown",
@@ -315,9 +325,6 @@ impl Gate {
         match answer {
             Ok(identified) if identified.found == Found::Cached => self.shared.metrics.cached_lookups.inc(),
             Ok(_) | Err(_) => self.shared.metrics.lookups.with_label_values(&[label]).inc(),
-        }
-        if matches!(answer, Err(Unidentified::Unknown | Unidentified::Dead(_))) {
-            self.shared.failures.count(address, now_ms);
         }
     }
 
@@ -344,8 +351,14 @@ impl Gate {
     }
 
     /// Where the documented limit of a caller stands, for answers that take no token.
-    fn peek(&self, api: &Api, identity: Identity<'_>, now: Moment) -> Option<(Arc<str>, Standing)> {
-        let payer = Payer::of(identity, RouteClass::Read)?;
+    fn peek(
+        &self,
+        api: &Api,
+        identity: Identity<'_>,
+        route: Option<&Route>,
+        now: Moment,
+    ) -> Option<(Arc<str>, Standing)> {
+        let payer = Payer::of(identity, route.map_or(RouteClass::Read, |route| route.class))?;
         let organization = identity.organization()?;
         let charges = api.plan(organization).charges(&[], 1, payer, organization);
         let standing = self.shared.limiter.peek(&charges.first, now);

@@ -20,7 +20,7 @@ use crate::limit::{Embedded, Leasing, Limiter};
 use crate::live::Tethered;
 use crate::oauth::registry::Registry;
 use crate::oauth::user::Passwords;
-use crate::oauth::{AuthorizationServer, Throttle};
+use crate::oauth::{AuthorizationServer, Providers, Throttle};
 use crate::observe::admin::Admin;
 use crate::observe::{AccessLog, Health, Management, Metrics, UsageLog};
 use crate::outgoing::Outgoing;
@@ -182,6 +182,7 @@ fn shared(
         passwords: Passwords::new(config.threads)?,
         logins: Throttle::default(),
         failures: FailureBudget::new(config.bounds.failures_per_minute),
+        providers: Providers::default(),
         outgoing,
     };
     Ok(Arc::new(Shared {

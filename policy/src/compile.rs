@@ -5,10 +5,11 @@
 //! returned when no step had anything to say: half a policy is never in force.
 
 mod api;
-mod oauth;
+pub(crate) mod oauth;
 mod routes;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -62,7 +63,9 @@ pub fn compile(sources: Vec<Source>) -> Result<Policy, Problems> {
     let issuers = unique_issuers(&apis, &hosts, &mut problems);
     unique_names_and_prefixes(&apis, &mut problems);
     if problems.is_empty() {
-        let numbered = (0..).zip(apis).map(|(index, (_, api))| Api { index, ..api });
+        let prefixes = apis.iter().flat_map(|(_, api)| api.prefixes.iter().map(|(prefix, _)| prefix.clone()));
+        let reserved: Arc<[Box<str>]> = prefixes.collect();
+        let numbered = (0..).zip(apis).map(|(index, (_, api))| Api { index, reserved: reserved.clone(), ..api });
         return Ok(Policy { apis: numbered.collect(), hosts, issuers });
     }
     problems.sort_by_key(|p| p.span);

@@ -17,6 +17,8 @@ pub const FOREIGN_BODY_BYTES_MIN: usize = 8;
 pub const TOKEN_PREFIX: &str = "iat_";
 /// Prefix of refresh tokens that Tollgate issues.
 pub const REFRESH_TOKEN_PREFIX: &str = "irt_";
+/// Prefix of client secrets that Tollgate issues.
+pub const CLIENT_SECRET_PREFIX: &str = "ics_";
 /// Longest value of `Authorization` accepted.
 pub const AUTHORIZATION_BYTES_MAX: usize = 8 * 1024 + 16;
 

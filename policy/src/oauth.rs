@@ -59,6 +59,12 @@ pub enum Login {
     },
 }
 
+/// Whether text is an absolute URL that we are willing to call or to send people to: https, or http
+/// on loopback.
+pub fn is_url(text: &str) -> bool {
+    crate::compile::oauth::url(text).is_ok()
+}
+
 /// Another issuer whose tokens are accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
@@ -104,15 +110,16 @@ pub enum Judged {
 }
 
 impl Issuer {
-    /// The organization that stands for all users of this issuer: its plan depends on the claims.
+    /// The organization that stands for the users of this issuer who are on the same plan; which
+    /// one, the claims say.
     pub fn organization(&self, claims: &Claims) -> Organization {
         let said = self.plan_claim.as_ref().and_then(|name| self.plans.get(claims.text(name)?));
         let plan = said.unwrap_or(&self.plan);
         Organization {
             id: "".into(),
+            subject: crate::limit::stable_number(&["issuer", &self.issuer, plan]),
             plan: plan.clone(),
             permissions: self.permissions.clone(),
-            subject: crate::limit::stable_number(&["issuer", &self.issuer]),
             changed_ms: 0,
         }
     }

@@ -106,6 +106,8 @@ pub struct Api {
     pub hosts: Box<[Box<str>]>,
     /// Its authorization server, which this gateway is too.
     pub oauth: Option<Arc<OAuth>>,
+    /// How credentials of ours begin, those of other APIs too: nobody else is asked about them.
+    pub(crate) reserved: Arc<[Box<str>]>,
     /// Other issuers whose tokens are accepted.
     pub issuers: Box<[Arc<Issuer>]>,
     /// Key prefixes and what they open.
@@ -231,12 +233,13 @@ impl Api {
 
     /// Tokens of ours go nowhere but to us, also when this API has no authorization server.
     fn classify_token(&self, secret: Secret<'_>) -> CredentialKind {
-        use crate::credential::{REFRESH_TOKEN_PREFIX, TOKEN_PREFIX};
+        use crate::credential::{CLIENT_SECRET_PREFIX, REFRESH_TOKEN_PREFIX, TOKEN_PREFIX};
         let text = secret.expose();
         if text.starts_with(TOKEN_PREFIX) && self.oauth.is_some() {
             return CredentialKind::Token;
         }
-        if text.starts_with(TOKEN_PREFIX) || text.starts_with(REFRESH_TOKEN_PREFIX) {
+        let is_ours = [TOKEN_PREFIX, REFRESH_TOKEN_PREFIX, CLIENT_SECRET_PREFIX].iter().any(|p| text.starts_with(p));
+        if is_ours || self.reserved.iter().any(|prefix| text.starts_with(&**prefix)) {
             return CredentialKind::Junk;
         }
         if self.issuers.is_empty() { CredentialKind::Junk } else { CredentialKind::ForeignToken }

@@ -108,6 +108,7 @@ on_both_stores![
     a_login_page_is_of_its_browser_only,
     guessing_passwords_is_slowed_and_says_nothing,
     a_lost_post_forwards_no_password,
+    no_form_makes_it_a_5xx,
 ];
 
 fn authorize_without_a_proven_client_and_redirect_uri_is_a_page(kind: StoreKind) {
@@ -498,6 +499,7 @@ fn metadata_and_keys_are_public_and_say_what_is_true(kind: StoreKind) {
     assert_eq!(get("/oauth/jwks", &[]).json()["keys"].as_array().unwrap().len(), 1);
     let fresh = Tokens::of(&scene.app.refresh(gateway, &old.refresh));
     assert!(scene.works(&fresh.access), "applications refresh and go on");
+    assert!(!scene.works(&old.access));
 }
 
 fn token_and_revoke_answer_preflights(kind: StoreKind) {
@@ -642,6 +644,80 @@ fn guessing_passwords_is_slowed_and_says_nothing(kind: StoreKind) {
         guess(JO, "wrong password");
     }
     assert_eq!(guess(JO, tests::PASSWORD).status, 429, "also with the right one: a guess must not tell");
+}
+
+/// Whatever is sent to the endpoints, nothing of it is a 5xx, and the gateway goes on.
+fn no_form_makes_it_a_5xx(kind: StoreKind) {
+    let scene = scene(kind);
+    let tokens = scene.tokens();
+    let mut dice = tests::Dice::new(7);
+    let mut pick = |most: usize| usize::try_from(dice.below(most as u64)).unwrap();
+    let names = [
+        "grant_type",
+        "client_id",
+        "code",
+        "redirect_uri",
+        "code_verifier",
+        "refresh_token",
+        "scope",
+        "token",
+        "state",
+        "login_request",
+        "csrf",
+        "email",
+    ];
+    let values = [
+        "",
+        "authorization_code",
+        "refresh_token",
+        &scene.app.id,
+        &tokens.refresh,
+        &tokens.access,
+        "%00",
+        "%ff",
+        "a%20b",
+        "\u{202e}",
+        "irt_",
+        "iat_..",
+        "0",
+        "-1",
+        "[]",
+    ];
+    let mut connection = scene.gateway().connect("auth.iconflow.dev");
+    for round in 0..400 {
+        let mut body = String::new();
+        for _ in 0..pick(6) {
+            let (name, value) = (names[pick(names.len())], values[pick(values.len())]);
+            body.push_str(&format!("{name}={value}&"));
+        }
+        if round % 7 == 0 {
+            (0..=pick(3)).for_each(|_| drop(body.pop()));
+        }
+        let path = [
+            "/oauth/token",
+            "/oauth/revoke",
+            "/oauth/introspect",
+            "/oauth/login",
+            "/oauth/consent",
+            "/oauth/authorize",
+            "/account/logout",
+        ][round % 7];
+        let basic = ["Basic !", "Basic Og==", "Bearer x", "Basic Y2Y6eA=="][pick(4)];
+        let mut fields = vec![
+            ("host", "auth.iconflow.dev"),
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("cookie", "__Host-lr=x; __Host-as=\"y"),
+        ];
+        if pick(3) == 0 {
+            fields.push(("authorization", basic));
+        }
+        let answer = connection.try_ask("POST", path, &fields, body.as_bytes()).ok().flatten();
+        match answer {
+            Some(answer) => assert!(answer.status < 500, "{path} {body}: {answer:?}"),
+            None => connection = scene.gateway().connect("auth.iconflow.dev"),
+        }
+    }
+    assert!(scene.works(&tokens.access) || !scene.gateway().output().contains("panicked"));
 }
 
 fn a_lost_post_forwards_no_password(kind: StoreKind) {

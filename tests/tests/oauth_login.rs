@@ -70,6 +70,10 @@ fn the_company_accepts_a_login_over_the_management_api(kind: StoreKind) {
     assert_eq!(answer.status, 200, "{answer:?}");
     let back = answer.json()["redirect_to"].as_str().unwrap().to_owned();
     assert_eq!(Browser::default().get(gateway, &back).status, 400, "only in the browser in which it began");
+    // Whoever began it, in another browser or in this one, gets no further without the verifier.
+    let without = back.split("&login_verifier").next().unwrap();
+    assert_eq!(browser.get(gateway, without).status, 400);
+    assert_eq!(browser.get(gateway, &format!("{without}&login_verifier=x")).status, 400);
     let consent = browser.visit(gateway, &back);
     assert!(String::from_utf8_lossy(&consent.body).contains("Allow access"), "consent stays ours");
     let granted = browser.decide(gateway, &consent, "allow");
@@ -224,12 +228,11 @@ fn an_openid_provider_logs_users_in(kind: StoreKind) {
     let granted = browser.decide(gateway, &consent, "allow");
     let tokens = Tokens::of(&app.exchange(gateway, &code_of(&granted)));
     assert!(tokens.claims()["sub"].as_str().unwrap().starts_with("oidc-"));
+    let mut browser = Browser::default();
+    let (state, _, _) = begin(&mut browser);
     provider.says(|_, _| (500, String::new()));
-    let down = Browser::default().get(gateway, &app.authorize_url(&[]));
-    assert!(
-        parameter(down.field("location").unwrap_or("?"), "error").as_deref() == Some("temporarily_unavailable"),
-        "{down:?}"
-    );
+    let down = browser.visit(gateway, &format!("/oauth/continue?state={state}&code=their-code"));
+    assert_eq!((down.status, down.field("retry-after")), (503, Some("1")), "an outage, not a refusal");
 }
 
 fn the_management_api_registers_lists_and_ends(kind: StoreKind) {

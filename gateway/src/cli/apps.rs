@@ -174,6 +174,7 @@ impl Update {
             }
             None => None,
         };
+        let now_ms = desk.registry().now_ms(System.now_ms()).await?;
         let apply = |app: &mut AppRecord| {
             if let Some(name) = &self.name {
                 app.name.clone_from(name);
@@ -183,7 +184,7 @@ impl Update {
             }
             if !self.redirect_uri.is_empty() && app.redirect_uris != self.redirect_uri {
                 app.redirect_uris.clone_from(&self.redirect_uri);
-                app.redirects_changed_ms = System.now_ms();
+                app.redirects_changed_ms = now_ms;
             }
             Ok(())
         };

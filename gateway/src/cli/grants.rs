@@ -50,12 +50,12 @@ async fn find(desk: &Desk, id: &str) -> Result<GrantRecord, Failure> {
 /// A token of a grant as the proxy would see it, for `explain`.
 pub(super) async fn token_of(desk: &Desk, id: &str) -> Result<(Token, Organization), Failure> {
     let grant = find(desk, id).await?;
-    let organization = desk.store.organization(&grant.organization).await?;
-    let missing = || Failure::Refused(format!("the organization {} is missing", grant.organization));
-    let organization = organization.ok_or_else(missing)?.facts()?;
-    let state = state(&grant);
-    if state != "live" {
-        return Err(Failure::Refused(format!("the grant {id} is {state}; the answer would be 401 revoked_credential")));
+    let told = crate::identify::GrantFacts::now(id, &*desk.store).await?;
+    let gone = || Failure::Refused(format!("the user, application or organization of the grant {id} is gone"));
+    let (facts, organization) = told.ok_or_else(gone)?;
+    if let Some(fault) = facts.fault {
+        let code = crate::deny::Denial::DeadCredential(fault).code();
+        return Err(Failure::Refused(format!("tokens of the grant {id} do not work; the answer would be 401 {code}")));
     }
     let token = Token {
         id: "".into(),

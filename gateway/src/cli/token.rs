@@ -8,7 +8,7 @@ use policy::credential::{REFRESH_TOKEN_PREFIX, Secret, TOKEN_PREFIX};
 use policy::jws::{self, TOKEN_BYTES_MAX};
 
 use super::{Desk, Failure, print};
-use crate::clock::{System, rfc3339};
+use crate::clock::{Clock as _, System, rfc3339};
 use crate::identify::{Bounds, Caller, Tokens, Unidentified};
 use crate::oauth::secret::presented;
 use crate::outgoing::Outgoing;
@@ -72,7 +72,10 @@ async fn refresh(desk: &Desk, text: &str) -> Result<Seen, Failure> {
     };
     let verdict = match (&grant.dead, newest.generation.checked_sub(token.generation)) {
         (Some((ms, cause)), _) => format!("its grant ended {} by {}", rfc3339(*ms), cause.as_str()),
-        (None, Some(0) | None) => "the newest of its grant: it would work".into(),
+        (None, _) if !grant.is_live(System.now_ms()) => "its ninety days are over".into(),
+        (None, Some(0) | None) => {
+            "the newest of its grant: it would work, if user and application are switched on".into()
+        }
         (None, Some(1)) => "replaced: within ten seconds it gives the same token again, later it ends the grant".into(),
         (None, Some(_)) => "replaced long ago: using it would end the grant".into(),
     };

@@ -118,6 +118,8 @@ pub(super) async fn find(desk: &Desk, user: &str) -> Result<UserRecord, Failure>
 
 impl Users {
     pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+        // By the clock that sessions are made by.
+        let now_ms = desk.registry().now_ms(System.now_ms()).await?;
         match self {
             Users::Add(add) => add.run(desk).await,
             Users::List => list(desk).await,
@@ -130,7 +132,7 @@ impl Users {
                 let (hash, made) = password(new.password_stdin)?;
                 change(desk, &user, made.as_deref(), |user| {
                     user.password = Some(hash.clone());
-                    user.sessions_from_ms = System.now_ms();
+                    user.sessions_from_ms = now_ms;
                     Ok(())
                 })
                 .await
@@ -159,8 +161,8 @@ impl Users {
             Users::Disable { user } => {
                 let user = find(desk, &user).await?;
                 change(desk, &user, None, |user| {
-                    user.disabled_ms.get_or_insert(System.now_ms());
-                    user.sessions_from_ms = System.now_ms();
+                    user.disabled_ms.get_or_insert(now_ms);
+                    user.sessions_from_ms = now_ms;
                     Ok(())
                 })
                 .await

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header;
+use http::{StatusCode, header};
+use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
 use policy::credential::bearer;
 
 use super::Ctx;
+use crate::deny::Denial;
 use crate::identify::Caller;
 use crate::live::{CLOSE_FRAME, Frames, Seat, Tether, Tie};
 use crate::proxy::Gate;
@@ -19,7 +22,8 @@ const LEAVE: Duration = Duration::from_secs(1);
 /// An exchange on its tether.
 pub(super) struct Tied {
     tether: Arc<Tether>,
-    frames: Frames,
+    /// Follows the frames of a WebSocket.
+    frames: Option<Frames>,
     _seat: Seat,
 }
 
@@ -31,17 +35,33 @@ impl Tied {
 
     /// Bytes of an upgraded exchange went to the client.
     pub(super) fn pass(&mut self, bytes: &[u8]) {
-        self.frames.pass(bytes);
+        if let Some(frames) = &mut self.frames {
+            frames.pass(bytes);
+        }
     }
 }
 
 impl Gate {
-    /// Ties an exchange to its credential, where its route says so. `changes` is how many changes
-    /// there had been before the credential was looked up: one that came in between is not missed.
-    pub(super) async fn tie(&self, session: &mut Session, ctx: &mut Ctx, changes: u64) {
+    /// Ties an exchange to its credential when its answer begins: if it is one that outlasts its
+    /// request, on a route that ends such with their credential. What cannot be tied does not begin.
+    pub(super) async fn tie(
+        &self,
+        session: &mut Session,
+        response: &ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
         let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
-        let Some(protocol) = place.and_then(|(_, route)| route.tethered()) else { return };
-        let (Some((caller, _)), Some(tether)) = (&ctx.known.caller, Tether::current()) else { return };
+        let protocol = place.and_then(|(_, route)| route.tethered());
+        let (Some(protocol), Some((caller, _))) = (protocol, &ctx.known.caller) else { return Ok(()) };
+        if ctx.tie.is_some() || !(is_upgrade || outlasts(response)) {
+            return Ok(());
+        }
+        let Some(tether) = Tether::current() else {
+            // The route came with a reload that this connection has waited through.
+            ctx.late_denial = Some(Denial::TemporarilyUnavailable);
+            return Error::e_explain(ErrorType::InternalError, "an exchange that could not be ended");
+        };
         let identities = &self.shared.identities;
         let fields = session.req_header().headers.get_all(header::AUTHORIZATION);
         let secret = bearer(fields.iter().map(http::HeaderValue::as_bytes)).ok().flatten();
@@ -51,12 +71,14 @@ impl Gate {
         };
         let tie = Tie { caller: caller.clone(), digests, ends_ms: ends_ms.unwrap_or(u64::MAX), protocol };
         let seat = identities.live.seat(tie, &tether);
-        if identities.live.changes() != changes && matches!(identities.is_alive(caller).await, Ok(false)) {
+        // A change that came after the credential was looked up is not missed.
+        if identities.live.changes() != ctx.changes && identities.recheck(seat.number(), caller).await.is_err() {
             identities.live.end(seat.number());
         }
         // A byte that a client sends ahead would keep the engine from looking at the connection.
         session.as_downstream_mut().set_pipelining_enabled(false);
-        ctx.tie = Some(Tied { tether, frames: Frames::default(), _seat: seat });
+        ctx.tie = Some(Tied { tether, frames: is_upgrade.then(Frames::default), _seat: seat });
+        Ok(())
     }
 
     /// Ends an exchange that has begun to be answered, as its protocol does. A plain download is
@@ -65,17 +87,25 @@ impl Gate {
         let Some(tie) = &ctx.tie else { return };
         tie.tether.say_farewell();
         session.set_keepalive(None);
-        if session.was_upgraded() {
-            if tie.frames.is_between() {
+        if let Some(frames) = &tie.frames {
+            if frames.is_between() {
                 let _ = session.write_response_body(Some(Bytes::from_static(CLOSE_FRAME)), false).await;
                 let leave = async { while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {} };
                 let _ = tokio::time::timeout(LEAVE, leave).await;
             }
             return;
         }
-        let kind = session.response_written().and_then(|response| response.headers.get(header::CONTENT_TYPE));
-        if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+        if session.response_written().is_some_and(|response| is_kind(response, b"text/event-stream")) {
             let _ = session.as_downstream_mut().finish_body().await;
         }
     }
+}
+
+fn is_kind(response: &ResponseHeader, kind: &[u8]) -> bool {
+    response.headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(kind))
+}
+
+/// Whether an answer may go on for ever: events and gRPC. Any other one ends by itself.
+fn outlasts(response: &ResponseHeader) -> bool {
+    is_kind(response, b"text/event-stream") || is_kind(response, b"application/grpc")
 }

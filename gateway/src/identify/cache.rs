@@ -299,8 +299,17 @@ impl<F: Facts> Cache<F> {
     /// publish under is held while the epoch moves, so none can publish what it read before.
     pub(super) async fn forget(&self, changes: &[Change], store: &dyn Store) -> Result<(), StoreError> {
         for (id, shared) in self.forget_now(changes) {
-            if let Some(record) = store.organization(&id).await? {
-                let facts = record.facts()?;
+            // An organization that is no record stays empty: nobody is judged by it.
+            let read = store.organization(&id).await.and_then(|record| record.map(|r| r.facts()).transpose());
+            let facts = match read {
+                Ok(facts) => facts,
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                Err(error) => {
+                    log::error!(target: "tollgate::store", "the organization {id} cannot be read: {error}");
+                    None
+                }
+            };
+            if let Some(facts) = facts {
                 let _publishing = lock(&self.organizations);
                 shared.now.store(Some(Arc::new(facts)));
             }
@@ -309,6 +318,14 @@ impl<F: Facts> Cache<F> {
     }
 
     fn forget_now(&self, changes: &[Change]) -> Vec<(String, Arc<KnownOrganization>)> {
+        let concerns = |change: &Change| {
+            let is_shared = matches!(change, Change::Organization(_) | Change::Everything);
+            is_shared || F::is_wide(change) || F::named(change).is_some()
+        };
+        // What cannot be about anything here does not make look-ups under way begin again.
+        if !changes.iter().any(concerns) {
+            return Vec::new();
+        }
         let mut organizations = lock(&self.organizations);
         self.epoch.fetch_add(1, Ordering::AcqRel);
         lock(&self.flights).clear();

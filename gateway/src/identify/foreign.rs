@@ -37,6 +37,8 @@ const KEYS_MAX: usize = 64;
 const ACTIVE_MS: u64 = 30_000;
 /// How long its "not active" is.
 const INACTIVE_MS: u64 = 5_000;
+/// The end of a token whose issuer names none: its word holds for [`ACTIVE_MS`] anyway.
+const NO_END_S: u64 = 1 << 40;
 /// Most refused tokens remembered.
 const REFUSED_MAX: usize = 50_000;
 
@@ -61,12 +63,12 @@ struct KeySet {
 pub(super) struct Foreign {
     outgoing: Arc<Outgoing>,
     sets: Mutex<HashMap<Box<str>, Arc<KeySet>>>,
-    refused: Map<Digest, u64>,
+    refused: Map<(Digest, u32), u64>,
 }
 
-/// The key of a set, if it may sign with one of the algorithms allowed.
+/// The key of a set, if it signs with an algorithm that we know.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list may grow; what we do not know is refused")]
-fn public_key(jwk: &Jwk, allowed: &[Algorithm]) -> Option<PublicKey> {
+fn public_key(jwk: &Jwk) -> Option<PublicKey> {
     if jwk.common.public_key_use.as_ref().is_some_and(|use_| *use_ != PublicKeyUse::Signature) {
         return None;
     }
@@ -80,24 +82,27 @@ fn public_key(jwk: &Jwk, allowed: &[Algorithm]) -> Option<PublicKey> {
         }
         _ => return None,
     };
-    let is_allowed = allowed.contains(&algorithm) && jwk.common.key_algorithm.is_none_or(|alg| alg == named);
-    let key = is_allowed.then(|| DecodingKey::from_jwk(jwk).ok())??;
+    let agrees = jwk.common.key_algorithm.is_none_or(|alg| alg == named);
+    let key = agrees.then(|| DecodingKey::from_jwk(jwk).ok())??;
     Some(PublicKey { kid: jwk.common.key_id.clone(), algorithm, key })
 }
 
 /// The usable keys of a set; what is no key is passed over.
-fn read_keys(bytes: &[u8], allowed: &[Algorithm]) -> Result<Vec<PublicKey>, OutgoingFault> {
+fn read_keys(bytes: &[u8]) -> Result<Vec<PublicKey>, OutgoingFault> {
     #[derive(serde::Deserialize)]
     struct Set {
         keys: Vec<serde_json::Value>,
     }
     let set: Set = serde_json::from_slice(bytes).map_err(|_| OutgoingFault::Unreachable("not a key set".into()))?;
     let jwks = set.keys.into_iter().take(KEYS_MAX).filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
-    Ok(jwks.filter_map(|jwk| public_key(&jwk, allowed)).collect())
+    let keys: Vec<PublicKey> = jwks.filter_map(|jwk| public_key(&jwk)).collect();
+    // An issuer without a key would take back every token at once: more likely it answers nonsense.
+    if keys.is_empty() { Err(OutgoingFault::Unreachable("no usable key".into())) } else { Ok(keys) }
 }
 
-/// Whether a token is signed by a key of a set that it may mean.
-fn is_signed(token: &Jws<'_>, keys: &[PublicKey]) -> Option<bool> {
+/// Whether a token is signed by a key of a set that it may mean, with an algorithm allowed; `None`
+/// when there is no such key.
+fn is_signed(token: &Jws<'_>, keys: &[PublicKey], allowed: &[Algorithm]) -> Option<bool> {
     let means = |key: &&PublicKey| token.header.kid.is_none() && keys.len() == 1 || token.header.kid == key.kid;
     let mut candidates = keys.iter().filter(means).peekable();
     candidates.peek()?;
@@ -107,7 +112,8 @@ fn is_signed(token: &Jws<'_>, keys: &[PublicKey]) -> Option<bool> {
             Algorithm::ES256 => (Jwa::ES256, "ES256"),
             Algorithm::EdDSA => (Jwa::EdDSA, "EdDSA"),
         };
-        token.header.alg == name
+        allowed.contains(&key.algorithm)
+            && token.header.alg == name
             && jsonwebtoken::crypto::verify(token.signature, token.signed.as_bytes(), &key.key, algorithm)
                 .unwrap_or(false)
     }))
@@ -117,8 +123,8 @@ fn is_signed(token: &Jws<'_>, keys: &[PublicKey]) -> Option<bool> {
 pub(crate) fn is_signed_by(token: &Jws<'_>, jwks: &[Box<str>]) -> bool {
     let all = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
     let jwks = jwks.iter().filter_map(|text| serde_json::from_str::<Jwk>(text).ok());
-    let keys: Vec<PublicKey> = jwks.filter_map(|jwk| public_key(&jwk, &all)).collect();
-    is_signed(token, &keys) == Some(true)
+    let keys: Vec<PublicKey> = jwks.filter_map(|jwk| public_key(&jwk)).collect();
+    is_signed(token, &keys, &all) == Some(true)
 }
 
 impl Foreign {
@@ -126,29 +132,29 @@ impl Foreign {
         Foreign { outgoing, sets: Mutex::default(), refused: Map::new(REFUSED_MAX) }
     }
 
-    pub(super) fn is_refused(&self, digest: &Digest, now_ms: u64) -> bool {
-        self.refused.get(digest).is_some_and(|until_ms| now_ms < until_ms)
+    pub(super) fn is_refused(&self, id: &(Digest, u32), now_ms: u64) -> bool {
+        self.refused.get(id).is_some_and(|until_ms| now_ms < until_ms)
     }
 
     pub(super) async fn verify(
         &self,
         api: &Api,
         secret: Secret<'_>,
-        digest: &Digest,
+        id: &(Digest, u32),
         now_ms: u64,
     ) -> Result<KnownToken, Unidentified> {
         let issuer = api.issuer_of(secret).ok_or(Unidentified::Unknown)?;
         let (claims, asked_until_ms) = match &issuer.judged {
             Judged::ByKeys { jwks, algorithms } => {
                 let token = jws::parse(secret.expose()).map_err(|_| Unidentified::Unknown)?;
-                (self.by_keys(&token, jwks, algorithms, now_ms).await?, u64::MAX)
+                (self.by_keys(&token, jwks, algorithms, now_ms).await?, now_ms + REFRESH_MS)
             }
             Judged::ByAsking { endpoint, client_id, client_secret_file, .. } => {
                 let login = (&**client_id, &**client_secret_file);
-                match self.by_asking(issuer, endpoint, login, secret, now_ms).await? {
+                match self.by_asking(issuer, endpoint, login, secret).await? {
                     Some(claims) => (claims, now_ms + ACTIVE_MS),
                     None => {
-                        self.refused.insert(*digest, now_ms + INACTIVE_MS);
+                        self.refused.insert(*id, now_ms + INACTIVE_MS);
                         return Err(Unidentified::Unknown);
                     }
                 }
@@ -176,11 +182,12 @@ impl Foreign {
             sets.entry(jwks.into()).or_default().clone()
         };
         let held = set.fetched.load_full().filter(|f| now_ms.saturating_sub(f.at_ms) < STALE_MS);
-        let mut answer = held.as_ref().and_then(|fetched| is_signed(token, &fetched.keys));
+        let mut answer = held.as_ref().and_then(|fetched| is_signed(token, &fetched.keys, algorithms));
         let is_old = held.as_ref().is_none_or(|f| now_ms.saturating_sub(f.at_ms) >= REFRESH_MS);
         if answer.is_none() || is_old {
-            match self.fetch(&set, jwks, algorithms, now_ms).await {
-                Some(fetched) => answer = is_signed(token, &fetched.keys).or(Some(false)),
+            // Whoever has an answer does not wait for others who ask the issuer.
+            match self.fetch(&set, jwks, answer.is_none(), now_ms).await {
+                Some(fetched) => answer = is_signed(token, &fetched.keys, algorithms).or(Some(false)),
                 None if held.is_none() => return Err(Unidentified::CannotKnow),
                 // A key that the last good set does not have, from an issuer asked a moment ago.
                 None => answer = answer.or(Some(false)),
@@ -194,9 +201,12 @@ impl Foreign {
 
     /// Fetches keys: one request at a time, none within the cool-down of the one before. `None` when
     /// there is nothing new.
-    async fn fetch(&self, set: &KeySet, jwks: &str, algorithms: &[Algorithm], now_ms: u64) -> Option<Arc<Fetched>> {
+    async fn fetch(&self, set: &KeySet, jwks: &str, must_wait: bool, now_ms: u64) -> Option<Arc<Fetched>> {
         let before = set.fetched.load_full().map(|f| f.at_ms);
-        let _flight = set.flight.lock().await;
+        let _flight = match must_wait {
+            true => set.flight.lock().await,
+            false => set.flight.try_lock().ok()?,
+        };
         let now = set.fetched.load_full();
         if now.as_ref().map(|f| f.at_ms) != before {
             return now;
@@ -206,7 +216,7 @@ impl Foreign {
             return None;
         }
         set.tried_ms.store(now_ms, Ordering::Relaxed);
-        match self.outgoing.get(jwks).await.and_then(|bytes| read_keys(&bytes, algorithms)) {
+        match self.outgoing.get(jwks).await.and_then(|bytes| read_keys(&bytes)) {
             Ok(keys) => {
                 let fetched = Arc::new(Fetched { at_ms: now_ms, keys });
                 set.fetched.store(Some(fetched.clone()));
@@ -226,13 +236,12 @@ impl Foreign {
         endpoint: &str,
         (client_id, secret_file): (&str, &str),
         token: Secret<'_>,
-        now_ms: u64,
     ) -> Result<Option<Claims>, Unidentified> {
         let cannot_know = |error: OutgoingFault| {
             log::warn!(target: "tollgate::oauth", "{endpoint} could not be asked about a token: {error}");
             Unidentified::CannotKnow
         };
-        let secret = self.outgoing.secret(secret_file).map_err(cannot_know)?;
+        let secret = self.outgoing.secret(secret_file).await.map_err(cannot_know)?;
         let text = |text: &str| zeroize::Zeroizing::new(text.to_owned());
         let fields = vec![("token", text(token.expose())), ("token_type_hint", text("access_token"))];
         let form = Form { login: Some((client_id.to_owned(), secret)), fields };
@@ -243,11 +252,12 @@ impl Foreign {
             return Ok(None);
         }
         // All of these are optional in such an answer; where they are there, they count.
-        let user = members.get("username").or_else(|| members.get("client_id")).cloned();
-        members.entry("sub").or_insert(user.unwrap_or_default());
+        let other = |name: &str| Some(format!("{name}:{}", members.get(name)?.as_str()?));
+        let subject = other("username").or_else(|| other("client_id")).unwrap_or_default();
+        members.entry("sub").or_insert(subject.into());
         members.entry("iss").or_insert((*issuer.issuer).into());
         members.entry("aud").or_insert((*issuer.audience).into());
-        members.entry("exp").or_insert(((now_ms + ACTIVE_MS) / 1_000).into());
+        members.entry("exp").or_insert(NO_END_S.into());
         Ok(Claims::read(members).ok().filter(|claims| *claims.iss == *issuer.issuer))
     }
 }

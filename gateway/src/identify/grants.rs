@@ -4,16 +4,14 @@
 //! application are not switched off, and it was not revoked by itself. All of that is read with the
 //! grant and forgotten when any of it changes: nothing is assumed before the store was asked.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
-use policy::{KeyFault, Organization, Scopes};
+use policy::{KeyFault, Organization};
 
 use super::cache::{Facts, Known};
 use crate::oauth::app::AppRecord;
 use crate::oauth::grant::GrantRecord;
 use crate::oauth::user::UserRecord;
-use crate::store::{Change, Kind, Store, StoreError, scopes};
+use crate::store::{Change, Kind, Store, StoreError};
 
 /// A grant, as far as its tokens need it.
 #[derive(Debug)]
@@ -22,8 +20,6 @@ pub struct GrantFacts {
     pub app: Box<str>,
     /// Its user.
     pub user: Box<str>,
-    /// What was granted.
-    pub scopes: Arc<Scopes>,
     /// Why none of its tokens works, if none does.
     pub fault: Option<KeyFault>,
     not_before_s: u64,
@@ -34,6 +30,16 @@ pub struct GrantFacts {
 pub type KnownGrant = Known<GrantFacts>;
 
 impl GrantFacts {
+    /// Of a grant that stands: for benches.
+    pub fn live(app: &str, user: &str) -> Self {
+        GrantFacts { app: app.into(), user: user.into(), fault: None, not_before_s: 0, revoked: Box::default() }
+    }
+
+    /// As the store says now; `None` when there is no such grant.
+    pub async fn now(grant: &str, store: &dyn Store) -> Result<Option<(Self, Organization)>, StoreError> {
+        Self::read(&grant.into(), store).await
+    }
+
     /// Whether a token of this grant works, or why not.
     pub fn allows(&self, token: &str, issued_s: u64) -> Result<(), KeyFault> {
         if let Some(fault) = self.fault {
@@ -72,7 +78,6 @@ impl Facts for GrantFacts {
         let facts = GrantFacts {
             app: grant.app.as_str().into(),
             user: grant.user.as_str().into(),
-            scopes: Arc::new(scopes(&grant.scopes)?),
             fault,
             not_before_s: grant.not_before_s,
             revoked: grant.revoked.iter().map(|token| token.id.as_str().into()).collect(),

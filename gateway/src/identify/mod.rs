@@ -190,9 +190,27 @@ impl Identities {
         self.cache.forget(changes, &*self.store).await?;
         self.tokens.forget(changes).await?;
         for (number, caller) in self.live.touched(changes) {
-            if !self.is_alive(&caller).await? {
-                self.live.end(number);
-            }
+            self.recheck(number, &caller).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at all live exchanges again, whatever was announced.
+    pub async fn recheck_all(&self) -> Result<(), StoreError> {
+        for (number, caller) in self.live.all() {
+            self.recheck(number, &caller).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at a live exchange again: it ends with its credential.
+    pub async fn recheck(&self, number: u64, caller: &Caller) -> Result<(), StoreError> {
+        match self.ends_ms(caller).await {
+            Ok(Some(ends_ms)) => self.live.set_end(number, ends_ms),
+            Ok(None) => self.live.end(number),
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            // What is no record opens nothing.
+            Err(_) => self.live.end(number),
         }
         Ok(())
     }
@@ -202,16 +220,21 @@ impl Identities {
         self.peppers.digests(secret)
     }
 
-    /// Whether a credential that worked still does, whatever the caches say.
-    pub async fn is_alive(&self, caller: &Caller) -> Result<bool, StoreError> {
+    /// When a credential that worked ends, Unix milliseconds, whatever the caches say; `None` when it
+    /// has ended.
+    async fn ends_ms(&self, caller: &Caller) -> Result<Option<u64>, StoreError> {
         match caller {
             Caller::Key(key) => match self.store.key(&key.facts.id).await {
-                Ok(record) => Ok(record.facts()?.live_at(self.clock.now_ms()).is_ok()),
-                Err(StoreError::NotFound(_)) => Ok(false),
+                Ok(record) => {
+                    let facts = record.facts()?;
+                    let lives = facts.live_at(self.clock.now_ms()).is_ok();
+                    Ok(lives.then_some(facts.not_after_ms.unwrap_or(u64::MAX)))
+                }
+                Err(StoreError::NotFound(_)) => Ok(None),
                 Err(other) => Err(other),
             },
-            Caller::Token(token, Some(_)) => self.tokens.is_alive(token).await,
-            Caller::Token(_, None) => Ok(true),
+            Caller::Token(token, Some(_)) => Ok(self.tokens.is_alive(token).await?.then_some(token.ends_ms)),
+            Caller::Token(token, None) => Ok(Some(token.ends_ms)),
         }
     }
 

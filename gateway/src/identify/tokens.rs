@@ -30,6 +30,8 @@ use crate::store::{Change, Store, StoreError};
 
 /// Most verified tokens remembered.
 const VERIFIED_MAX: usize = 200_000;
+/// Questions about different tokens that do not wait for each other.
+const LANES: usize = 256;
 /// How far a clock of ours may be off, seconds.
 const OWN_LEEWAY_S: u64 = 5;
 /// How far the clock of another issuer may be off, seconds (SPEC section 2).
@@ -38,7 +40,8 @@ pub(super) const FOREIGN_LEEWAY_S: u64 = 60;
 /// Who issued a token, as the policy said when it was verified.
 #[derive(Debug, PartialEq)]
 pub(super) enum Source {
-    Own(Arc<OAuth>),
+    /// With the key that signed it.
+    Own(Arc<OAuth>, Box<str>),
     Foreign(Arc<Issuer>, Arc<Organization>),
 }
 
@@ -69,7 +72,7 @@ impl KnownToken {
     fn is_of(&self, api: &Api) -> bool {
         *self.facts.api == *api.name
             && match &self.source {
-                Source::Own(oauth) => api.oauth.as_ref().is_some_and(|now| Arc::ptr_eq(now, oauth) || now == oauth),
+                Source::Own(oauth, _) => api.oauth.as_ref().is_some_and(|now| Arc::ptr_eq(now, oauth) || now == oauth),
                 Source::Foreign(issuer, _) => api.issuers.iter().any(|now| Arc::ptr_eq(now, issuer) || now == issuer),
             }
     }
@@ -77,7 +80,10 @@ impl KnownToken {
 
 /// Verifies tokens. One per gateway.
 pub struct Tokens {
-    verified: Map<Digest, Arc<KnownToken>>,
+    /// By hash and place of the API: a token may be for several.
+    verified: Map<(Digest, u32), Arc<KnownToken>>,
+    /// One question at a time about a token that its issuer is asked about.
+    lanes: Box<[tokio::sync::Mutex<()>]>,
     grants: Cache<GrantFacts>,
     foreign: Foreign,
     /// The keys that sign tokens of ours.
@@ -100,6 +106,7 @@ impl Tokens {
         let keys = Arc::new(Keys::new(registry, peppers.clone(), clock.clone()));
         Tokens {
             verified: Map::new(VERIFIED_MAX.min(bounds.keys_max)),
+            lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
             grants: Cache::new(bounds),
             foreign: Foreign::new(outgoing),
             keys,
@@ -114,15 +121,16 @@ impl Tokens {
     }
 
     pub(super) async fn forget(&self, changes: &[Change]) -> Result<(), StoreError> {
-        self.grants.forget(changes, &*self.store).await?;
-        if changes.iter().any(|change| matches!(change, Change::Keyring | Change::Everything)) {
-            self.verified.clear();
-            // A gateway without an authorization server has never read the ring and need not.
-            if self.keys.ring().is_some() {
-                self.keys.read().await?;
+        let about_keys = changes.iter().any(|change| matches!(change, Change::Keyring | Change::Everything));
+        // A gateway without an authorization server has never read the ring and need not.
+        if about_keys && self.keys.ring().is_some() {
+            match self.keys.read().await {
+                Ok(_) => self.verified.clear(),
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                Err(error) => log::error!(target: "tollgate::store", "the signing keys stay as they were: {error}"),
             }
         }
-        Ok(())
+        self.grants.forget(changes, &*self.store).await
     }
 
     /// Answers from memory alone; `None` when something must be computed or asked.
@@ -132,14 +140,11 @@ impl Tokens {
         secret: Secret<'_>,
         now_ms: u64,
     ) -> Option<Result<Identified, Unidentified>> {
-        let digest = self.peppers.current.digest(secret);
-        if self.foreign.is_refused(&digest, now_ms) {
+        let id = (self.peppers.current.digest(secret), api.index);
+        if self.foreign.is_refused(&id, now_ms) {
             return Some(Err(Unidentified::Unknown));
         }
-        let token = self.verified.get(&digest)?;
-        if !token.is_of(api) || now_ms >= token.asked_until_ms && now_ms < token.ends_ms {
-            return None;
-        }
+        let token = self.verified.get(&id).filter(|token| self.stands(token, api, now_ms))?;
         if now_ms >= token.ends_ms {
             return Some(Err(Unidentified::Dead(KeyFault::Expired)));
         }
@@ -148,7 +153,7 @@ impl Tokens {
                 let organization = organization.clone();
                 Some(Ok(Identified { caller: Caller::Token(token, None), organization, found: Found::Cached }))
             }
-            Source::Own(_) => match self.grants.fresh(&token.facts.grant, now_ms)? {
+            Source::Own(..) => match self.grants.fresh(&token.facts.grant, now_ms)? {
                 None => Some(Err(Unidentified::Unknown)),
                 Some(grant) => judge(token, grant, Found::Cached),
             },
@@ -161,14 +166,24 @@ impl Tokens {
         if let Some(answer) = self.identify_cached(api, secret, now_ms) {
             return answer;
         }
-        let digest = self.peppers.current.digest(secret);
-        let remembered = self.verified.get(&digest).filter(|token| token.is_of(api) && now_ms < token.asked_until_ms);
-        let token = match remembered {
+        let id = (self.peppers.current.digest(secret), api.index);
+        let remembered = || self.verified.get(&id).filter(|token| self.stands(token, api, now_ms));
+        let token = match remembered() {
             Some(token) => token,
             None => {
-                let token = Arc::new(self.verify(api, secret, &digest, now_ms).await?);
-                self.verified.insert(digest, token.clone());
-                token
+                let _lane = match secret.expose().starts_with(TOKEN_PREFIX) {
+                    true => None,
+                    false => self.lane(&id.0).await,
+                };
+                match remembered() {
+                    Some(token) => token,
+                    None if self.foreign.is_refused(&id, now_ms) => return Err(Unidentified::Unknown),
+                    None => {
+                        let token = Arc::new(self.verify(api, secret, &id, now_ms).await?);
+                        self.verified.insert(id, token.clone());
+                        token
+                    }
+                }
             }
         };
         if now_ms >= token.ends_ms {
@@ -179,8 +194,28 @@ impl Tokens {
                 let organization = organization.clone();
                 Ok(Identified { caller: Caller::Token(token, None), organization, found: Found::Stored })
             }
-            Source::Own(_) => self.look_up(token).await,
+            Source::Own(..) => self.look_up(token).await,
         }
+    }
+
+    /// Whether what was verified is still believed: for whom it was, by the key that signed it, and
+    /// not longer than its issuer's word holds.
+    fn stands(&self, token: &KnownToken, api: &Api, now_ms: u64) -> bool {
+        let has_key = match &token.source {
+            Source::Own(_, kid) => self.keys.ring().is_some_and(|ring| ring.public(kid, now_ms).is_some()),
+            Source::Foreign(..) => true,
+        };
+        has_key && token.is_of(api) && now_ms < token.asked_until_ms
+    }
+
+    async fn lane(&self, digest: &Digest) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let [first, ..] = digest.as_bytes();
+        Some(self.lanes.get(usize::from(*first) % LANES)?.lock().await)
+    }
+
+    /// Whether a token is remembered, whether or not it still works: it is no guess.
+    pub fn is_known(&self, api: &Api, secret: Secret<'_>) -> bool {
+        self.verified.get(&(self.peppers.current.digest(secret), api.index)).is_some()
     }
 
     async fn look_up(&self, token: Arc<KnownToken>) -> Result<Identified, Unidentified> {
@@ -208,25 +243,25 @@ impl Tokens {
         &self,
         api: &Api,
         secret: Secret<'_>,
-        digest: &Digest,
+        id: &(Digest, u32),
         now_ms: u64,
     ) -> Result<KnownToken, Unidentified> {
         match (secret.expose().strip_prefix(TOKEN_PREFIX), &api.oauth) {
             (Some(text), Some(oauth)) => self.verify_own(api, oauth, text, now_ms).await,
             (Some(_), None) => Err(Unidentified::Unknown),
-            (None, _) => self.foreign.verify(api, secret, digest, now_ms).await,
+            (None, _) => self.foreign.verify(api, secret, id, now_ms).await,
         }
     }
 
     /// The claims of a token that we signed for this API, whether or not it is over.
-    pub async fn own_claims(&self, oauth: &OAuth, text: &str, now_ms: u64) -> Result<Claims, Unidentified> {
+    pub async fn own_claims(&self, oauth: &OAuth, text: &str, now_ms: u64) -> Result<(Claims, Box<str>), Unidentified> {
         let token = jws::parse(text).map_err(|_| Unidentified::Unknown)?;
         let is_ours = token.header.alg == "RS256" && token.header.typ.as_deref() == Some("at+jwt");
         let kid = token.header.kid.as_deref().filter(|_| is_ours).ok_or(Unidentified::Unknown)?;
         let is_signed = self.is_signed(&token, kid, now_ms).await?;
         let claims = token.claims().map_err(|_| Unidentified::Unknown)?;
         let is_for_us = is_signed && *claims.iss == *oauth.issuer && claims.is_for(&oauth.audience);
-        if is_for_us { Ok(claims) } else { Err(Unidentified::Unknown) }
+        if is_for_us { Ok((claims, kid.into())) } else { Err(Unidentified::Unknown) }
     }
 
     async fn is_signed(&self, token: &Jws<'_>, kid: &str, now_ms: u64) -> Result<bool, Unidentified> {
@@ -245,10 +280,8 @@ impl Tokens {
         if let Some(key) = ring.public(kid, now_ms) {
             return Ok(check(key));
         }
-        match self.keys.read_again(now_ms).await.map_err(cannot_know)? {
-            Some(ring) => Ok(ring.public(kid, now_ms).is_some_and(check)),
-            None => Ok(false),
-        }
+        let ring = self.keys.read_again(now_ms).await.map_err(cannot_know)?;
+        Ok(ring.public(kid, now_ms).is_some_and(check))
     }
 
     async fn verify_own(
@@ -258,8 +291,10 @@ impl Tokens {
         text: &str,
         now_ms: u64,
     ) -> Result<KnownToken, Unidentified> {
-        let claims = self.own_claims(oauth, text, now_ms).await?;
-        if !claims.holds_at(now_ms / 1_000, OWN_LEEWAY_S) {
+        let (claims, kid) = self.own_claims(oauth, text, now_ms).await?;
+        // Of our own tokens only the end is looked at: they are issued by the clock of the store,
+        // which may be ahead of ours.
+        if now_ms / 1_000 >= claims.exp + OWN_LEEWAY_S {
             return Err(Unidentified::Dead(KeyFault::Expired));
         }
         let text_of = |name: &str| claims.text(name).filter(|t| !t.is_empty()).ok_or(Unidentified::Unknown);
@@ -277,11 +312,16 @@ impl Tokens {
         };
         let ends_ms = (claims.exp + OWN_LEEWAY_S) * 1_000;
         let issued_s = claims.iat.ok_or(Unidentified::Unknown)?;
-        Ok(KnownToken { facts, ends_ms, asked_until_ms: u64::MAX, issued_s, source: Source::Own(oauth.clone()) })
+        Ok(KnownToken { facts, ends_ms, asked_until_ms: u64::MAX, issued_s, source: Source::Own(oauth.clone(), kid) })
     }
 
     /// Whether the grant of a token still stands.
     pub(super) async fn is_alive(&self, token: &Arc<KnownToken>) -> Result<bool, StoreError> {
+        if let Source::Own(_, kid) = &token.source
+            && self.keys.ring().is_none_or(|ring| ring.public(kid, self.clock.now_ms()).is_none())
+        {
+            return Ok(false);
+        }
         let found = self.grants.look_up(token.facts.grant.clone(), &*self.store, &*self.clock).await?;
         Ok(found.is_some_and(|grant| grant.facts.allows(&token.facts.id, token.issued_s).is_ok()))
     }

@@ -103,6 +103,7 @@ impl AuthorizationServer {
             created_ms: request.now_ms,
             expires_ms: request.now_ms + super::authorize::FLOW_LIFE_MS,
             user: None,
+            handed: None,
             granted: None,
             upstream: None,
         };

@@ -159,6 +159,7 @@ impl AuthorizationServer {
             created_ms: request.now_ms,
             expires_ms: request.now_ms + FLOW_LIFE_MS,
             user: None,
+            handed: None,
             granted: None,
             upstream: None,
         };
@@ -182,7 +183,7 @@ impl AuthorizationServer {
         if let (Some((_, user)), Some(app)) = (&session, app) {
             flow.user = Some(user.id.clone());
             if let Some(organization) = self.remembered(&flow, app, user).await? {
-                return self.finish(request, &flow, &organization).await;
+                return self.finish(request, &flow, app, &organization).await;
             }
         }
         if is_silent {

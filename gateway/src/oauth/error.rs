@@ -66,6 +66,9 @@ pub struct OAuthError {
     pub tried_basic: bool,
     /// Seconds to wait, after too many failures.
     pub retry_after_s: Option<u64>,
+    /// Whether a secret was guessed wrong, which counts against the budget of its address. Codes and
+    /// refresh tokens cannot be guessed: those that fail are old.
+    pub is_guess: bool,
 }
 
 /// Seconds to wait during an outage.
@@ -74,7 +77,7 @@ const OUTAGE_S: u64 = 1;
 impl OAuthError {
     /// A refusal.
     pub fn new(code: Code, description: impl Into<String>) -> Self {
-        OAuthError { code, description: description.into(), tried_basic: false, retry_after_s: None }
+        OAuthError { code, description: description.into(), tried_basic: false, retry_after_s: None, is_guess: false }
     }
 
     /// The client could not be authenticated.
@@ -86,25 +89,6 @@ impl OAuthError {
     pub fn too_many(retry_after_s: u64) -> Self {
         let words = "too many failed attempts from this address";
         OAuthError { retry_after_s: Some(retry_after_s), ..OAuthError::new(Code::TemporarilyUnavailable, words) }
-    }
-
-    /// Whether it is a guess that failed, and counts against the budget of its address.
-    pub fn is_failed_guess(&self) -> bool {
-        match self.code {
-            Code::InvalidClient | Code::InvalidGrant => true,
-            Code::InvalidRequest
-            | Code::UnauthorizedClient
-            | Code::UnsupportedGrantType
-            | Code::UnsupportedResponseType
-            | Code::InvalidScope
-            | Code::InvalidTarget
-            | Code::AccessDenied
-            | Code::LoginRequired
-            | Code::ConsentRequired
-            | Code::RequestNotSupported
-            | Code::RequestUriNotSupported
-            | Code::TemporarilyUnavailable => false,
-        }
     }
 
     /// As the token endpoint says it.

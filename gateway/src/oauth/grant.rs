@@ -41,6 +41,8 @@ pub enum Cause {
     CodeReplayed,
     /// A refresh token was used that had been replaced (RFC 9700 section 4.14.2).
     RefreshReused,
+    /// The user gave the same application too many newer ones.
+    Superseded,
 }
 
 impl Cause {
@@ -52,6 +54,7 @@ impl Cause {
             Cause::Operator => "operator",
             Cause::CodeReplayed => "code_replayed",
             Cause::RefreshReused => "refresh_reused",
+            Cause::Superseded => "superseded",
         }
     }
 }

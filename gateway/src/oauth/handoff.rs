@@ -1,9 +1,12 @@
 //! Logins that happen elsewhere: at a page of the company's own, or at an OpenID Provider.
 //!
 //! Either way the user comes back to `/oauth/continue`, in the browser in which it began. A page of
-//! the company's own says who it is through the management API, or in a statement that it signed:
-//! for us, about this request, for a minute, once. A user of another system is a user of ours under
+//! the company's own says who it is through the management API, and sends the browser back with a
+//! verifier that only it was given; or in a statement that it signed: for us, about this request,
+//! for a minute, once. So nobody can begin a login and have somebody else finish it for them. A user of another system is a user of ours under
 //! an id that says where from.
+
+use std::collections::HashMap;
 
 use http::StatusCode;
 use policy::jws::{self, Claims};
@@ -14,8 +17,8 @@ use super::error::{Code, OAuthError};
 use super::http::{Form as Parameters, Reply, Request, with_parameters};
 use super::login::{denied, forged};
 use super::pages::message;
-use super::registry::FlowRecord;
-use super::secret::{challenge_of, random_secret, same};
+use super::registry::{FlowRecord, Handed};
+use super::secret::{challenge_of, has_digest, random_secret, same};
 use super::server::AuthorizationServer;
 use super::user::{MEMBERSHIPS_MAX, Membership, Role, UserRecord, foreign_id};
 use crate::identify::is_signed_by;
@@ -45,6 +48,9 @@ pub struct Accepted {
     pub organizations: Option<Vec<String>>,
     /// Scopes that the other system's page has granted; only where the policy says that it asks.
     pub grant_scopes: Option<Vec<String>>,
+    /// An organization that the user belongs to beside those there are.
+    #[serde(skip)]
+    pub join: Option<String>,
 }
 
 impl AuthorizationServer {
@@ -52,11 +58,11 @@ impl AuthorizationServer {
     pub async fn accept(
         &self,
         system: (&str, &str),
-        mut flow: FlowRecord,
+        flow: &mut FlowRecord,
         accepted: &Accepted,
         consents: bool,
         now_ms: u64,
-    ) -> Result<(FlowRecord, UserRecord), OAuthError> {
+    ) -> Result<UserRecord, OAuthError> {
         let refused = |words: String| OAuthError::new(Code::InvalidRequest, words);
         let user = self.take_over(system, accepted, now_ms).await?;
         flow.granted = match &accepted.grant_scopes {
@@ -72,9 +78,20 @@ impl AuthorizationServer {
                 Some(scopes.clone())
             }
         };
-        flow.user = Some(user.id.clone());
-        self.registry.put_flow(&flow).await?;
-        Ok((flow, user))
+        Ok(user)
+    }
+
+    /// Says over the management API who has logged in, or that nobody has; returns the verifier
+    /// with which that browser must come back. `None` when the request is over.
+    pub async fn hand_over(&self, flow: &FlowRecord, user: Option<String>) -> Result<Option<String>, OAuthError> {
+        let verifier = random_secret()?;
+        let digest = self.peppers.current.digest(policy::credential::Secret::new(&verifier));
+        let handed = Handed { user, verifier: digest };
+        let kept = self.registry.change_flow(&flow.id, |now| {
+            now.handed = Some(handed.clone());
+            (now.granted, now.scopes) = (flow.granted.clone(), flow.scopes.clone());
+        });
+        Ok(kept.await?.map(|_| verifier))
     }
 
     async fn take_over(
@@ -108,7 +125,7 @@ impl AuthorizationServer {
             email: email.clone(),
             name: accepted.name.clone(),
             password: None,
-            memberships: memberships.clone().unwrap_or_default(),
+            memberships: joined(memberships.clone().unwrap_or_default(), accepted.join.as_deref()),
             created_ms: now_ms,
             sessions_from_ms: 0,
             disabled_ms: None,
@@ -121,9 +138,8 @@ impl AuthorizationServer {
         let changed = self.registry.change_user(&id, |user| {
             user.email.clone_from(&email);
             user.name.clone_from(&accepted.name);
-            if let Some(memberships) = &memberships {
-                user.memberships.clone_from(memberships);
-            }
+            let of = memberships.clone().unwrap_or_else(|| user.memberships.clone());
+            user.memberships = joined(of, accepted.join.as_deref());
             Ok(())
         });
         let user = changed.await?.record;
@@ -143,23 +159,26 @@ impl AuthorizationServer {
             Ok(found) => found,
             Err(page) => return Ok(*page),
         };
-        if let (Login::Handoff { keys, consents, url }, Some(statement)) =
-            (&request.oauth.login, form.get("login_token")?)
-        {
-            let Some(accepted) = self.believed(request, statement, keys, &flow.id).await? else {
-                return Ok(forged(request));
-            };
-            flow = self.accept(("app", url), flow, &accepted, *consents, request.now_ms).await?.0;
-        }
-        let Some(id) = &flow.user else {
-            let words = ("You are not logged in yet", "Go back to the application and start again from there.");
-            return Ok(message(request, StatusCode::BAD_REQUEST, words, None));
+        let Login::Handoff { keys, consents, .. } = &request.oauth.login else { return Ok(not_yet(request)) };
+        let user = match (form.get("login_token")?, form.get("login_verifier")?, flow.handed.take()) {
+            (Some(statement), _, _) => {
+                let Some(accepted) = self.believed(request, statement, keys, &flow.id).await? else {
+                    return Ok(forged(request));
+                };
+                let system = ("app", &*request.api.name);
+                let user = self.accept(system, &mut flow, &accepted, *consents, request.now_ms).await?;
+                Some(user.id)
+            }
+            (None, Some(verifier), Some(handed)) if has_digest(&self.peppers, verifier, &handed.verifier) => {
+                handed.user
+            }
+            (None, _, _) => return Ok(not_yet(request)),
         };
-        if id.is_empty() {
+        let Some(id) = user else {
             self.registry.end_flow(&flow.id).await?;
             return Ok(denied(request, &flow));
-        }
-        match self.registry.user(id).await?.filter(|user| user.disabled_ms.is_none()) {
+        };
+        match self.registry.user(&id).await?.filter(|user| user.disabled_ms.is_none()) {
             Some(user) => self.logged_in(request, flow, &user).await,
             None => Ok(forged(request)),
         }
@@ -186,23 +205,37 @@ impl AuthorizationServer {
         let (true, true, true, Some(id)) = (is_short, is_for_us, claims.holds_at(now_s, LEEWAY_S), &claims.jti) else {
             return Ok(None);
         };
-        let spent = self.peppers.current.digest(policy::credential::Secret::new(id)).to_hex();
+        let spent = blake3::hash(format!("{}/{id}", request.api.name).as_bytes()).to_hex().to_string();
         if !self.registry.spend(&spent, (claims.exp + 2 * LEEWAY_S) * 1_000).await? {
             return Ok(None);
         }
-        let names = |name: &str| claims.names(name).ok().filter(|list| !list.is_empty());
+        let names = |name: &str| match claims.has(name) {
+            true => claims.names(name).map(Some),
+            false => Ok(None),
+        };
+        let (Ok(organizations), Ok(grant_scopes)) = (names("organizations"), names("grant_scopes")) else {
+            return Ok(None);
+        };
         Ok(Some(Accepted {
             sub: claims.sub.clone(),
             name: claims.text("name").unwrap_or_default().to_owned(),
             email: claims.text("email").unwrap_or_default().to_owned(),
-            organizations: names("organizations"),
-            grant_scopes: names("grant_scopes"),
+            organizations,
+            grant_scopes,
+            join: None,
         }))
     }
 }
 
+/// How long what a provider says of itself is believed, milliseconds.
+const PROVIDER_MS: u64 = 5 * 60_000;
+
+/// What OpenID Providers say of themselves, by issuer. As many as the policy names.
+#[derive(Default)]
+pub struct Providers(tokio::sync::Mutex<HashMap<String, (u64, Provider)>>);
+
 /// What an OpenID Provider says of itself (OpenID Connect Discovery section 3).
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct Provider {
     issuer: String,
     authorization_endpoint: String,
@@ -217,15 +250,21 @@ struct ProviderTokens {
 }
 
 impl AuthorizationServer {
-    async fn provider(&self, issuer: &str) -> Result<Provider, OAuthError> {
+    async fn provider(&self, issuer: &str, now_ms: u64) -> Result<Provider, OAuthError> {
+        let mut known = self.providers.0.lock().await;
+        if let Some((_, provider)) = known.get(issuer).filter(|(at_ms, _)| now_ms.saturating_sub(*at_ms) < PROVIDER_MS)
+        {
+            return Ok(provider.clone());
+        }
         let address = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
         let bytes = self.outgoing.get(&address).await.map_err(unavailable)?;
         let provider: Provider = serde_json::from_slice(&bytes).map_err(|_| nonsense())?;
-        let is_safe = |url: &String| url.starts_with("https://") || url.starts_with("http://127.0.0.1");
+        let is_safe = |url: &String| policy::oauth::is_url(url);
         let urls = [&provider.authorization_endpoint, &provider.token_endpoint, &provider.jwks_uri];
         if provider.issuer != issuer || !urls.into_iter().all(is_safe) {
             return Err(nonsense());
         }
+        known.insert(issuer.to_owned(), (now_ms, provider.clone()));
         Ok(provider)
     }
 
@@ -236,22 +275,22 @@ impl AuthorizationServer {
         flow: &mut FlowRecord,
     ) -> Result<String, OAuthError> {
         let Login::Oidc { issuer, client_id, .. } = &request.oauth.login else { return Err(nonsense()) };
-        let provider = self.provider(issuer).await?;
+        let provider = self.provider(issuer, request.now_ms).await?;
         let (nonce, verifier) = (random_secret()?, random_secret()?);
         let callback = format!("{}/oauth/continue", request.oauth.issuer);
-        let address = with_parameters(
-            &provider.authorization_endpoint,
-            &[
-                ("response_type", "code"),
-                ("client_id", client_id),
-                ("redirect_uri", &callback),
-                ("scope", "openid email profile"),
-                ("state", &flow.id),
-                ("nonce", &nonce),
-                ("code_challenge", &challenge_of(&verifier)),
-                ("code_challenge_method", "S256"),
-            ],
-        );
+        let challenge = challenge_of(&verifier);
+        let mut parameters = vec![
+            ("response_type", "code"),
+            ("client_id", &**client_id),
+            ("redirect_uri", &callback),
+            ("scope", "openid email profile"),
+            ("state", &flow.id),
+            ("nonce", &nonce),
+            ("code_challenge", &challenge),
+            ("code_challenge_method", "S256"),
+        ];
+        parameters.extend(flow.must_login.then_some(("prompt", "login")));
+        let address = with_parameters(&provider.authorization_endpoint, &parameters);
         flow.upstream = Some((nonce, verifier));
         Ok(address)
     }
@@ -261,7 +300,7 @@ impl AuthorizationServer {
             return Err(nonsense());
         };
         let named = Parameters::parse(&format!("login_request={}", form.get("state")?.unwrap_or_default()))?;
-        let (flow, _) = match self.flow(request, &named).await? {
+        let (mut flow, _) = match self.flow(request, &named).await? {
             Ok(found) => found,
             Err(page) => return Ok(*page),
         };
@@ -269,21 +308,21 @@ impl AuthorizationServer {
             self.registry.end_flow(&flow.id).await?;
             return Ok(denied(request, &flow));
         }
-        let (Some(code), Some((nonce, verifier))) = (form.get("code")?, &flow.upstream) else {
+        let (Some(code), Some((nonce, verifier))) = (form.get("code")?, flow.upstream.clone()) else {
             return Ok(forged(request));
         };
         // RFC 9207: an answer that says who it is from must be from the provider we asked.
         if form.get("iss")?.is_some_and(|iss| *iss != **issuer) {
             return Ok(forged(request));
         }
-        let provider = self.provider(issuer).await?;
-        let secret = self.outgoing.secret(client_secret_file).map_err(unavailable)?;
+        let provider = self.provider(issuer, request.now_ms).await?;
+        let secret = self.outgoing.secret(client_secret_file).await.map_err(unavailable)?;
         let text = |text: &str| zeroize::Zeroizing::new(text.to_owned());
         let fields = vec![
             ("grant_type", text("authorization_code")),
             ("code", text(code)),
             ("redirect_uri", text(&format!("{}/oauth/continue", request.oauth.issuer))),
-            ("code_verifier", text(verifier)),
+            ("code_verifier", text(&verifier)),
         ];
         let exchange = Form { login: Some((client_id.to_string(), secret)), fields };
         let bytes = match self.outgoing.post(&provider.token_endpoint, exchange).await {
@@ -293,16 +332,17 @@ impl AuthorizationServer {
         };
         let tokens: ProviderTokens = serde_json::from_slice(&bytes).map_err(|_| nonsense())?;
         let keys = self.outgoing.get(&provider.jwks_uri).await.map_err(unavailable)?;
-        let claims = id_token(&tokens.id_token, &keys, (issuer, client_id), nonce, request.now_ms / 1_000);
+        let claims = id_token(&tokens.id_token, &keys, (issuer, client_id), &nonce, request.now_ms / 1_000);
         let Some(claims) = claims else { return Ok(forged(request)) };
         let accepted = Accepted {
             sub: claims.sub.clone(),
             name: claims.text("name").unwrap_or_default().to_owned(),
             email: claims.text("email").unwrap_or_default().to_owned(),
-            organizations: organization.as_ref().map(|id| vec![id.to_string()]),
+            organizations: None,
             grant_scopes: None,
+            join: organization.as_ref().map(ToString::to_string),
         };
-        let (flow, user) = self.accept(("oidc", issuer), flow, &accepted, false, request.now_ms).await?;
+        let user = self.accept(("oidc", issuer), &mut flow, &accepted, false, request.now_ms).await?;
         self.logged_in(request, flow, &user).await
     }
 }
@@ -330,6 +370,18 @@ fn id_token(text: &str, jwks: &[u8], (issuer, client): (&str, &str), nonce: &str
         && claims.text("nonce").is_some_and(|said| same(said, nonce))
         && claims.holds_at(now_s, LEEWAY_S);
     is_ours.then_some(claims)
+}
+
+fn joined(mut memberships: Vec<Membership>, organization: Option<&str>) -> Vec<Membership> {
+    if let Some(id) = organization.filter(|id| !memberships.iter().any(|m| m.organization == *id)) {
+        memberships.push(Membership { organization: id.to_owned(), role: Role::Member });
+    }
+    memberships
+}
+
+fn not_yet(request: &Request<'_>) -> Reply {
+    let words = ("You are not logged in yet", "Go back to the application and start again from there.");
+    message(request, StatusCode::BAD_REQUEST, words, None)
 }
 
 fn unavailable(error: OutgoingFault) -> OAuthError {

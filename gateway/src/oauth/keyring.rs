@@ -164,24 +164,44 @@ pub fn generate(pepper: &Pepper, now_ms: u64) -> Result<KeyRecord, KeyringFault>
     // RFC 7638 section 3.1: required members in this order, no space.
     let canonical = format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#);
     let kid = encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, canonical.as_bytes()).as_ref());
-    let mut sealed = private.as_ref().to_vec();
-    let nonce =
-        sealing_key(pepper)?.seal_in_place_append_tag(Aad::from(kid.as_bytes()), &mut sealed).map_err(failed)?;
-    let sealed = encode(&[&nonce.as_ref()[..], &sealed].concat());
+    let sealed = seal(private.as_ref(), &kid, pepper)?;
     Ok(KeyRecord { kid, n, e, created_ms: now_ms, signs_from_ms: now_ms, sealed })
+}
+
+/// The private key, if it was sealed under this pepper.
+fn unseal(key: &KeyRecord, pepper: &Pepper) -> Result<zeroize::Zeroizing<Vec<u8>>, KeyringFault> {
+    let bytes = URL_SAFE_NO_PAD.decode(&key.sealed).map_err(|_| KeyringFault::Damaged)?;
+    let (nonce, sealed) = bytes.split_first_chunk::<NONCE_BYTES>().ok_or(KeyringFault::Damaged)?;
+    let mut buffer = zeroize::Zeroizing::new(sealed.to_vec());
+    let opened = sealing_key(pepper)?.open_in_place(Nonce::from(nonce), Aad::from(key.kid.as_bytes()), &mut buffer);
+    opened.map(|plain| zeroize::Zeroizing::new(plain.to_vec())).map_err(|_| KeyringFault::Sealed)
+}
+
+fn seal(private: &[u8], kid: &str, pepper: &Pepper) -> Result<String, KeyringFault> {
+    let mut sealed = private.to_vec();
+    let nonce = sealing_key(pepper)?.seal_in_place_append_tag(Aad::from(kid.as_bytes()), &mut sealed);
+    let nonce = nonce.map_err(|_| KeyringFault::Generation)?;
+    Ok(URL_SAFE_NO_PAD.encode([&nonce.as_ref()[..], &sealed].concat()))
+}
+
+/// Whether a key was sealed under the pepper before the one in force.
+pub fn is_under_old_pepper(key: &KeyRecord, peppers: &Peppers) -> bool {
+    let old = peppers.previous.as_ref();
+    old.is_some_and(|old| unseal(key, &peppers.current).is_err() && unseal(key, old).is_ok())
+}
+
+/// Seals a key under the pepper in force, so that the one before can be let go.
+pub fn reseal(key: &mut KeyRecord, peppers: &Peppers) {
+    let Some(old) = peppers.previous.as_ref().filter(|_| is_under_old_pepper(key, peppers)) else { return };
+    if let Ok(sealed) = unseal(key, old).and_then(|private| seal(&private, &key.kid, &peppers.current)) {
+        key.sealed = sealed;
+    }
 }
 
 /// Opens a sealed key and makes it ready to sign.
 pub fn open(key: &KeyRecord, peppers: &Peppers) -> Result<RsaKeyPair, KeyringFault> {
-    let bytes = URL_SAFE_NO_PAD.decode(&key.sealed).map_err(|_| KeyringFault::Damaged)?;
-    let (nonce, sealed) = bytes.split_first_chunk::<NONCE_BYTES>().ok_or(KeyringFault::Damaged)?;
-    let under = |pepper: &Pepper| {
-        let mut buffer = sealed.to_vec();
-        let nonce = Nonce::from(nonce);
-        let opened = sealing_key(pepper).ok()?.open_in_place(nonce, Aad::from(key.kid.as_bytes()), &mut buffer).ok();
-        opened.map(|plain| zeroize::Zeroizing::new(plain.to_vec()))
-    };
-    let plain = under(&peppers.current).or_else(|| under(peppers.previous.as_ref()?)).ok_or(KeyringFault::Sealed)?;
+    let under_old = || peppers.previous.as_ref().map_or(Err(KeyringFault::Sealed), |old| unseal(key, old));
+    let plain = unseal(key, &peppers.current).or_else(|_| under_old())?;
     RsaKeyPair::from_pkcs8(&plain).map_err(|_| KeyringFault::Damaged)
 }
 
@@ -247,6 +267,9 @@ mod tests {
         };
         assert_eq!(open(&made, &peppers("2", None)).err(), Some(KeyringFault::Sealed));
         assert!(open(&made, &peppers("2", Some("1"))).is_ok());
+        let mut moved = made.clone();
+        reseal(&mut moved, &peppers("2", Some("1")));
+        assert!(open(&moved, &peppers("2", None)).is_ok(), "sealed under the pepper in force");
         let pair = open(&made, &peppers("1", None)).unwrap();
         let signature = sign(&pair, b"message").unwrap();
         let public = jsonwebtoken::DecodingKey::from_rsa_components(&made.n, &made.e).unwrap();

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::DecodingKey;
 use tokio::sync::Mutex;
 
-use super::keyring::{KeyState, KeyringFault, KeyringRecord, generate, open, sign};
+use super::keyring::{KeyState, KeyringFault, KeyringRecord, generate, is_under_old_pepper, open, reseal, sign};
 use super::registry::Registry;
 use crate::clock::Clock;
 use crate::digest::Peppers;
@@ -71,6 +71,7 @@ pub struct Keys {
     clock: Arc<dyn Clock>,
     ring: ArcSwapOption<Ring>,
     making: Mutex<()>,
+    reading: Mutex<()>,
     asked_ms: AtomicU64,
 }
 
@@ -83,6 +84,7 @@ impl Keys {
             clock,
             ring: ArcSwapOption::empty(),
             making: Mutex::default(),
+            reading: Mutex::default(),
             asked_ms: AtomicU64::new(0),
         }
     }
@@ -92,26 +94,42 @@ impl Keys {
         self.ring.load_full()
     }
 
-    /// Reads the ring anew.
+    /// Reads the ring anew. One at a time, so that an older one never takes the place of a newer.
     pub async fn read(&self) -> Result<Arc<Ring>, StoreError> {
+        let _reading = self.reading.lock().await;
+        self.read_alone().await
+    }
+
+    async fn read_alone(&self) -> Result<Arc<Ring>, StoreError> {
         let ring = Arc::new(Ring::new(self.registry.keyring().await?, &self.peppers));
         self.ring.store(Some(ring.clone()));
         Ok(ring)
     }
 
     /// Reads the ring again because of a key that is not in it, unless that was done a moment ago.
-    pub async fn read_again(&self, now_ms: u64) -> Result<Option<Arc<Ring>>, StoreError> {
-        let asked = self.asked_ms.load(Ordering::Relaxed);
-        let is_time = now_ms.saturating_sub(asked) >= ASK_AGAIN_MS;
-        let is_mine =
-            is_time && self.asked_ms.compare_exchange(asked, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if is_mine { self.read().await.map(Some) } else { Ok(None) }
+    /// Whoever asks meanwhile waits for the same answer.
+    pub async fn read_again(&self, now_ms: u64) -> Result<Arc<Ring>, StoreError> {
+        let _reading = self.reading.lock().await;
+        let is_recent = now_ms.saturating_sub(self.asked_ms.load(Ordering::Relaxed)) < ASK_AGAIN_MS;
+        match self.ring() {
+            Some(ring) if is_recent => Ok(ring),
+            Some(_) | None => {
+                let ring = self.read_alone().await?;
+                self.asked_ms.store(now_ms, Ordering::Relaxed);
+                Ok(ring)
+            }
+        }
     }
 
     /// Reads the ring and makes a key if one is due.
     pub async fn maintain(&self) -> Result<Arc<Ring>, KeysError> {
         let _making = self.making.lock().await;
-        let ring = self.read().await?;
+        let mut ring = self.read().await?;
+        if ring.record.keys.iter().any(|key| is_under_old_pepper(key, &self.peppers)) {
+            let peppers = &self.peppers;
+            self.registry.change_keyring(|ring| ring.keys.iter_mut().for_each(|key| reseal(key, peppers))).await?;
+            ring = self.read().await?;
+        }
         let now_ms = self.registry.now_ms(self.clock.now_ms()).await?;
         if !ring.record.is_due(now_ms) {
             return Ok(ring);
@@ -138,15 +156,25 @@ impl Keys {
         Ok(self.read().await?)
     }
 
-    /// Signs claims: header, payload, signature (RFC 7515 section 7.1). The signature is made on a
-    /// thread that serves no requests.
-    pub async fn sign(&self, claims: &serde_json::Value, now_ms: u64) -> Result<String, KeysError> {
+    /// Makes sure that there is a key to sign with.
+    pub async fn ready(&self, now_ms: u64) -> Result<(), KeysError> {
+        self.signer(now_ms).await.map(|_| ())
+    }
+
+    async fn signer(&self, now_ms: u64) -> Result<(String, Arc<RsaKeyPair>), KeysError> {
         let ring = match self.ring() {
             Some(ring) if ring.record.active(now_ms).is_some() => ring,
             Some(_) | None => self.maintain().await?,
         };
         let kid = ring.record.active(now_ms).map(|key| key.kid.clone()).ok_or(KeyringFault::Generation)?;
         let pair = ring.private.get(&*kid).cloned().ok_or(KeyringFault::Damaged)??;
+        Ok((kid, pair))
+    }
+
+    /// Signs claims: header, payload, signature (RFC 7515 section 7.1). The signature is made on a
+    /// thread that serves no requests.
+    pub async fn sign(&self, claims: &serde_json::Value, now_ms: u64) -> Result<String, KeysError> {
+        let (kid, pair) = self.signer(now_ms).await?;
         let header = serde_json::json!({ "alg": "RS256", "typ": "at+jwt", "kid": kid });
         let encode = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let mut token = format!("{}.{}", encode(&header), encode(claims));

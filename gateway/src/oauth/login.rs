@@ -6,11 +6,12 @@
 
 use http::{StatusCode, header};
 use policy::credential::Secret;
+use policy::oauth::Login;
 
 use super::app::AppRecord;
 use super::authorize::BROWSER_COOKIE;
 use super::error::{Code, OAuthError};
-use super::grant::{CODE_LIFE_MS, Code as GrantCode, GrantRecord, REFRESH_LIFE_MS};
+use super::grant::{CODE_LIFE_MS, Cause, Code as GrantCode, GrantRecord, REFRESH_LIFE_MS};
 use super::http::{Form, Reply, Request, body_form, cookie, with_parameters};
 use super::pages::{Choice, ConsentPage, Frame, LoginPage, destination, in_words, message, page};
 use super::registry::{ConsentRecord, FlowRecord, SessionRecord};
@@ -26,6 +27,9 @@ const SESSION_IDLE_MS: u64 = 8 * 3_600_000;
 /// A session's end is moved at most this often.
 const SESSION_TOUCH_MS: u64 = 5 * 60_000;
 
+/// Most live grants of one user for one application; each device has one.
+const GRANTS_MAX: usize = 50;
+
 /// The one sentence for every login that fails.
 const WRONG: &str = "E-mail address or password is wrong.";
 
@@ -36,12 +40,13 @@ impl AuthorizationServer {
         let id = self.peppers.current.digest(Secret::new(value)).to_hex();
         let Some(session) = self.registry.session(&id, request.now_ms).await? else { return Ok(None) };
         let Some(user) = self.registry.user(&session.user).await? else { return Ok(None) };
-        if user.disabled_ms.is_some() || session.created_ms < user.sessions_from_ms {
+        let counts = session.realm == realm(request) && session.created_ms >= user.sessions_from_ms;
+        if user.disabled_ms.is_some() || !counts {
             return Ok(None);
         }
         let end_ms = request.now_ms + SESSION_IDLE_MS;
         if session.expires_ms + SESSION_TOUCH_MS < end_ms {
-            self.registry.put_session(&id, &SessionRecord { expires_ms: end_ms, ..session }).await?;
+            self.registry.touch_session(&id, end_ms).await?;
         }
         Ok(Some((value.to_owned(), user)))
     }
@@ -96,7 +101,7 @@ impl AuthorizationServer {
             Ok(found) => found,
             Err(page) => return Ok(*page),
         };
-        if request.oauth.login != policy::oauth::Login::Builtin {
+        if request.oauth.login != Login::Builtin {
             return Ok(message(request, StatusCode::NOT_FOUND, ("Not here", "You log in elsewhere."), None));
         }
         if !is_post {
@@ -129,9 +134,11 @@ impl AuthorizationServer {
         let app = self.registry.app(&flow.app).await?.map(|app| app.name);
         let mut frame = Frame::of(request);
         frame.csrf = self.csrf(browser);
-        let (flow, problem) = (flow.id.clone(), problem.map(str::to_owned));
-        let login = LoginPage { frame, flow, app, email: email.to_owned(), problem };
-        Ok(page(StatusCode::OK, "page", &login, None))
+        let (id, problem) = (flow.id.clone(), problem.map(str::to_owned));
+        let login = LoginPage { frame, flow: id, app, email: email.to_owned(), problem };
+        // With a consent that is remembered, the next step is the application.
+        let leads_to = Some(flow.redirect_uri.as_str()).filter(|uri| !uri.is_empty());
+        Ok(page(StatusCode::OK, "page", &login, leads_to))
     }
 
     /// Checks a password. Unknown people, wrong passwords and switched-off accounts take as long
@@ -144,7 +151,7 @@ impl AuthorizationServer {
     ) -> Result<Result<UserRecord, (StatusCode, &'static str)>, OAuthError> {
         let wrong = Ok(Err((StatusCode::UNAUTHORIZED, WRONG)));
         let Ok(address) = email(address) else { return wrong };
-        if self.logins.is_spent(&address, request.address, request.now_ms) {
+        if !self.logins.take(&address, request.address, request.now_ms) {
             let words = "Too many attempts. Wait a minute and try again.";
             return Ok(Err((StatusCode::TOO_MANY_REQUESTS, words)));
         }
@@ -161,9 +168,11 @@ impl AuthorizationServer {
             }
         };
         match user.filter(|user| matches && user.disabled_ms.is_none()) {
-            Some(user) => Ok(Ok(user)),
+            Some(user) => {
+                self.logins.give_back(&address, request.address, request.now_ms);
+                Ok(Ok(user))
+            }
             None => {
-                self.logins.count(&address, request.address, request.now_ms);
                 self.metrics.oauth.logins.with_label_values(&["failed"]).inc();
                 wrong
             }
@@ -184,7 +193,8 @@ impl AuthorizationServer {
         let value = random_secret()?;
         let id = self.peppers.current.digest(Secret::new(&value)).to_hex();
         let (created_ms, expires_ms) = (request.now_ms, request.now_ms + SESSION_IDLE_MS);
-        self.registry.put_session(&id, &SessionRecord { user: user.id.clone(), created_ms, expires_ms }).await?;
+        let record = SessionRecord { realm: realm(request), user: user.id.clone(), created_ms, expires_ms };
+        self.registry.put_session(&id, &record).await?;
         let session = format!("{SESSION_COOKIE}={value}; Path=/; Secure; HttpOnly; SameSite=Lax");
         flow.user = Some(user.id.clone());
         let Some(app) = self.registry.app(&flow.app).await? else {
@@ -195,10 +205,17 @@ impl AuthorizationServer {
             if !self.registry.end_flow(&flow.id).await? {
                 return Ok(forged(request));
             }
-            let reply = self.finish(request, &flow, &organization).await?;
+            let reply = self.finish(request, &flow, &app, &organization).await?;
             return Ok(reply.with(header::SET_COOKIE, &session));
         }
-        self.registry.put_flow(&flow).await?;
+        let user = flow.user.clone();
+        let (granted, scopes) = (flow.granted.clone(), flow.scopes.clone());
+        let kept = self.registry.change_flow(&flow.id, |now| {
+            (now.user, now.granted, now.scopes) = (user.clone(), granted.clone(), scopes.clone());
+        });
+        if kept.await?.is_none() {
+            return Ok(forged(request));
+        }
         let next = format!("/oauth/consent?login_request={}", flow.id);
         Ok(Reply::see_other(&next, "logged_in").with(header::SET_COOKIE, &session))
     }
@@ -260,10 +277,39 @@ impl AuthorizationServer {
         if !is_allowed {
             return Ok(denied(request, &flow));
         }
-        let (scopes, agreed_ms) = (flow.scopes.clone(), request.now_ms);
-        let consent = ConsentRecord { scopes, organization: organization.to_owned(), agreed_ms };
-        self.registry.put_consent(&user.id, &app.id, &consent).await?;
-        self.finish(request, &flow, organization).await
+        self.remember(request, &flow, &app, &user, organization).await?;
+        self.finish(request, &flow, &app, organization).await
+    }
+
+    /// Remembers what was agreed to, beside what was agreed to before for the same organization.
+    async fn remember(
+        &self,
+        request: &Request<'_>,
+        flow: &FlowRecord,
+        app: &AppRecord,
+        user: &UserRecord,
+        organization: &str,
+    ) -> Result<(), OAuthError> {
+        let mut scopes = flow.scopes.clone();
+        let before = self.registry.consent(&user.id, &app.id).await?;
+        let before = before.filter(|c| c.organization == organization && c.agreed_ms > app.redirects_changed_ms);
+        scopes.extend(before.into_iter().flat_map(|consent| consent.scopes));
+        scopes.sort();
+        scopes.dedup();
+        let (organization, agreed_ms) = (organization.to_owned(), request.now_ms);
+        let consent = ConsentRecord { scopes, organization, agreed_ms };
+        Ok(self.registry.put_consent(&user.id, &app.id, &consent).await?)
+    }
+
+    /// A user and an application have a bounded number of grants: the oldest makes room.
+    async fn make_room(&self, flow: &FlowRecord, now_ms: u64) -> Result<(), OAuthError> {
+        let user = flow.user.as_deref().unwrap_or_default();
+        let grants = self.registry.grants_of_user(user).await?;
+        let of_app = grants.iter().filter(|grant| grant.app == flow.app && grant.dead.is_none());
+        for grant in of_app.skip(GRANTS_MAX - 1) {
+            self.end_grant(&grant.id, Cause::Superseded, now_ms).await?;
+        }
+        Ok(())
     }
 
     async fn consent_page(
@@ -299,8 +345,15 @@ impl AuthorizationServer {
         &self,
         request: &Request<'_>,
         flow: &FlowRecord,
+        app: &AppRecord,
         organization: &str,
     ) -> Result<Reply, OAuthError> {
+        // The application may have changed while the user was thinking.
+        let may = flow.scopes.iter().all(|scope| app.scopes.contains(scope)) && app.disabled_ms.is_none();
+        if !may || !app.allows_redirect(&flow.redirect_uri) {
+            return Ok(forged(request));
+        }
+        self.make_room(flow, request.now_ms).await?;
         let id = base62(super::secret::GRANT_ID_CHARS)?;
         let code = new_code(&id)?;
         let now_ms = request.now_ms;
@@ -333,8 +386,21 @@ impl AuthorizationServer {
     }
 }
 
+/// Where a login counts: at this API, and as long as the same system knows its users.
+fn realm(request: &Request<'_>) -> String {
+    let system = match &request.oauth.login {
+        Login::Builtin => "builtin",
+        Login::Handoff { .. } => "handoff",
+        Login::Oidc { issuer, .. } => issuer,
+    };
+    format!("{}/{system}", request.api.name)
+}
+
 /// The user said no (RFC 6749 section 4.1.2.1).
 pub(super) fn denied(request: &Request<'_>, flow: &FlowRecord) -> Reply {
+    if flow.redirect_uri.is_empty() {
+        return message(request, StatusCode::FORBIDDEN, ("You are not logged in", "The login was refused."), None);
+    }
     let mut parameters =
         vec![("error", Code::AccessDenied.as_str()), ("error_description", "the user did not allow it")];
     parameters.extend(flow.state.as_deref().map(|state| ("state", state)));

@@ -16,6 +16,7 @@ pub mod keyring;
 pub mod keys;
 mod login;
 mod pages;
+mod records;
 pub mod registration;
 pub mod registry;
 pub mod secret;
@@ -25,6 +26,6 @@ mod token;
 pub mod user;
 
 pub use self::account::Connection;
-pub use self::handoff::Accepted;
+pub use self::handoff::{Accepted, Providers};
 pub use self::server::{AuthorizationServer, resource_metadata};
 pub use self::throttle::Throttle;

@@ -120,7 +120,10 @@ fn form_action(redirect_uri: Option<&str>) -> String {
     let scheme = uri.split(':').next().unwrap_or_default();
     let authority = uri.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
     match authority {
-        Some(authority) if matches!(scheme, "https" | "http") => format!("'self' {scheme}://{authority}"),
+        // The grammar of the policy has no IPv6 addresses.
+        Some(authority) if matches!(scheme, "https" | "http") && !authority.starts_with('[') => {
+            format!("'self' {scheme}://{authority}")
+        }
         Some(_) | None => format!("'self' {scheme}:"),
     }
 }
@@ -182,5 +185,6 @@ mod tests {
         assert_eq!(form_action(Some("https://a.example/cb?x=1")), "'self' https://a.example");
         assert_eq!(form_action(Some("http://127.0.0.1:5000/cb")), "'self' http://127.0.0.1:5000");
         assert_eq!(form_action(Some("com.example.app:/cb")), "'self' com.example.app:");
+        assert_eq!(form_action(Some("http://[::1]:5/cb")), "'self' http:");
     }
 }

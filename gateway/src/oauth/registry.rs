@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::app::AppRecord;
 use super::grant::GrantRecord;
 use super::keyring::KeyringRecord;
+pub use super::records::{ConsentRecord, FlowRecord, Handed, SessionRecord};
 use super::user::UserRecord;
 use crate::store::{Change, Document, Kind, Position, Store, StoreError, Swap, json as read, text as write};
 
@@ -18,64 +19,6 @@ use crate::store::{Change, Document, Kind, Position, Store, StoreError, Swap, js
 const TRIES_MAX: usize = 64;
 /// Id of the one ring.
 const RING: &str = "ring";
-
-/// An authorization request under way: from `/oauth/authorize` to the redirect back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowRecord {
-    /// Its id, 128 bits.
-    pub id: String,
-    /// Name of the API.
-    pub api: String,
-    /// The application.
-    pub app: String,
-    /// Its redirect URI, byte for byte.
-    pub redirect_uri: String,
-    /// What it asks for.
-    pub scopes: Vec<String>,
-    /// `state`, decoded.
-    pub state: Option<String>,
-    /// PKCE challenge.
-    pub challenge: String,
-    /// `prompt=consent`.
-    pub must_consent: bool,
-    /// `prompt=login`: sessions from before this do not count.
-    pub must_login: bool,
-    /// Hash of the cookie of the browser that began it.
-    #[serde(with = "crate::digest::hex")]
-    pub browser: crate::digest::Digest,
-    /// When it began, Unix milliseconds.
-    pub created_ms: u64,
-    /// When it is over.
-    pub expires_ms: u64,
-    /// Who has logged in for it.
-    pub user: Option<String>,
-    /// What another system's page has granted already.
-    pub granted: Option<Vec<String>>,
-    /// Nonce and verifier of a login at an OpenID Provider.
-    pub upstream: Option<(String, String)>,
-}
-
-/// A browser in which a user has logged in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SessionRecord {
-    /// The user.
-    pub user: String,
-    /// When they logged in, Unix milliseconds.
-    pub created_ms: u64,
-    /// When it is over, unless it is used.
-    pub expires_ms: u64,
-}
-
-/// What a user has agreed to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConsentRecord {
-    /// Scopes.
-    pub scopes: Vec<String>,
-    /// For which organization.
-    pub organization: String,
-    /// When, Unix milliseconds.
-    pub agreed_ms: u64,
-}
 
 /// Who an e-mail address is.
 #[derive(Serialize, Deserialize)]
@@ -158,19 +101,25 @@ impl Registry {
             let mut record = old.clone();
             let result = step(&mut record)?;
             if record == old {
-                return Ok(Some(Changed { record, result, position: None }));
+                // Said again: the announcement of the first time may have been lost.
+                let position = self.tell(tells(&old, &record)).await?;
+                return Ok(Some(Changed { record, result, position }));
             }
             let after = write(&record)?;
             let swap = Swap { kind, id, before: &before, after: &after, expires_ms: expires_ms(&record) };
             if self.store.swap_document(&swap).await? {
-                let position = match tells(&old, &record) {
-                    Some(change) => Some(self.store.announce_change(&change).await?),
-                    None => None,
-                };
+                let position = self.tell(tells(&old, &record)).await?;
                 return Ok(Some(Changed { record, result, position }));
             }
         }
         Err(StoreError::Unavailable(format!("{} {id} is being changed by too many writers at once", kind.as_str())))
+    }
+
+    async fn tell(&self, change: Option<Change>) -> Result<Option<Position>, StoreError> {
+        match change {
+            Some(change) => self.store.announce_change(&change).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// An application.
@@ -225,9 +174,20 @@ impl Registry {
 
     /// Adds a user of ours: the address must be new.
     pub async fn insert_user(&self, user: &UserRecord) -> Result<(), StoreError> {
+        self.insert_foreign_user(user).await?;
         let of = EmailRecord { user: user.id.clone() };
-        self.insert(Kind::Email, &user.email, &[], &of, None).await?;
-        self.insert_foreign_user(user).await
+        let taken = match self.insert(Kind::Email, &user.email, &[], &of, None).await {
+            Err(taken @ StoreError::Exists(_)) => taken,
+            done @ (Ok(()) | Err(_)) => return done,
+        };
+        // An address of nobody was left by an addition that did not come to its end.
+        if self.user_by_email(&user.email).await?.is_none() {
+            let (kind, id, record) = (Kind::Email, user.email.clone(), write(&of)?);
+            let document = Document { kind, id, lists: Vec::new(), record, expires_ms: None };
+            return self.store.put_document(&document).await;
+        }
+        self.store.remove_document(Kind::User, &user.id).await?;
+        Err(taken)
     }
 
     /// Adds a user whom another system knows: the address says nothing.
@@ -310,6 +270,20 @@ impl Registry {
         Ok(flow.filter(|flow| now_ms < flow.expires_ms))
     }
 
+    /// Changes a request under way; `None` when it is over.
+    pub async fn change_flow(
+        &self,
+        id: &str,
+        mut step: impl FnMut(&mut FlowRecord) + Send,
+    ) -> Result<Option<FlowRecord>, StoreError> {
+        let ends = |flow: &FlowRecord| Some(flow.expires_ms);
+        let step = |flow: &mut FlowRecord| {
+            step(flow);
+            Ok(())
+        };
+        Ok(self.change((Kind::Flow, id), ends, |_, _| None, step).await?.map(|changed| changed.record))
+    }
+
     /// Ends a request under way; of many who try, one is told `true`.
     pub async fn end_flow(&self, id: &str) -> Result<bool, StoreError> {
         self.store.remove_document(Kind::Flow, id).await
@@ -324,6 +298,16 @@ impl Registry {
     pub async fn session(&self, id: &str, now_ms: u64) -> Result<Option<SessionRecord>, StoreError> {
         let session: Option<SessionRecord> = self.get(Kind::Session, id).await?;
         Ok(session.filter(|session| now_ms < session.expires_ms))
+    }
+
+    /// Moves the end of a session, unless it is over.
+    pub async fn touch_session(&self, id: &str, expires_ms: u64) -> Result<(), StoreError> {
+        let ends = |session: &SessionRecord| Some(session.expires_ms);
+        let step = |session: &mut SessionRecord| {
+            session.expires_ms = expires_ms;
+            Ok(())
+        };
+        self.change((Kind::Session, id), ends, |_, _| None, step).await.map(|_| ())
     }
 
     /// Ends a session.

@@ -8,7 +8,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use policy::credential::{REFRESH_TOKEN_PREFIX, Secret};
+use policy::credential::{CLIENT_SECRET_PREFIX, REFRESH_TOKEN_PREFIX, Secret};
 use subtle::ConstantTimeEq as _;
 
 use crate::digest::{Digest, Pepper, Peppers};
@@ -22,8 +22,6 @@ const SECRET_CHARS: usize = 43;
 const GENERATION_BYTES: usize = 4;
 /// Bytes of its MAC.
 const MAC_BYTES: usize = 28;
-/// Prefix of client secrets: for scanners, and for people who find one.
-const CLIENT_SECRET_PREFIX: &str = "ics_";
 
 /// Whether two texts are equal, in constant time.
 pub fn same(a: &str, b: &str) -> bool {

@@ -1,6 +1,5 @@
 //! The authorization server as a whole: which endpoint answers what, in which methods.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -42,6 +41,8 @@ pub struct AuthorizationServer {
     pub failures: FailureBudget,
     /// Asks OpenID Providers.
     pub outgoing: Arc<Outgoing>,
+    /// What they say of themselves.
+    pub providers: super::Providers,
 }
 
 impl AuthorizationServer {
@@ -51,38 +52,51 @@ impl AuthorizationServer {
 
     /// Answers a request. Never fails: what cannot be answered is a 503 in the form of its endpoint.
     pub async fn answer(&self, mut request: Request<'_>) -> Reply {
+        // HEAD is GET; whoever writes the answer leaves the body out.
+        let method = if request.method == "HEAD" { "GET" } else { request.method };
+        if let Some(reply) = self.public(&request, method).await {
+            return reply;
+        }
         match self.registry.now_ms(self.clock.now_ms()).await {
             Ok(now_ms) => request.now_ms = now_ms,
             Err(error) if is_for_clients(request.path) => return cross_origin(OAuthError::from(error).reply("")),
             Err(error) => return self.page_fault(&request, &OAuthError::from(error)),
         }
-        // HEAD is GET; whoever writes the answer leaves the body out.
-        let method = if request.method == "HEAD" { "GET" } else { request.method };
         match request.path {
+            "/oauth/token" | "/oauth/revoke" | "/oauth/introspect" => self.for_clients(&request, method).await,
+            _ => self.for_people(&request, method).await,
+        }
+    }
+
+    /// What needs no store, and so no store's clock: documents, the style, and what is not there.
+    async fn public(&self, request: &Request<'_>, method: &str) -> Option<Reply> {
+        Some(match request.path {
             "/.well-known/oauth-authorization-server" | "/.well-known/openid-configuration" => match method {
-                "GET" => document(&request, &metadata(&request)),
+                "GET" => document(request, &metadata(request)),
                 _ => Reply::method_not_allowed("GET, HEAD"),
             },
             "/oauth/jwks" => match method {
-                "GET" => self.jwks(&request).await,
+                "GET" => self.jwks(request).await,
                 _ => Reply::method_not_allowed("GET, HEAD"),
             },
-            "/oauth/token" | "/oauth/revoke" | "/oauth/introspect" => self.for_clients(&request, method).await,
-            "/oauth/authorize"
+            "/oauth/token"
+            | "/oauth/revoke"
+            | "/oauth/introspect"
+            | "/oauth/authorize"
             | "/oauth/login"
             | "/oauth/consent"
+            | "/oauth/continue"
             | "/account/login"
             | "/account/applications"
             | "/account/applications/revoke"
-            | "/account/logout"
-            | "/oauth/continue" => self.for_people(&request, method).await,
-            "/assets/style.css" if method == "GET" => style(&request),
+            | "/account/logout" => return None,
+            "/assets/style.css" if method == "GET" => style(request),
             "/" if method == "GET" => Reply::see_other("/account/applications", "page"),
             _ => {
                 let words = ("There is nothing here", "Check the address.");
-                message(&request, StatusCode::NOT_FOUND, words, None)
+                message(request, StatusCode::NOT_FOUND, words, None)
             }
-        }
+        })
     }
 
     /// The endpoints that programs call with a form (RFC 6749 section 3.2, RFC 7009, RFC 7662).
@@ -102,7 +116,7 @@ impl AuthorizationServer {
             _ => self.introspect(request).await,
         };
         cross_origin(answer.unwrap_or_else(|error| {
-            if error.is_failed_guess() {
+            if error.is_guess {
                 self.failures.count(request.address, request.now_ms);
             }
             error.reply(realm)
@@ -172,7 +186,7 @@ impl AuthorizationServer {
 
 /// Whether an endpoint answers programs, in JSON.
 fn is_for_clients(path: &str) -> bool {
-    matches!(path, "/oauth/token" | "/oauth/revoke" | "/oauth/introspect" | "/oauth/jwks")
+    matches!(path, "/oauth/token" | "/oauth/revoke" | "/oauth/introspect")
 }
 
 fn document(request: &Request<'_>, value: &serde_json::Value) -> Reply {
@@ -220,9 +234,4 @@ pub fn resource_metadata(api: &policy::Api) -> Option<serde_json::Value> {
         "scopes_supported": scopes,
         "bearer_methods_supported": ["header"],
     }))
-}
-
-/// The network that an address counts as, for throttles.
-pub(super) fn network(address: IpAddr) -> IpAddr {
-    crate::identify::network(address)
 }

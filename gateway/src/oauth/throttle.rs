@@ -1,7 +1,9 @@
-//! Failed logins: so many a minute for an account from one network, and so many for an account.
+//! Failed logins: so many a minute for an account from one network, for a network, and for an account.
 //!
-//! The first bound stops somebody who guesses; the second somebody who guesses from everywhere. It
-//! is far above the first, so that nobody can lock out a person by failing in their name.
+//! The first bound stops somebody who guesses one password, the second somebody who tries many
+//! people, the third somebody who guesses from everywhere. It is far above the first, so that
+//! nobody can easily lock out a person by failing in their name. A try is taken before it is
+//! looked at, and given back when it succeeds: many at once do not pass together.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,12 +13,12 @@ use policy::limit::stable_number;
 use policy::window::{Period, Tally};
 use quick_cache::sync::Cache as Map;
 
-use super::server::network;
-
 /// Failures a minute of one account from one network.
 const PER_NETWORK: u32 = 10;
+/// Failures a minute of one network, whoever they are tried on.
+const OF_NETWORK: u32 = 100;
 /// Failures a minute of one account.
-const PER_ACCOUNT: u32 = 100;
+const PER_ACCOUNT: u32 = 500;
 /// Accounts and networks remembered; the least used are forgotten first.
 const REMEMBERED_MAX: usize = 100_000;
 
@@ -31,31 +33,49 @@ impl Default for Throttle {
     }
 }
 
-fn buckets(account: &str, address: IpAddr) -> [(u128, u32); 2] {
-    let network = network(address).to_string();
-    [(stable_number(&["login", account, &network]), PER_NETWORK), (stable_number(&["login", account]), PER_ACCOUNT)]
+fn buckets(account: &str, address: IpAddr) -> [(u128, u32); 3] {
+    let network = crate::identify::network(address).to_string();
+    [
+        (stable_number(&["login", account, &network]), PER_NETWORK),
+        (stable_number(&["login of", &network]), OF_NETWORK),
+        (stable_number(&["login", account]), PER_ACCOUNT),
+    ]
 }
 
 impl Throttle {
-    /// Whether no more failures of an account are looked at in this minute.
-    pub fn is_spent(&self, account: &str, address: IpAddr, now_ms: u64) -> bool {
-        let window = Period::Minute.window(now_ms, 0);
-        buckets(account, address).iter().any(|(bucket, most)| {
-            let word = self.seen.get(bucket).map_or(0, |word| word.load(Ordering::Relaxed));
-            Tally::from_word(word).remaining(window.index, *most) == 0
-        })
+    fn word(&self, bucket: u128) -> Arc<AtomicU64> {
+        let made = self.seen.get_or_insert_with::<_, std::convert::Infallible>(&bucket, || Ok(Arc::default()));
+        let Ok(word) = made;
+        word
     }
 
-    /// Counts one failure.
-    pub fn count(&self, account: &str, address: IpAddr, now_ms: u64) {
+    /// Takes a try; `false` when there is none left in this minute.
+    pub fn take(&self, account: &str, address: IpAddr, now_ms: u64) -> bool {
         let window = Period::Minute.window(now_ms, 0).index;
-        for (bucket, _) in buckets(account, address) {
-            let made = self.seen.get_or_insert_with::<_, std::convert::Infallible>(&bucket, || Ok(Arc::default()));
-            let Ok(word) = made;
-            let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                Tally::from_word(word).charge(window, u32::MAX, 1).ok().map(Tally::word)
-            });
+        let all = buckets(account, address);
+        let taken = all.iter().take_while(|(bucket, most)| {
+            let charge = |word| Tally::from_word(word).charge(window, *most, 1).ok().map(Tally::word);
+            self.word(*bucket).fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge).is_ok()
+        });
+        let taken = taken.count();
+        if taken < all.len() {
+            all.iter().take(taken).for_each(|(bucket, _)| self.refund(*bucket, window));
         }
+        taken == all.len()
+    }
+
+    /// Gives a try back that was no failure.
+    pub fn give_back(&self, account: &str, address: IpAddr, now_ms: u64) {
+        let window = Period::Minute.window(now_ms, 0).index;
+        buckets(account, address).iter().for_each(|(bucket, _)| self.refund(*bucket, window));
+    }
+
+    fn refund(&self, bucket: u128, window: u32) {
+        let _ = self.word(bucket).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            let tally = Tally::from_word(word);
+            let used = tally.used.checked_sub(1).filter(|_| tally.window == window)?;
+            Some(Tally { used, ..tally }.word())
+        });
     }
 }
 
@@ -68,11 +88,23 @@ mod tests {
         let (throttle, now_ms) = (Throttle::default(), 600_000);
         let (here, there): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.9.9.9".parse().unwrap());
         for _ in 0..PER_NETWORK {
-            assert!(!throttle.is_spent("jo@a.b", here, now_ms));
-            throttle.count("jo@a.b", here, now_ms);
+            assert!(throttle.take("jo@a.b", here, now_ms));
         }
-        assert!(throttle.is_spent("jo@a.b", here, now_ms));
-        assert!(!throttle.is_spent("jo@a.b", there, now_ms) && !throttle.is_spent("mo@a.b", here, now_ms));
-        assert!(!throttle.is_spent("jo@a.b", here, now_ms + 60_000));
+        assert!(!throttle.take("jo@a.b", here, now_ms));
+        assert!(throttle.take("jo@a.b", there, now_ms) && throttle.take("mo@a.b", here, now_ms));
+        assert!(throttle.take("jo@a.b", here, now_ms + 60_000));
+    }
+
+    #[test]
+    fn one_network_that_tries_everybody_stops_and_success_costs_nothing() {
+        let (throttle, now_ms, here) = (Throttle::default(), 600_000, "10.0.0.1".parse().unwrap());
+        for n in 0..10 * OF_NETWORK {
+            assert!(throttle.take(&n.to_string(), here, now_ms));
+            throttle.give_back(&n.to_string(), here, now_ms);
+        }
+        for n in 0..OF_NETWORK {
+            assert!(throttle.take(&n.to_string(), here, now_ms));
+        }
+        assert!(!throttle.take("another", here, now_ms));
     }
 }

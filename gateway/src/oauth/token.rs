@@ -27,15 +27,10 @@ type Answer = Result<Reply, OAuthError>;
 /// The sentence for everything about a refresh token that is not in order.
 const BAD_REFRESH: &str = "the refresh token is not valid, has expired or was revoked";
 
-/// A client, authenticated as far as it can be.
-struct Client {
-    app: AppRecord,
-}
-
 impl AuthorizationServer {
     /// Tells who asks: by HTTP Basic for applications that have a secret, by `client_id` for those
     /// that have none. Exactly one of the two (RFC 6749 section 2.3).
-    async fn client(&self, request: &Request<'_>, form: &Form) -> Result<Client, OAuthError> {
+    async fn client(&self, request: &Request<'_>, form: &Form) -> Result<AppRecord, OAuthError> {
         let login = basic(request.headers).map_err(|fault| OAuthError::client(&fault.0, true))?;
         let (named, secret_in_body) = (form.get("client_id")?, form.get("client_secret")?);
         let tried_basic = login.is_some();
@@ -56,14 +51,14 @@ impl AuthorizationServer {
         let app = found.filter(|app| app.api == *request.api.name && app.disabled_ms.is_none()).ok_or_else(unknown)?;
         let empty = Zeroizing::new(String::new());
         match (app.kind, login.map(|login| login.secret)) {
-            (AppKind::Public, None) if secret_in_body.is_none() => Ok(Client { app }),
+            (AppKind::Public, None) if secret_in_body.is_none() => Ok(app),
             // Some libraries send Basic with an empty secret for a client that has none.
-            (AppKind::Public, Some(secret)) if secret == empty => Ok(Client { app }),
+            (AppKind::Public, Some(secret)) if secret == empty => Ok(app),
             (AppKind::Public, _) => Err(OAuthError::client("a public client has no secret", tried_basic)),
-            (AppKind::Confidential, Some(secret)) if app.has_secret(&self.peppers, &secret, request.now_ms) => {
-                Ok(Client { app })
+            (AppKind::Confidential, Some(secret)) if app.has_secret(&self.peppers, &secret, request.now_ms) => Ok(app),
+            (AppKind::Confidential, Some(_)) => {
+                Err(OAuthError { is_guess: true, ..OAuthError::client("the client secret is wrong", true) })
             }
-            (AppKind::Confidential, Some(_)) => Err(OAuthError::client("the client secret is wrong", true)),
             (AppKind::Confidential, None) if secret_in_body.is_some() => {
                 Err(OAuthError::client("send the client secret with HTTP Basic, not in the body", false))
             }
@@ -76,14 +71,16 @@ impl AuthorizationServer {
     /// `POST /oauth/token`.
     pub(super) async fn token(&self, request: &Request<'_>) -> Answer {
         let form = body_form(request)?;
-        let client = self.client(request, &form).await?;
+        let app = self.client(request, &form).await?;
         if form.get("resource")?.is_some_and(|resource| *resource != *request.oauth.audience) {
             return Err(OAuthError::new(Code::InvalidTarget, "tokens are for one resource; leave `resource` out"));
         }
+        // What cannot be signed is not spent.
+        self.keys().ready(request.now_ms).await?;
         match form.get("grant_type")? {
             None => Err(OAuthError::new(Code::InvalidRequest, "grant_type is missing")),
-            Some("authorization_code") => self.redeem(request, &form, &client.app).await,
-            Some("refresh_token") => self.refresh(request, &form, &client.app).await,
+            Some("authorization_code") => self.redeem(request, &form, &app).await,
+            Some("refresh_token") => self.refresh(request, &form, &app).await,
             Some(_) => Err(OAuthError::new(
                 Code::UnsupportedGrantType,
                 "grant_type is authorization_code or refresh_token here",
@@ -195,6 +192,7 @@ impl AuthorizationServer {
     /// A token pair (RFC 6749 section 5.1; the access token is RFC 9068).
     async fn issue(&self, request: &Request<'_>, grant: &GrantRecord, scopes: &[String], generation: u32) -> Answer {
         let now_s = request.now_ms / 1_000;
+        let life_s = TOKEN_LIFE_S.min(grant.expires_ms.saturating_sub(request.now_ms) / 1_000);
         let scope = scopes.join(" ");
         let claims = json!({
             "iss": &*request.oauth.issuer,
@@ -203,7 +201,7 @@ impl AuthorizationServer {
             "client_id": grant.app,
             "scope": scope,
             "iat": now_s,
-            "exp": now_s + TOKEN_LIFE_S,
+            "exp": now_s + life_s,
             "jti": base62(ID_CHARS)?,
             "gid": grant.id,
         });
@@ -213,7 +211,7 @@ impl AuthorizationServer {
         let body = json!({
             "access_token": *token,
             "token_type": "Bearer",
-            "expires_in": TOKEN_LIFE_S,
+            "expires_in": life_s,
             "refresh_token": refresh_token(&self.peppers, &grant.id, salt, generation),
             "scope": scope,
         });
@@ -223,17 +221,17 @@ impl AuthorizationServer {
     /// `POST /oauth/revoke`. Whatever the token is, the answer is 200 (RFC 7009 section 2.2).
     pub(super) async fn revoke(&self, request: &Request<'_>) -> Answer {
         let form = body_form(request)?;
-        let client = self.client(request, &form).await?;
+        let app = self.client(request, &form).await?;
         let text = form.get("token")?.ok_or_else(|| OAuthError::new(Code::InvalidRequest, "token is missing"))?;
         let done = Reply::new(StatusCode::OK, "revoked");
         if let Some(token) = presented(text) {
-            let grant = self.registry.grant(token.grant).await?.filter(|grant| grant.app == client.app.id);
+            let grant = self.registry.grant(token.grant).await?.filter(|grant| grant.app == app.id);
             let salt = grant.as_ref().and_then(|grant| grant.refresh.as_ref()).map(|refresh| refresh.salt.clone());
             if let (Some(grant), true) = (grant, salt.is_some_and(|salt| token.is_ours(&self.peppers, &salt))) {
                 self.end_grant(&grant.id, Cause::App, request.now_ms).await?;
             }
         } else if let Some(claims) = self.own_claims(request, text).await?
-            && claims.client_id.as_deref() == Some(&client.app.id)
+            && claims.client_id.as_deref() == Some(&app.id)
             && let (Some(grant), Some(id)) = (claims.text("gid"), &claims.jti)
         {
             let (until_ms, now_ms) = (claims.exp.saturating_add(TOKEN_LIFE_S) * 1_000, request.now_ms);
@@ -250,9 +248,15 @@ impl AuthorizationServer {
             is_first = grant.dead.is_none();
             grant.kill(cause, now_ms);
         });
-        let ended = changed.await?.is_some();
-        if ended && is_first {
+        let Some(changed) = changed.await? else { return Ok(()) };
+        if changed.position.is_none() {
+            // It had ended before, and perhaps nobody was told.
+            self.registry.store().announce_change(&Change::Grant(id.to_owned())).await?;
+        }
+        if is_first {
             self.tell_killed(id, cause).await;
+        } else {
+            self.forget(&Change::Grant(id.to_owned())).await;
         }
         Ok(())
     }
@@ -260,7 +264,7 @@ impl AuthorizationServer {
     async fn own_claims(&self, request: &Request<'_>, text: &str) -> Result<Option<Claims>, OAuthError> {
         let Some(text) = text.strip_prefix(TOKEN_PREFIX) else { return Ok(None) };
         match self.identities.tokens.own_claims(request.oauth, text, request.now_ms).await {
-            Ok(claims) => Ok(Some(claims)),
+            Ok((claims, _)) => Ok(Some(claims)),
             Err(Unidentified::Unknown | Unidentified::Dead(_)) => Ok(None),
             Err(Unidentified::CannotKnow) => {
                 Err(OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment"))
@@ -275,13 +279,13 @@ impl AuthorizationServer {
             return Err(OAuthError::client("introspection needs a client secret, with HTTP Basic", true));
         }
         let form = body_form(request)?;
-        let client = self.client(request, &form).await?;
-        if client.app.kind == AppKind::Public {
+        let app = self.client(request, &form).await?;
+        if app.kind == AppKind::Public {
             return Err(OAuthError::client("public clients may not introspect", true));
         }
         let text = form.get("token")?.ok_or_else(|| OAuthError::new(Code::InvalidRequest, "token is missing"))?;
         let seen = if text.starts_with(REFRESH_TOKEN_PREFIX) {
-            self.seen_refresh(request, &client.app, text).await?
+            self.seen_refresh(request, &app, text).await?
         } else {
             self.seen_access(request, text).await?
         };

@@ -3,6 +3,8 @@
 //! Accounts of other systems live beside ours under ids that say where they are from, so that an
 //! outsider's `sub` can never be taken for one of our users.
 
+use std::sync::Arc;
+
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordVerifier as _, phc::Salt};
 use argon2::{Argon2, Params};
@@ -87,7 +89,7 @@ pub fn foreign_id(system: &str, issuer: &str, sub: &str) -> String {
 /// Makes and checks password hashes, argon2id. Each takes some 20 ms and 19 MiB: at most as many at
 /// a time as the machine has cores, on threads that serve no requests.
 pub struct Passwords {
-    at_once: Semaphore,
+    at_once: Arc<Semaphore>,
     waiting: Semaphore,
     /// A hash of nothing that anybody knows, so that an unknown user takes as long as a wrong password.
     decoy: String,
@@ -132,7 +134,7 @@ impl Passwords {
         let mut bytes = [0u8; 32];
         fill(&mut bytes).map_err(|_| PasswordFault::Busy)?;
         let decoy = hash(&blake3::Hash::from_bytes(bytes).to_hex())?;
-        Ok(Passwords { at_once: Semaphore::new(cores.max(1)), waiting: Semaphore::new(WAITING_MAX), decoy })
+        Ok(Passwords { at_once: Arc::new(Semaphore::new(cores.max(1))), waiting: Semaphore::new(WAITING_MAX), decoy })
     }
 
     /// Whether a password is the one of a hash; with no hash, takes as long and says no.
@@ -143,10 +145,13 @@ impl Passwords {
         let (known, hash) = (hash.is_some(), hash.unwrap_or(&self.decoy).to_owned());
         let password = zeroize::Zeroizing::new(password.to_owned());
         let _waiting = self.waiting.try_acquire().map_err(|_| PasswordFault::Busy)?;
-        let permit = self.at_once.acquire().await.map_err(|_| PasswordFault::Busy)?;
-        let checked = tokio::task::spawn_blocking(move || verify(&hash, &password));
+        let permit = self.at_once.clone().acquire_owned().await.map_err(|_| PasswordFault::Busy)?;
+        let checked = tokio::task::spawn_blocking(move || {
+            // Held by the work itself: whoever asked may be gone before it is done.
+            let _permit = permit;
+            verify(&hash, &password)
+        });
         let matches = checked.await.map_err(|_| PasswordFault::Busy)?;
-        drop(permit);
         Ok(known && matches)
     }
 }

@@ -235,8 +235,12 @@ async fn login_request(State(management): State<Management>, Path(id): Path<Stri
     })))
 }
 
-fn go_on(oauth: &OAuth, flow: &FlowRecord) -> Value {
-    json!({ "redirect_to": format!("{}/oauth/continue?login_request={}", oauth.issuer, flow.id) })
+/// Where the browser must be sent, once and in which it began.
+fn go_on(oauth: &OAuth, flow: &FlowRecord, verifier: Option<String>) -> Answer {
+    let gone = || Problem(StatusCode::NOT_FOUND, "the login request took too long".into());
+    let (verifier, issuer) = (verifier.ok_or_else(gone)?, &oauth.issuer);
+    let to = format!("{issuer}/oauth/continue?login_request={}&login_verifier={verifier}", flow.id);
+    Ok(Json(json!({ "redirect_to": to })))
 }
 
 async fn accept(
@@ -245,18 +249,19 @@ async fn accept(
     accepted: Result<Json<Accepted>, JsonRejection>,
 ) -> Answer {
     let Json(accepted) = accepted?;
-    let (flow, oauth) = management.flow(&id).await?;
-    let Login::Handoff { url, consents, .. } = &oauth.login else {
+    let (mut flow, oauth) = management.flow(&id).await?;
+    let Login::Handoff { consents, .. } = &oauth.login else {
         return Err(Problem(StatusCode::CONFLICT, "logins are not handed off; see `oauth.login` in the policy".into()));
     };
     let server = &management.authorization;
-    let (flow, _) = server.accept(("app", url), flow, &accepted, *consents, management.now_ms()).await?;
-    Ok(Json(go_on(&oauth, &flow)))
+    let system = ("app", flow.api.clone());
+    let user = server.accept((system.0, &system.1), &mut flow, &accepted, *consents, management.now_ms()).await?;
+    let verifier = server.hand_over(&flow, Some(user.id)).await?;
+    go_on(&oauth, &flow, verifier)
 }
 
 async fn reject(State(management): State<Management>, Path(id): Path<String>) -> Answer {
-    let (mut flow, oauth) = management.flow(&id).await?;
-    flow.user = Some(String::new());
-    management.authorization.registry.put_flow(&flow).await?;
-    Ok(Json(go_on(&oauth, &flow)))
+    let (flow, oauth) = management.flow(&id).await?;
+    let verifier = management.authorization.hand_over(&flow, None).await?;
+    go_on(&oauth, &flow, verifier)
 }

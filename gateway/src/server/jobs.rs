@@ -42,8 +42,19 @@ pub(super) async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: 
 /// How often live exchanges are looked at for a credential whose time is over.
 const EXPIRY_EVERY: Duration = Duration::from_millis(500);
 
+/// How often all live exchanges are looked at again, in case an announcement was lost: looks of
+/// [`EXPIRY_EVERY`].
+const RECHECK_EVERY: u32 = 120;
+
 async fn end_expired(shared: &Shared) {
+    let mut looks = 0u32;
     loop {
+        looks += 1;
+        if looks.is_multiple_of(RECHECK_EVERY)
+            && let Err(error) = shared.identities.recheck_all().await
+        {
+            log::warn!(target: "tollgate::store", "live exchanges could not be looked at again: {error}");
+        }
         shared.identities.live.end_expired(shared.clock.now_ms());
         tokio::time::sleep(EXPIRY_EVERY).await;
     }

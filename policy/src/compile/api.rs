@@ -61,6 +61,7 @@ pub(super) fn compile(api: &ApiFile, problems: &mut Vec<Problem>) -> Option<Api>
     let compiled = Api {
         index: 0,
         oauth: api.oauth.as_ref().and_then(|file| oauth::server(file, api, hosts.first()?, problems)).map(Arc::new),
+        reserved: Arc::from([]),
         issuers: oauth::issuers(api, &scopes, hosts.first().map_or("", |host| host), problems),
         name: Arc::from(api.name.as_str()),
         realm: realm(api, problems),

@@ -16,7 +16,7 @@ use crate::units::is_name;
 const ISSUERS_MAX: usize = 16;
 
 /// An absolute URL as we are willing to call it or send people to it: https, or http on loopback.
-fn url(text: &str) -> Result<Box<str>, String> {
+pub(crate) fn url(text: &str) -> Result<Box<str>, String> {
     let explain = || format!("`{}` is not a usable URL; write `https://host/path`", text.escape_debug());
     let (is_secure, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
         (Some(rest), _) => (true, rest),

@@ -62,7 +62,10 @@ impl RedisStore {
         let mut command = cmd("EVAL");
         command.arg(script).arg(1).arg(key(document.kind, &document.id));
         command.arg(&document.record).arg(at(document.expires_ms));
-        Ok(self.ask::<i64>(&command).await? == 1)
+        let stored = self.ask::<i64>(&command).await? == 1;
+        // Once more: whoever looked at the list in between found nothing there and took it out.
+        self.list(document).await?;
+        Ok(stored)
     }
 }
 
