@@ -74,5 +74,32 @@ fn reload(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, steps, reload);
+fn tokens(c: &mut Criterion) {
+    let scene = bench::tokens();
+    let (shared, token) = (&scene.bench.gate.shared, scene.token.as_str());
+    let snapshot = shared.keeper.load();
+    let api = &snapshot.policy.apis[0];
+    let oauth = api.oauth.clone().unwrap();
+    let tokens = &shared.identities.tokens;
+    let bare = token.strip_prefix("iat_").unwrap();
+    c.bench_function("token: cold (form, RS256, claims)", |b| {
+        b.iter(|| now(tokens.own_claims(&oauth, black_box(bare), NOW_MS)).unwrap());
+    });
+    scene.bench.runtime.block_on(tokens.identify(api, Secret::new(token))).unwrap();
+    c.bench_function("token: cached (hash, key, grant)", |b| {
+        b.iter(|| tokens.identify_cached(api, Secret::new(black_box(token)), NOW_MS).unwrap().unwrap());
+    });
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+    let address: IpAddr = "127.0.0.1".parse().unwrap();
+    c.bench_function("token: admit without network", |b| {
+        b.iter(|| {
+            let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
+            let mut known = Known::at(gateway::clock::Moment::at_ms(NOW_MS));
+            now(scene.bench.gate.admit(black_box(&head), address, &snapshot, &mut known)).unwrap()
+        });
+    });
+}
+
+criterion_group!(benches, steps, reload, tokens);
 criterion_main!(benches);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gateway::clock::Manual;
 use gateway::config::ListenKind;
 use gateway::digest::{Digest, Pepper, Peppers};
-use gateway::identify::{Bounds, FailureBudget, Identities, KnownOrganization};
+use gateway::identify::{Bounds, FailureBudget, GrantFacts, Identities, KnownOrganization};
 use gateway::limit::Embedded;
 use gateway::oauth::registry::Registry;
 use gateway::oauth::user::Passwords;
@@ -153,4 +153,33 @@ pub fn now<F: Future>(future: F) -> F::Output {
         std::task::Poll::Ready(value) => value,
         std::task::Poll::Pending => unreachable!("nothing here waits"),
     }
+}
+
+/// An API with an authorization server, its tokens, and one of them.
+pub struct TokenBench {
+    /// The gate.
+    pub bench: Bench,
+    /// A live access token.
+    pub token: String,
+}
+
+/// Sets up a gate whose policy has an authorization server, with one grant in its cache.
+pub fn tokens() -> TokenBench {
+    let oauth = "    oauth: { issuer: https://auth.iconflow.dev }\n    upstreams:";
+    let text = policy_text(10).replace("    upstreams:", oauth);
+    let policy = policy::compile(vec![Source { name: "bench".into(), text }]).unwrap();
+    let bench = gate(policy, 1);
+    let keys = bench.gate.shared.identities.tokens.keys.clone();
+    let claims = serde_json::json!({
+        "iss": "https://auth.iconflow.dev", "sub": "usr_MHv15Pw5CtacrUic", "aud": "https://api.iconflow.dev",
+        "client_id": "cf_9aB3dE7fGh2iJk", "scope": "packs:read downloads:read", "iat": NOW_MS / 1_000,
+        "exp": NOW_MS / 1_000 + 3_600, "jti": "abcdefghijklmnopqrstuv", "gid": "0123456789abcdefghijkl",
+    });
+    let token = bench.runtime.block_on(async {
+        keys.maintain().await.unwrap();
+        keys.sign(&claims, NOW_MS).await.unwrap()
+    });
+    let facts = GrantFacts::live("cf_9aB3dE7fGh2iJk", "usr_MHv15Pw5CtacrUic");
+    bench.gate.shared.identities.tokens.warm("0123456789abcdefghijkl", facts, organization());
+    TokenBench { bench, token: format!("iat_{token}") }
 }

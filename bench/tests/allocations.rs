@@ -31,6 +31,32 @@ fn an_admitted_request_allocates_nothing_but_the_target_it_keeps() {
     }
 }
 
+/// An access token that was verified costs no more than a key.
+#[test]
+fn an_admitted_token_allocates_nothing_but_the_target_it_keeps() {
+    let scene = bench::tokens();
+    let (gate, runtime) = (&scene.bench.gate, &scene.bench.runtime);
+    let snapshot = gate.shared.keeper.load();
+    let api = snapshot.policy.apis.first().unwrap();
+    let secret = policy::credential::Secret::new(&scene.token);
+    runtime.block_on(gate.shared.identities.tokens.identify(api, secret)).unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, format!("Bearer {}", scene.token).parse().unwrap());
+    let address: IpAddr = "127.0.0.1".parse().unwrap();
+    let ask = || {
+        let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
+        let mut known = Known::at(gateway::clock::Moment::at_ms(bench::NOW_MS));
+        let counted = allocation_counter::measure(|| {
+            assert!(now(gate.admit(&head, address, &snapshot, &mut known)).is_ok());
+        });
+        counted.count_total
+    };
+    ask();
+    for _ in 0..100 {
+        assert_eq!(ask(), 1);
+    }
+}
+
 /// A token that is held is taken without asking the allocator for anything.
 #[test]
 fn taking_a_held_token_allocates_nothing() {

@@ -691,7 +691,9 @@ fn no_form_makes_it_a_5xx(kind: StoreKind) {
             body.push_str(&format!("{name}={value}&"));
         }
         if round % 7 == 0 {
-            (0..=pick(3)).for_each(|_| drop(body.pop()));
+            for _ in 0..=pick(3) {
+                body.pop();
+            }
         }
         let path = [
             "/oauth/token",

@@ -8,6 +8,7 @@
 mod account;
 pub mod app;
 mod authorize;
+mod consent;
 pub mod error;
 pub mod grant;
 mod handoff;
