@@ -4,6 +4,7 @@
 //! [`Gate::admit`] makes one: leaving a check out does not compile. The engine's hooks around this
 //! are in [`crate::hooks`].
 
+mod addressed;
 mod note;
 
 use std::net::IpAddr;
@@ -12,10 +13,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use policy::credential::Secret;
 use policy::limit::Payer;
-use policy::oauth::RESOURCE_METADATA_PATH;
 use policy::route::{Api, CredentialKind, RouteClass};
-use policy::{Circumstances, Grant, Identity, KeyClass, Method, Organization, Route, Target};
+use policy::{Circumstances, Grant, Identity, KeyClass, Organization, Route, Target};
 
+use self::addressed::addressed;
 use crate::clock::{Clock, Moment};
 use crate::config::ListenKind;
 use crate::deny::Denial;
@@ -373,30 +374,6 @@ pub fn found_label(found: Found) -> &'static str {
         Found::Stored => "stored",
         Found::Stale => "stale",
     }
-}
-
-/// The API whose business a request is; or how it goes on when it is ours: at the host of an
-/// authorization server, a preflight, or what an API says of itself.
-fn addressed<'s>(
-    head: &Head<'_>,
-    target: &Target<'_>,
-    snapshot: &'s Snapshot,
-    known: &mut Known,
-) -> Result<Result<&'s Api, Admission>, Denial> {
-    if let Some((api, _)) = snapshot.policy.issuer_at(&target.host) {
-        known.api = Some(api.index);
-        return Ok(Err(Admission::Authorize));
-    }
-    let api = snapshot.policy.api_at(&target.host).ok_or(Denial::NoSuchRoute)?;
-    known.api = Some(api.index);
-    if head.is_preflight() {
-        return Ok(Err(Admission::Preflight));
-    }
-    let is_read = matches!(target.method, Some(Method::Get | Method::Head));
-    if api.oauth.is_some() && is_read && target.path.as_str() == RESOURCE_METADATA_PATH {
-        return Ok(Err(Admission::Describe));
-    }
-    Ok(Ok(api))
 }
 
 fn circumstances<'a>(head: &Head<'a>, address: IpAddr) -> Circumstances<'a> {

@@ -208,6 +208,21 @@ impl World {
         &mut self.gateways[0]
     }
 
+    /// Gives the first gateway one more listener, for what ends TLS in front of it, and starts it
+    /// again; returns the port.
+    pub fn add_trusted_listener(&mut self) -> u16 {
+        let port = free_port();
+        let settings = self.gateway().folder.join("tollgate.yaml");
+        let text = std::fs::read_to_string(&settings).unwrap();
+        let listen =
+            format!("listen:\n  - {{ address: \"127.0.0.1:{port}\", kind: trusted, terminated_by: the test }}\n");
+        std::fs::write(&settings, text.replace("listen:\n", &listen)).unwrap();
+        self.gateway_mut().stop();
+        self.gateway_mut().run(&[]);
+        self.gateway_mut().wait_ready();
+        port
+    }
+
     pub fn redis(&mut self) -> &mut Redis {
         self.redis.as_mut().unwrap()
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use tests::{StoreKind, World, free_port};
+use tests::{StoreKind, World};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Answers each call with what it was sent, and the trailers of a call that went well.
@@ -89,14 +89,7 @@ fn grpc_passes_with_its_trailers_and_is_refused_with_its_status() {
     let write = world.key("iconflow", "write", &["--scopes", "packs:write"]);
     let read = world.key("iconflow", "read", &["--scopes", "packs:read"]);
     // gRPC without TLS needs a listener that somebody else ends TLS for.
-    let port = free_port();
-    let settings = world.gateway().folder.join("tollgate.yaml");
-    let text = std::fs::read_to_string(&settings).unwrap();
-    let listen = format!("listen:\n  - {{ address: \"127.0.0.1:{port}\", kind: trusted, terminated_by: the test }}\n");
-    std::fs::write(&settings, text.replace("listen:\n", &listen)).unwrap();
-    world.gateway_mut().stop();
-    world.gateway_mut().run(&[]);
-    world.gateway_mut().wait_ready();
+    let port = world.add_trusted_listener();
 
     let went_well = runtime.block_on(call(port, Some(&write.secret), &["one ", "two ", "three"]));
     assert_eq!((went_well.status, went_well.body.as_slice()), (200, &b"one two three"[..]));

@@ -1,7 +1,7 @@
 //! Exchanges under way end when their credential does, also when no byte is moving.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use tests::{App, Connection, Gateway, Key, StoreKind, World, free_port, on_both_stores, until};
+use tests::{App, Connection, Gateway, Key, StoreKind, World, on_both_stores, until};
 
 const HOST: &str = "api.iconflow.dev";
 const JO: &str = "jo@example.com";
@@ -153,14 +153,7 @@ fn a_client_that_never_reads_or_writes_ahead_is_ended_too(kind: StoreKind) {
 #[test]
 fn over_http2_the_one_stream_is_reset() {
     let (mut world, app) = world(StoreKind::Sqlite, "");
-    let port = free_port();
-    let settings = world.gateway().folder.join("tollgate.yaml");
-    let text = std::fs::read_to_string(&settings).unwrap();
-    let listen = format!("listen:\n  - {{ address: \"127.0.0.1:{port}\", kind: trusted, terminated_by: the test }}\n");
-    std::fs::write(&settings, text.replace("listen:\n", &listen)).unwrap();
-    world.gateway_mut().stop();
-    world.gateway_mut().run(&[]);
-    world.gateway_mut().wait_ready();
+    let port = world.add_trusted_listener();
     let (doomed, other) = (read_key(&world), app.tokens(world.gateway(), JO));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {

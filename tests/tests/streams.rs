@@ -188,19 +188,10 @@ fn shadowed_authorization_is_counted_and_not_enforced() {
 
 #[test]
 fn a_trusted_listener_takes_keys_behind_a_tls_terminator_and_believes_only_its_proxies() {
-    let world = World::start_with(StoreKind::Sqlite, "trusted_proxies: [127.0.0.1]", |p| p);
+    let mut world = World::start_with(StoreKind::Sqlite, "trusted_proxies: [127.0.0.1]", |p| p);
     world.organization("acme");
     let key = world.key("iconflow", "read", &["--scopes", "packs:read"]);
-    let port = free_port();
-    let settings = world.gateway().folder.join("tollgate.yaml");
-    let text = std::fs::read_to_string(&settings).unwrap();
-    let listen =
-        format!("listen:\n  - {{ address: \"127.0.0.1:{port}\", kind: trusted, terminated_by: the sidecar }}\n");
-    std::fs::write(&settings, text.replace("listen:\n", &listen)).unwrap();
-    let mut world = world;
-    world.gateway_mut().stop();
-    world.gateway_mut().run(&[]);
-    world.gateway_mut().wait_ready();
+    let port = world.add_trusted_listener();
     let bearer = format!("Bearer {}", key.secret);
     let fields = [("host", HOST), ("authorization", bearer.as_str()), ("x-forwarded-for", "198.51.100.7, 203.0.113.9")];
     let answer = tests::Connection::plain(port).ask("GET", "/v2/packs", &fields, b"");

@@ -57,15 +57,28 @@ async fn main() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bench.db");
     let url = std::env::args().nth(1).unwrap_or_else(|| format!("sqlite://{}", file.display()));
-    let store = open(&url, &RedisSettings::default()).await.unwrap();
+    let server = server(&url, folder.path()).await;
+    let policy = policy();
+    let user = people(&server).await;
+    let apps = applications(&server, &policy).await;
+    let before = size(&file);
+    let tokens = grants(&server, &apps, &user).await;
+    if url.starts_with("sqlite") {
+        println!("SQLite: {:.0} bytes a grant", (size(&file) - before) as f64 / GRANTS as f64);
+    }
+    refreshes(&server, policy.api("iconflow").unwrap(), &tokens).await;
+}
+
+async fn server(url: &str, folder: &std::path::Path) -> AuthorizationServer {
+    let store = open(url, &RedisSettings::default()).await.unwrap();
     let peppers = Peppers { current: Pepper::from_hex(&"1".repeat(64)).unwrap(), previous: None };
     let (clock, metrics) = (Arc::new(System), Arc::new(Metrics::new().unwrap()));
-    let outgoing = Arc::new(Outgoing::new(None, folder.path().to_owned()).unwrap());
-    let identities =
-        Identities::new(store.clone(), peppers.clone(), Bounds::default(), clock.clone(), outgoing.clone());
-    let server = AuthorizationServer {
-        registry: Registry::new(store.clone()),
-        peppers: peppers.clone(),
+    let outgoing = Arc::new(Outgoing::new(None, folder.to_owned()).unwrap());
+    let bounds = Bounds::default();
+    let identities = Identities::new(store.clone(), peppers.clone(), bounds, clock.clone(), outgoing.clone());
+    AuthorizationServer {
+        registry: Registry::new(store),
+        peppers,
         identities: Arc::new(identities),
         metrics,
         clock,
@@ -74,10 +87,11 @@ async fn main() {
         failures: FailureBudget::new(0),
         outgoing,
         providers: Providers::default(),
-    };
-    let policy = policy();
-    let api = policy.api("iconflow").unwrap();
-    store.insert_organization(&conformance::organization("acme")).await.unwrap();
+    }
+}
+
+async fn people(server: &AuthorizationServer) -> String {
+    server.registry.store().insert_organization(&conformance::organization("acme")).await.unwrap();
     let user = UserRecord {
         id: "usr_MHv15Pw5CtacrUic".into(),
         email: "jo@example.com".into(),
@@ -89,8 +103,11 @@ async fn main() {
         disabled_ms: None,
     };
     server.registry.insert_user(&user).await.unwrap();
-    let mut apps = Vec::new();
-    let started = Instant::now();
+    user.id
+}
+
+async fn applications(server: &AuthorizationServer, policy: &policy::Policy) -> Vec<String> {
+    let (mut apps, started) = (Vec::new(), Instant::now());
     for n in 0..APPS {
         let new = NewApp {
             name: format!("Application {n}"),
@@ -100,36 +117,40 @@ async fn main() {
             api: None,
             confidential: false,
         };
-        let (app, _) = register(&server.registry, &peppers, &policy, &new, ("bench".into(), 0)).await.unwrap();
+        let by = ("bench".into(), 0);
+        let (app, _) = register(&server.registry, &server.peppers, policy, &new, by).await.unwrap();
         apps.push(app.id);
     }
     println!("{APPS} applications registered in {:.1} s", started.elapsed().as_secs_f64());
+    apps
+}
 
-    let started = Instant::now();
-    let before = size(&file);
-    let mut tokens = Vec::new();
+/// Makes grants, one for each of many users; of the first ones, which are of one user, returns
+/// application and refresh token.
+async fn grants(server: &AuthorizationServer, apps: &[String], user: &str) -> Vec<(String, String)> {
+    let (mut tokens, started) = (Vec::new(), Instant::now());
     for n in 0..GRANTS {
-        let grant = grant(base62(22).unwrap(), apps.get(n % APPS).unwrap());
-        if tokens.len() < REFRESHES {
+        let mut grant = grant(base62(22).unwrap(), apps.get(n % APPS).unwrap());
+        if n < REFRESHES {
             let salt = &grant.refresh.as_ref().unwrap().salt;
-            tokens.push((grant.app.clone(), refresh_token(&peppers, &grant.id, salt, 0)));
+            tokens.push((grant.app.clone(), refresh_token(&server.peppers, &grant.id, salt, 0)));
+            grant.user = user.to_owned();
+        } else {
+            grant.user = format!("usr_{n:016}");
         }
-        // Of one user each, as in life: a list has few entries.
-        let grant = GrantRecord { user: format!("usr_{n:016}"), ..grant };
-        let grant = if n < REFRESHES { GrantRecord { user: user.id.clone(), ..grant } } else { grant };
         server.registry.insert_grant(&grant).await.unwrap();
     }
     let seconds = started.elapsed().as_secs_f64();
     println!("{GRANTS} grants: {:.0} us each, one after the other", seconds * 1e6 / GRANTS as f64);
-    if url.starts_with("sqlite") {
-        println!("SQLite: {:.0} bytes a grant", (size(&file) - before) as f64 / GRANTS as f64);
-    }
+    tokens
+}
 
+async fn refreshes(server: &AuthorizationServer, api: &policy::Api, tokens: &[(String, String)]) {
     server.maintain().await;
     let headers: http::HeaderMap =
         [(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded".parse().unwrap())].into_iter().collect();
     let (cpu, started) = (cpu_ms(), Instant::now());
-    for (app, token) in &tokens {
+    for (app, token) in tokens {
         let body = format!("grant_type=refresh_token&client_id={app}&refresh_token={token}");
         let request = Request {
             api,
@@ -146,11 +167,12 @@ async fn main() {
         assert_eq!(reply.status, 200, "{reply:?}");
     }
     let (cpu, wall) = (cpu_ms() - cpu, started.elapsed().as_millis() as f64);
+    let each = REFRESHES as f64;
     println!(
         "refresh: {:.2} ms of CPU, {:.0} a second per core; {:.2} ms from end to end, one after the other",
-        cpu / REFRESHES as f64,
-        REFRESHES as f64 / cpu * 1e3,
-        wall / REFRESHES as f64
+        cpu / each,
+        each / cpu * 1e3,
+        wall / each
     );
 }
 

@@ -77,10 +77,7 @@ impl AuthorizationServer {
 
     /// Sends an error back to the application (RFC 6749 section 4.1.2.1, RFC 9207 section 2).
     fn back(&self, request: &Request<'_>, back: &Return, error: &OAuthError) -> Reply {
-        let mut parameters = vec![("error", error.code.as_str()), ("error_description", error.description.as_str())];
-        parameters.extend(back.state.as_deref().map(|state| ("state", state)));
-        parameters.push(("iss", &*request.oauth.issuer));
-        Reply::see_other(&with_parameters(&back.redirect_uri, &parameters), error.code.as_str())
+        send_back(request, (&back.redirect_uri, back.state.as_deref()), error)
     }
 
     /// The application, if it is one and the redirect URI is registered. Otherwise why not: for the
@@ -199,6 +196,14 @@ impl AuthorizationServer {
         let cookie = format!("{BROWSER_COOKIE}={browser}; Path=/; Secure; HttpOnly; SameSite=Lax");
         Ok(Reply::see_other(&next, "begun").with(header::SET_COOKIE, &cookie))
     }
+}
+
+/// Sends an error back to an application whose redirect URI is proven.
+pub(super) fn send_back(request: &Request<'_>, (uri, state): (&str, Option<&str>), error: &OAuthError) -> Reply {
+    let mut parameters = vec![("error", error.code.as_str()), ("error_description", error.description.as_str())];
+    parameters.extend(state.map(|state| ("state", state)));
+    parameters.push(("iss", &*request.oauth.issuer));
+    Reply::see_other(&with_parameters(uri, &parameters), error.code.as_str())
 }
 
 /// The user must be asked something, and `prompt=none` forbids it (OpenID Connect Core section

@@ -8,9 +8,9 @@ use http::{StatusCode, header};
 use policy::credential::Secret;
 use policy::oauth::Login;
 
-use super::authorize::BROWSER_COOKIE;
+use super::authorize::{BROWSER_COOKIE, send_back};
 use super::error::{Code, OAuthError};
-use super::http::{Form, Reply, Request, body_form, cookie, with_parameters};
+use super::http::{Form, Reply, Request, body_form, cookie};
 use super::pages::{Frame, LoginPage, message, page};
 use super::registry::{FlowRecord, SessionRecord};
 use super::secret::{random_secret, same};
@@ -230,11 +230,8 @@ pub(super) fn denied(request: &Request<'_>, flow: &FlowRecord) -> Reply {
     if flow.redirect_uri.is_empty() {
         return message(request, StatusCode::FORBIDDEN, ("You are not logged in", "The login was refused."), None);
     }
-    let mut parameters =
-        vec![("error", Code::AccessDenied.as_str()), ("error_description", "the user did not allow it")];
-    parameters.extend(flow.state.as_deref().map(|state| ("state", state)));
-    parameters.push(("iss", &*request.oauth.issuer));
-    Reply::see_other(&with_parameters(&flow.redirect_uri, &parameters), Code::AccessDenied.as_str())
+    let error = OAuthError::new(Code::AccessDenied, "the user did not allow it");
+    send_back(request, (&flow.redirect_uri, flow.state.as_deref()), &error)
 }
 
 /// A form that did not come from a page of ours.
