@@ -8,6 +8,8 @@
 //! the client fails, which ends the exchange with a word of farewell; over HTTP/2 the stream is
 //! reset, and the other streams of the connection go on.
 
+mod frames;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -25,6 +27,8 @@ use tokio::sync::Notify;
 use crate::digest::Digest;
 use crate::identify::Caller;
 use crate::store::Change;
+
+pub use frames::{CLOSE_FRAME, Frames};
 
 /// How long an exchange over HTTP/1.1 has for its farewell.
 const GRACE: Duration = Duration::from_secs(3);
@@ -106,7 +110,7 @@ pub struct Tie {
     pub digests: Option<(Digest, Option<Digest>)>,
     /// When the credential ends by itself, Unix milliseconds.
     pub ends_ms: u64,
-    /// What the route allows, for the metric.
+    /// Its protocol, for the metric and the log.
     pub protocol: &'static str,
 }
 
@@ -194,15 +198,27 @@ impl Live {
 
     fn end_entry(&self, entry: &Entry) {
         let Some(tether) = entry.tether.upgrade() else { return };
-        if tether.end()
-            && let Some(ended) = self.ended.get()
-        {
+        if !tether.end() {
+            return;
+        }
+        // A stream over HTTP/2 is dropped without a record of its own.
+        log::info!(target: "tollgate::live", "ended a live {} exchange with its {}", entry.protocol, entry.credential());
+        if let Some(ended) = self.ended.get() {
             ended.with_label_values(&[entry.protocol]).inc();
         }
     }
 }
 
 impl Entry {
+    /// The credential, by the name that one can look up.
+    fn credential(&self) -> String {
+        match &self.caller {
+            Caller::Key(key) => format!("key {}", key.facts.id),
+            Caller::Token(token, Some(_)) => format!("grant {}", token.facts.grant),
+            Caller::Token(_, None) => "token of another issuer".to_owned(),
+        }
+    }
+
     /// Whether a change may be about the credential of this exchange.
     fn is_touched(&self, change: &Change) -> bool {
         match (change, &self.caller) {
@@ -277,111 +293,5 @@ impl<App: HttpServerApp + Send + Sync + 'static> HttpServerApp for Tethered<App>
         Self: 'async_trait,
     {
         self.app.http_cleanup()
-    }
-}
-
-/// The close frame of a WebSocket server (RFC 6455 section 5.5.1): 1008, the policy was violated.
-pub const CLOSE_FRAME: &[u8] = b"\x88\x18\x03\xf0the credential is over";
-
-/// Follows the frames that a WebSocket server sends, to know where one ends: between frames a close
-/// frame can be put, inside one it would be taken for data.
-#[derive(Debug, Default)]
-pub struct Frames {
-    head: [u8; 10],
-    have: usize,
-    payload: u64,
-}
-
-impl Frames {
-    /// Bytes went by.
-    pub fn pass(&mut self, mut bytes: &[u8]) {
-        while let Some((first, rest)) = bytes.split_first() {
-            if self.payload > 0 {
-                let skipped = usize::try_from(self.payload).unwrap_or(usize::MAX).min(bytes.len());
-                self.payload -= skipped as u64;
-                bytes = bytes.get(skipped..).unwrap_or_default();
-                continue;
-            }
-            if let Some(slot) = self.head.get_mut(self.have) {
-                *slot = *first;
-            }
-            self.have += 1;
-            bytes = rest;
-            if let Some(length) = self.length() {
-                (self.payload, self.have) = (length, 0);
-            }
-        }
-    }
-
-    /// The payload's length, once the head of a frame is whole (RFC 6455 section 5.2). Servers do
-    /// not mask.
-    fn length(&self) -> Option<u64> {
-        let [_, short, rest @ ..] = &self.head;
-        match (short & 0x7f, self.have) {
-            (126, 4) => Some(u64::from(u16::from_be_bytes([rest[0], rest[1]]))),
-            (127, 10) => Some(u64::from_be_bytes(*rest)),
-            (length @ 0..=125, 2) => Some(u64::from(length)),
-            (_, _) => None,
-        }
-    }
-
-    /// Whether the last frame is whole.
-    pub fn is_between(&self) -> bool {
-        self.have == 0 && self.payload == 0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn frame(length: usize) -> Vec<u8> {
-        let mut frame = vec![0x82];
-        match length {
-            0..=125 => frame.push(length as u8),
-            126..=65_535 => {
-                frame.push(126);
-                frame.extend((length as u16).to_be_bytes());
-            }
-            _ => {
-                frame.push(127);
-                frame.extend((length as u64).to_be_bytes());
-            }
-        }
-        frame.extend(vec![0x88; length]);
-        frame
-    }
-
-    #[test]
-    fn the_close_frame_is_well_formed() {
-        assert_eq!(CLOSE_FRAME.len(), 2 + 0x18);
-        assert_eq!(u16::from_be_bytes([CLOSE_FRAME[2], CLOSE_FRAME[3]]), 1008);
-        let mut frames = Frames::default();
-        frames.pass(CLOSE_FRAME);
-        assert!(frames.is_between());
-    }
-
-    proptest! {
-        #[test]
-        fn however_frames_are_cut_their_ends_are_found(
-            lengths in proptest::collection::vec(prop_oneof![0usize..130, 65_530usize..65_540], 1..5),
-            cuts in proptest::collection::vec(1usize..70_000, 0..6),
-        ) {
-            let all: Vec<u8> = lengths.iter().flat_map(|l| frame(*l)).collect();
-            let mut ends = std::collections::HashSet::from([0]);
-            let mut at = 0;
-            for length in &lengths {
-                at += frame(*length).len();
-                ends.insert(at);
-            }
-            let (mut frames, mut seen) = (Frames::default(), 0);
-            for cut in cuts.into_iter().chain([usize::MAX]) {
-                let next = seen + cut.min(all.len() - seen);
-                frames.pass(&all[seen..next]);
-                seen = next;
-                prop_assert_eq!(frames.is_between(), ends.contains(&seen));
-            }
-        }
     }
 }

@@ -42,7 +42,7 @@ impl Snapshot {
         Snapshot {
             metrics: metrics.collect(),
             nobodys: ApiMetrics::default(),
-            has_streams: policy.apis.iter().flat_map(|api| &api.routes).any(|route| route.tethered().is_some()),
+            has_streams: policy.apis.iter().flat_map(|api| &api.routes).any(|route| route.is_tethered()),
             pools: pools.of(&policy),
             policy,
             fingerprint,

@@ -335,16 +335,10 @@ impl Api {
 }
 
 impl Route {
-    /// The protocol whose exchanges end with their credential, if the route allows one.
-    pub fn tethered(&self) -> Option<&'static str> {
+    /// Whether exchanges of this route that outlast their request end with their credential.
+    pub fn is_tethered(&self) -> bool {
         let Protocols { websocket, sse, grpc } = self.protocols;
-        let protocol = match (websocket, sse, grpc) {
-            (true, _, _) => "websocket",
-            (false, true, _) => "sse",
-            (false, false, true) => "grpc",
-            (false, false, false) => return None,
-        };
-        self.ends_with_credential.then_some(protocol)
+        self.ends_with_credential && (websocket || sse || grpc)
     }
 
     fn check_scopes(&self, identity: Identity<'_>) -> Result<(), Refusal> {

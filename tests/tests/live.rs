@@ -180,6 +180,8 @@ fn over_http2_the_one_stream_is_reset() {
         world.json(&["keys", "revoke", &doomed.id, "--wait"]);
         let end = ends.data().await;
         assert!(end.is_none() || end.unwrap().is_err(), "this one is over");
+        let said = format!("ended a live sse exchange with its key {}", doomed.id);
+        assert!(world.gateway().output().contains(&said), "{}", world.gateway().output());
         let still = tokio::time::timeout(std::time::Duration::from_millis(300), stays.data()).await;
         assert!(still.is_err(), "the other one goes on");
         drop(open(&other.access).await);

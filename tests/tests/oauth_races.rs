@@ -104,9 +104,9 @@ fn a_gateway_killed_in_the_middle_leaves_nothing_alive_that_should_be_dead(kind:
         // to the gateway that is told.
         Tokens::of(&app.refresh(world.gateway(), &second.refresh));
         let gateway = world.gateway();
+        let mut connection = gateway.connect("auth.iconflow.dev");
         std::thread::scope(|scope| {
             let reuse = scope.spawn(|| {
-                let mut connection = gateway.connect("auth.iconflow.dev");
                 let body = tests::form(&[
                     ("grant_type", "refresh_token"),
                     ("refresh_token", &first.refresh),

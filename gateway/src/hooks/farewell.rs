@@ -51,10 +51,10 @@ impl Gate {
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
         let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
-        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
-        let protocol = place.and_then(|(_, route)| route.tethered());
+        let protocol = if is_upgrade { Some("websocket") } else { outlasts(response) };
         let (Some(protocol), Some((caller, _))) = (protocol, &ctx.known.caller) else { return Ok(()) };
-        if ctx.tie.is_some() || !(is_upgrade || outlasts(response)) {
+        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
+        if ctx.tie.is_some() || !place.is_some_and(|(_, route)| route.is_tethered()) {
             return Ok(());
         }
         let Some(tether) = Tether::current() else {
@@ -105,7 +105,8 @@ fn is_kind(response: &ResponseHeader, kind: &[u8]) -> bool {
     response.headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(kind))
 }
 
-/// Whether an answer may go on for ever: events and gRPC. Any other one ends by itself.
-fn outlasts(response: &ResponseHeader) -> bool {
-    is_kind(response, b"text/event-stream") || is_kind(response, b"application/grpc")
+/// The protocol of an answer that may go on for ever. Any other one ends by itself.
+fn outlasts(response: &ResponseHeader) -> Option<&'static str> {
+    let kinds = [("sse", &b"text/event-stream"[..]), ("grpc", b"application/grpc")];
+    kinds.into_iter().find(|(_, kind)| is_kind(response, kind)).map(|(name, _)| name)
 }

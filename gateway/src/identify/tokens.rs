@@ -194,7 +194,14 @@ impl Tokens {
                 let organization = organization.clone();
                 Ok(Identified { caller: Caller::Token(token, None), organization, found: Found::Stored })
             }
-            Source::Own(..) => self.look_up(token).await,
+            // Each refresh gives a new token of a grant that is mostly at hand.
+            Source::Own(..) => {
+                let grant = self.grants.fresh(&token.facts.grant, now_ms).flatten();
+                match grant.and_then(|grant| judge(token.clone(), grant, Found::Cached)) {
+                    Some(Ok(identified)) => Ok(identified),
+                    Some(Err(_)) | None => self.look_up(token).await,
+                }
+            }
         }
     }
 
