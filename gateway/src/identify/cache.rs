@@ -12,6 +12,7 @@ use policy::Organization;
 use quick_cache::sync::Cache as Map;
 use tokio::sync::OnceCell;
 
+use super::{Found as How, Unidentified};
 use crate::clock::Clock;
 use crate::digest::Digest;
 use crate::store::{Change, Store, StoreError};
@@ -213,7 +214,7 @@ impl<F: Facts> Cache<F> {
     }
 
     /// The last known record, for as long as an outage may last.
-    pub(super) fn stale(&self, id: &F::Id, now_ms: u64) -> Option<Found<F>> {
+    fn stale(&self, id: &F::Id, now_ms: u64) -> Option<Found<F>> {
         let key = self.known.get(id)?;
         (now_ms.saturating_sub(key.fetched_ms) < ms(self.bounds.stale_for)).then_some(Some(key))
     }
@@ -255,6 +256,31 @@ impl<F: Facts> Cache<F> {
             }
         }
         Err(StoreError::Unavailable("records change faster than they can be read".to_owned()))
+    }
+
+    /// Looks a record up; while the store is away, what was known before serves in its place for a
+    /// while. `what` names it in the log.
+    pub(super) async fn find(
+        &self,
+        id: F::Id,
+        (store, clock): (&dyn Store, &dyn Clock),
+        what: &str,
+    ) -> Result<(Found<F>, How), Unidentified> {
+        match self.look_up(id.clone(), store, clock).await {
+            Ok(found) => Ok((found, How::Stored)),
+            Err(StoreError::Unavailable(why)) => match self.stale(&id, clock.now_ms()) {
+                Some(found) => Ok((found, How::Stale)),
+                None => {
+                    log::warn!(target: "tollgate::store", "a {what} could not be looked up: {why}");
+                    Err(Unidentified::CannotKnow)
+                }
+            },
+            // A store that answers nonsense is not an outage: nothing old serves in its place.
+            Err(error) => {
+                log::error!(target: "tollgate::store", "a {what} is refused: {error}");
+                Err(Unidentified::CannotKnow)
+            }
+        }
     }
 
     /// Reads key and organization, and publishes them unless a change came in between: what was

@@ -148,23 +148,8 @@ impl Identities {
     }
 
     async fn look_up(&self, digest: Digest) -> Result<Identified, Unidentified> {
-        let answer = self.cache.look_up(digest, &*self.store, &*self.clock).await;
+        let (found, how) = self.cache.find(digest, (&*self.store, &*self.clock), "key").await?;
         let now_ms = self.clock.now_ms();
-        let (found, how) = match answer {
-            Ok(found) => (found, Found::Stored),
-            Err(StoreError::Unavailable(why)) => match self.cache.stale(&digest, now_ms) {
-                Some(found) => (found, Found::Stale),
-                None => {
-                    log::warn!(target: "tollgate::store", "a key could not be looked up: {why}");
-                    return Err(Unidentified::CannotKnow);
-                }
-            },
-            // A store that answers nonsense is not an outage: nothing old serves in its place.
-            Err(error) => {
-                log::error!(target: "tollgate::store", "a key is refused: {error}");
-                return Err(Unidentified::CannotKnow);
-            }
-        };
         self.judge(found, now_ms, how).unwrap_or(Err(Unidentified::CannotKnow))
     }
 

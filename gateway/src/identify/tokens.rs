@@ -140,11 +140,19 @@ impl Tokens {
         secret: Secret<'_>,
         now_ms: u64,
     ) -> Option<Result<Identified, Unidentified>> {
-        let id = (self.peppers.current.digest(secret), api.index);
-        if self.foreign.is_refused(&id, now_ms) {
+        self.at_hand(&self.id(api, secret), api, now_ms)
+    }
+
+    /// What a token is remembered by.
+    fn id(&self, api: &Api, secret: Secret<'_>) -> (Digest, u32) {
+        (self.peppers.current.digest(secret), api.index)
+    }
+
+    fn at_hand(&self, id: &(Digest, u32), api: &Api, now_ms: u64) -> Option<Result<Identified, Unidentified>> {
+        if self.foreign.is_refused(id, now_ms) {
             return Some(Err(Unidentified::Unknown));
         }
-        let token = self.verified.get(&id).filter(|token| self.stands(token, api, now_ms))?;
+        let token = self.verified.get(id).filter(|token| self.stands(token, api, now_ms))?;
         if now_ms >= token.ends_ms {
             return Some(Err(Unidentified::Dead(KeyFault::Expired)));
         }
@@ -163,10 +171,10 @@ impl Tokens {
     /// Answers from memory, by computing, or by asking the store or the issuer.
     pub async fn identify(&self, api: &Api, secret: Secret<'_>) -> Result<Identified, Unidentified> {
         let now_ms = self.clock.now_ms();
-        if let Some(answer) = self.identify_cached(api, secret, now_ms) {
+        let id = self.id(api, secret);
+        if let Some(answer) = self.at_hand(&id, api, now_ms) {
             return answer;
         }
-        let id = (self.peppers.current.digest(secret), api.index);
         let remembered = || self.verified.get(&id).filter(|token| self.stands(token, api, now_ms));
         let token = match remembered() {
             Some(token) => token,
@@ -222,26 +230,12 @@ impl Tokens {
 
     /// Whether a token is remembered, whether or not it still works: it is no guess.
     pub fn is_known(&self, api: &Api, secret: Secret<'_>) -> bool {
-        self.verified.get(&(self.peppers.current.digest(secret), api.index)).is_some()
+        self.verified.get(&self.id(api, secret)).is_some()
     }
 
     async fn look_up(&self, token: Arc<KnownToken>) -> Result<Identified, Unidentified> {
         let id = token.facts.grant.clone();
-        let answer = self.grants.look_up(id.clone(), &*self.store, &*self.clock).await;
-        let (found, how) = match answer {
-            Ok(found) => (found, Found::Stored),
-            Err(StoreError::Unavailable(why)) => match self.grants.stale(&id, self.clock.now_ms()) {
-                Some(found) => (found, Found::Stale),
-                None => {
-                    log::warn!(target: "tollgate::store", "a grant could not be looked up: {why}");
-                    return Err(Unidentified::CannotKnow);
-                }
-            },
-            Err(error) => {
-                log::error!(target: "tollgate::store", "a token is refused: {error}");
-                return Err(Unidentified::CannotKnow);
-            }
-        };
+        let (found, how) = self.grants.find(id, (&*self.store, &*self.clock), "grant").await?;
         let Some(grant) = found else { return Err(Unidentified::Unknown) };
         judge(token, grant, how).unwrap_or(Err(Unidentified::CannotKnow))
     }

@@ -263,13 +263,8 @@ impl AuthorizationServer {
 
     async fn own_claims(&self, request: &Request<'_>, text: &str) -> Result<Option<Claims>, OAuthError> {
         let Some(text) = text.strip_prefix(TOKEN_PREFIX) else { return Ok(None) };
-        match self.identities.tokens.own_claims(request.oauth, text, request.now_ms).await {
-            Ok((claims, _)) => Ok(Some(claims)),
-            Err(Unidentified::Unknown | Unidentified::Dead(_)) => Ok(None),
-            Err(Unidentified::CannotKnow) => {
-                Err(OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment"))
-            }
-        }
+        let found = self.identities.tokens.own_claims(request.oauth, text, request.now_ms).await;
+        Ok(if_known(found)?.map(|(claims, _)| claims))
     }
 
     /// `POST /oauth/introspect`: for applications that have a secret, and no others.
@@ -300,12 +295,8 @@ impl AuthorizationServer {
         if !text.starts_with(TOKEN_PREFIX) {
             return Ok(None);
         }
-        match self.identities.tokens.identify(request.api, Secret::new(text)).await {
-            Ok(_) => {}
-            Err(Unidentified::Unknown | Unidentified::Dead(_)) => return Ok(None),
-            Err(Unidentified::CannotKnow) => {
-                return Err(OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment"));
-            }
+        if if_known(self.identities.tokens.identify(request.api, Secret::new(text)).await)?.is_none() {
+            return Ok(None);
         }
         let Some(claims) = self.own_claims(request, text).await? else { return Ok(None) };
         Ok(Some(json!({
@@ -345,6 +336,15 @@ impl AuthorizationServer {
                 "iss": &*request.oauth.issuer,
             })
         }))
+    }
+}
+
+/// What is not known and what is dead are the same to a client; what cannot be known is neither.
+fn if_known<T>(found: Result<T, Unidentified>) -> Result<Option<T>, OAuthError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Unidentified::Unknown | Unidentified::Dead(_)) => Ok(None),
+        Err(Unidentified::CannotKnow) => Err(OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment")),
     }
 }
 
