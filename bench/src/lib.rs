@@ -17,6 +17,7 @@ use gateway::proxy::{Gate, Shared};
 use gateway::random::RequestIds;
 use gateway::snapshot::PolicyKeeper;
 use gateway::store::{SqliteStore, Store};
+use pingora::connectors::TransportConnector;
 use policy::credential::{Secret, mint};
 use policy::identity::{Environment, KeyClass};
 use policy::{Key, Organization, Policy, Scopes, Source};
@@ -132,7 +133,9 @@ pub fn gate(policy: Policy, keys: u64) -> Bench {
         store_kind: "sqlite",
         idle_s: 60,
     };
-    Bench { gate: Gate { shared: Arc::new(shared), listener: ListenKind::Tls }, runtime, _folder: folder }
+    let connector = Arc::new(TransportConnector::new(None));
+    let gate = Gate { shared: Arc::new(shared), listener: ListenKind::Tls, connector };
+    Bench { gate, runtime, _folder: folder }
 }
 
 /// Puts keys into a cache.

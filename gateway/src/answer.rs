@@ -13,9 +13,10 @@ use policy::limit::Charges;
 use policy::route::Api;
 
 use crate::deny::Denial;
-use crate::forward::{names, text};
+use crate::forward::names;
 use crate::limit::Standing;
 use crate::oauth::http::Reply;
+use crate::values::Values;
 
 /// What every answer carries, whoever wrote its body.
 #[derive(Clone, Copy, Debug)]
@@ -50,21 +51,28 @@ const REPLACED: [&str; 12] = [
     "x-ratelimit-used",
 ];
 
+/// Most fields that are added to those of an upstream.
+const OURS_MAX: usize = 10;
+/// Room for their values, in bytes: common ones fit.
+const VALUES_BYTES: usize = 192;
+
 const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 const LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
+/// Whether a field of an upstream is one that ours replace.
+fn is_replaced(name: &str) -> bool {
+    matches!(name.as_bytes().first(), Some(b'a' | b'r' | b'x')) && REPLACED.binary_search(&name).is_ok()
+}
+
 /// Takes the upstream's copies of our fields out of its answer and puts ours in.
 pub fn redress(response: &mut ResponseHeader, dressing: &Dressing<'_>) -> pingora::Result<()> {
     let taken = std::mem::replace(response, ResponseHeader::build_no_case(200, None)?);
     let mut parts = http::response::Parts::from(taken);
-    let is_ours = |name: &&HeaderName| {
-        matches!(name.as_str().as_bytes().first(), Some(b'a' | b'r' | b'x'))
-            && REPLACED.binary_search(&name.as_str()).is_ok()
-    };
-    let doomed: Vec<HeaderName> = parts.headers.keys().filter(is_ours).cloned().collect();
+    let is_replaced = |name: &&HeaderName| is_replaced(name.as_str());
+    let doomed: Vec<HeaderName> = parts.headers.keys().filter(is_replaced).cloned().collect();
     for name in doomed {
         parts.headers.remove(name);
     }
@@ -73,15 +81,60 @@ pub fn redress(response: &mut ResponseHeader, dressing: &Dressing<'_>) -> pingor
     Ok(())
 }
 
+/// An upstream's answer made anew for the client: its fields without those of its connection, in
+/// our framing, and ours. `has_body` says whether its body follows.
+pub fn pass_on(upstream: &ResponseHeader, has_body: bool, dressing: &Dressing<'_>) -> pingora::Result<ResponseHeader> {
+    let theirs = &upstream.headers;
+    let nominations = Nominations::of(theirs);
+    let mut fields = HeaderMap::with_capacity(theirs.len() + OURS_MAX);
+    for (name, value) in theirs {
+        let stays = match name.as_str() {
+            "connection" | "keep-alive" | "proxy-connection" | "upgrade" | "te" | "trailer" => false,
+            "transfer-encoding" => has_body,
+            name => !is_replaced(name) && !nominations.contain(name),
+        };
+        if stays {
+            fields.append(name.clone(), value.clone());
+        }
+    }
+    let is_framed = |fields: &HeaderMap| {
+        fields.contains_key(header::CONTENT_LENGTH) || fields.contains_key(header::TRANSFER_ENCODING)
+    };
+    if has_body && !is_framed(&fields) {
+        fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    dress(&mut fields, dressing)?;
+    let mut response = answer(upstream.status.as_u16(), fields)?;
+    response.set_reason_phrase(upstream.get_reason_phrase())?;
+    Ok(response)
+}
+
+/// Fields that a `Connection` field calls its own (RFC 9110 section 7.6.1).
+struct Nominations<'a>(Vec<&'a str>);
+
+impl<'a> Nominations<'a> {
+    fn of(fields: &'a HeaderMap) -> Self {
+        let values = fields.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+        let names = values.flat_map(|value| value.split(',')).map(str::trim);
+        let is_option = |name: &&str| name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close");
+        Nominations(names.filter(|name| !is_option(name)).collect())
+    }
+
+    fn contain(&self, name: &str) -> bool {
+        self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+    }
+}
+
 /// Adds the request id, limit fields and cross-origin fields.
 fn dress(fields: &mut HeaderMap, dressing: &Dressing<'_>) -> pingora::Result<()> {
-    fields.insert(names::REQUEST_ID, text(dressing.request_id)?);
+    let mut values = Values::with_capacity(VALUES_BYTES);
+    fields.insert(names::REQUEST_ID, values.text(dressing.request_id)?);
     let Some(api) = dressing.api else { return Ok(()) };
     if let Some((name, standing)) = dressing.standing {
-        limit_fields(fields, api.limit_headers, (name, &standing), dressing)?;
+        limit_fields(fields, &mut values, api.limit_headers, (name, &standing), dressing)?;
     }
     if let Some(cors) = &api.cors {
-        cross_origin_fields(fields, cors, dressing.origin)?;
+        cross_origin_fields(fields, &mut values, cors, dressing.origin)?;
     }
     Ok(())
 }
@@ -90,45 +143,55 @@ fn dress(fields: &mut HeaderMap, dressing: &Dressing<'_>) -> pingora::Result<()>
 /// policies are all there are (draft-ietf-httpapi-ratelimit-headers, section 3).
 fn limit_fields(
     fields: &mut HeaderMap,
+    values: &mut Values,
     which: LimitHeaders,
     (name, standing): (&str, &Standing),
     dressing: &Dressing<'_>,
 ) -> pingora::Result<()> {
     if which != LimitHeaders::Ietf {
-        fields.insert(X_LIMIT, HeaderValue::from(standing.limit));
-        fields.insert(X_REMAINING, HeaderValue::from(standing.remaining));
-        fields.insert(X_RESET, HeaderValue::from(standing.window.reset()));
+        fields.insert(X_LIMIT, values.write(format_args!("{}", standing.limit))?);
+        fields.insert(X_REMAINING, values.write(format_args!("{}", standing.remaining))?);
+        fields.insert(X_RESET, values.write(format_args!("{}", standing.window.reset()))?);
     }
     if which != LimitHeaders::X {
-        let mut value = String::with_capacity(48);
-        match &dressing.charges {
-            None => {
-                let _ = write!(value, "\"{name}\";q={};w={}", standing.limit, standing.window.seconds());
+        let limits = match &dressing.charges {
+            None => values.write(format_args!("\"{name}\";q={};w={}", standing.limit, standing.window.seconds()))?,
+            Some(charges) => {
+                let mut text = String::with_capacity(96);
+                charges.iter().for_each(|charge| {
+                    let quota = if **charge.name == *name { standing.limit } else { charge.count };
+                    let window = charge.period.window(standing.now_ms, charge.period.phase_ms(charge.bucket));
+                    let comma = if text.is_empty() { "" } else { ", " };
+                    let _ = write!(text, "{comma}\"{}\";q={quota};w={}", charge.name, window.seconds());
+                });
+                values.text(&text)?
             }
-            Some(charges) => charges.iter().for_each(|charge| {
-                let quota = if **charge.name == *name { standing.limit } else { charge.count };
-                let window = charge.period.window(standing.now_ms, charge.period.phase_ms(charge.bucket));
-                let comma = if value.is_empty() { "" } else { ", " };
-                let _ = write!(value, "{comma}\"{}\";q={quota};w={}", charge.name, window.seconds());
-            }),
-        }
-        fields.insert(LIMIT_POLICY, text(&value)?);
-        value.clear();
+        };
+        fields.insert(LIMIT_POLICY, limits);
         let left = standing.window.seconds_left(standing.now_ms + dressing.since_ms);
-        let _ = write!(value, "\"{name}\";r={};t={left}", standing.remaining);
-        fields.insert(LIMIT, text(&value)?);
+        fields.insert(LIMIT, values.write(format_args!("\"{name}\";r={};t={left}", standing.remaining))?);
     }
     Ok(())
 }
 
-fn cross_origin_fields(fields: &mut HeaderMap, cors: &Cors, origin: Option<&str>) -> pingora::Result<()> {
+fn cross_origin_fields(
+    fields: &mut HeaderMap,
+    values: &mut Values,
+    cors: &Cors,
+    origin: Option<&str>,
+) -> pingora::Result<()> {
     // Also without Origin: a cache must not give one origin's answer to another.
     fields.append(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(allowed) = origin.and_then(|origin| cors.allow_origin(origin)) {
-        fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, text(allowed)?);
-        fields.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, text(&cors.expose_headers)?);
+        fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, values.text(allowed)?);
+        fields.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, values.text(&cors.expose_headers)?);
     }
     Ok(())
+}
+
+/// A single value; text that cannot be one is a bug of ours.
+fn text(value: &str) -> pingora::Result<HeaderValue> {
+    Values::with_capacity(value.len()).text(value)
 }
 
 /// An answer of ours, as a status and fields.

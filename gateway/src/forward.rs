@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use http::header::{EXPECT, HOST, HeaderName, HeaderValue, TE, TRAILER};
 use pingora::http::RequestHeader;
-use pingora::{ErrorType, OrErr};
 use policy::Identity;
 use policy::fields::{Treatment, treatment};
 use policy::route::Upstream;
 
 use crate::deny::Denial;
+use crate::values::Values;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -71,9 +71,53 @@ pub fn prepare(
     request.set_raw_path(path_and_query.as_bytes())
 }
 
-/// A field value of ours; text that cannot be one is a bug.
-pub(crate) fn text(value: &str) -> pingora::Result<HeaderValue> {
-    HeaderValue::from_str(value).or_err(ErrorType::InternalError, "a value of ours is not a field value")
+/// Most fields that are added to those of the client.
+const OURS_MAX: usize = 10;
+/// Room for their values, in bytes: common ones fit.
+const VALUES_BYTES: usize = 256;
+
+/// The request for the upstream, made anew: for a request without a body that nothing nominates
+/// fields of (see [`is_plain`]).
+pub fn request(
+    head: &RequestHeader,
+    path_and_query: &str,
+    upstream: &Upstream,
+    identity: Identity<'_>,
+    origin: &Origin<'_>,
+) -> pingora::Result<RequestHeader> {
+    let mut fields = HeaderMap::with_capacity(head.headers.len() + OURS_MAX);
+    for (name, value) in &head.headers {
+        let goes_on = match treatment(name.as_str()) {
+            Treatment::Forward => !is_hop_by_hop(name.as_str()),
+            Treatment::Drop | Treatment::Refuse => false,
+        };
+        if goes_on {
+            fields.append(name.clone(), value.clone());
+        }
+    }
+    add_our_fields(&mut fields, upstream, identity, origin)?;
+    let mut parts = http::request::Parts::from(RequestHeader::build_no_case(head.method.clone(), b"/", Some(0))?);
+    parts.headers = fields;
+    let mut request = RequestHeader::from(parts);
+    request.set_raw_path(path_and_query.as_bytes())?;
+    Ok(request)
+}
+
+/// Whether no field of a request says anything of a body, of the connection or of another protocol.
+pub fn is_plain(fields: &HeaderMap) -> bool {
+    fields.iter().all(|(name, value)| match name.as_str() {
+        "connection" => {
+            let value = value.as_bytes();
+            value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+        }
+        "content-length" | "transfer-encoding" | "te" | "trailer" | "upgrade" | "expect" | "http2-settings" => false,
+        _ => true,
+    })
+}
+
+/// Fields of one connection, not of the message (RFC 9110 section 7.6.1).
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(name, "connection" | "keep-alive" | "proxy-connection" | "proxy-authenticate" | "proxy-authorization")
 }
 
 fn add_our_fields(
@@ -82,10 +126,11 @@ fn add_our_fields(
     identity: Identity<'_>,
     origin: &Origin<'_>,
 ) -> pingora::Result<()> {
+    let mut values = Values::with_capacity(VALUES_BYTES);
     if let Some(host) = &upstream.host {
-        fields.insert(HOST, text(host)?);
+        fields.insert(HOST, values.text(host)?);
     } else if !fields.contains_key(HOST) {
-        fields.insert(HOST, text(origin.host)?);
+        fields.insert(HOST, values.text(origin.host)?);
     }
     let (key, user) = match identity {
         Identity::Anonymous => ("", ""),
@@ -97,23 +142,17 @@ fn add_our_fields(
         Identity::Anonymous => "",
         Identity::Key(..) | Identity::Token(..) => identity.environment().as_str(),
     };
-    let mut scopes = String::new();
-    for scope in identity.effective_scopes() {
-        if !scopes.is_empty() {
-            scopes.push(' ');
-        }
-        scopes.push_str(scope.as_str());
-    }
+    let scopes = values.list(identity.effective_scopes().map(policy::Scope::as_str))?;
     // Always all of them, also empty ones: a field that is absent could be somebody else's.
-    fields.insert(names::KEY_ID, text(key)?);
-    fields.insert(names::ORG, text(organization)?);
-    fields.insert(names::USER, text(user)?);
-    fields.insert(names::SCOPES, text(&scopes)?);
+    fields.insert(names::KEY_ID, values.text(key)?);
+    fields.insert(names::ORG, values.text(organization)?);
+    fields.insert(names::USER, values.text(user)?);
+    fields.insert(names::SCOPES, scopes);
     fields.insert(names::ENV, HeaderValue::from_static(environment));
-    fields.insert(names::REQUEST_ID, text(origin.request_id)?);
-    fields.insert(names::FORWARDED_FOR, text(&origin.address.to_string())?);
+    fields.insert(names::REQUEST_ID, values.text(origin.request_id)?);
+    fields.insert(names::FORWARDED_FOR, values.write(format_args!("{}", origin.address))?);
     fields.insert(names::FORWARDED_PROTO, HeaderValue::from_static(if origin.is_https { "https" } else { "http" }));
-    fields.insert(names::FORWARDED_HOST, text(origin.host)?);
+    fields.insert(names::FORWARDED_HOST, values.text(origin.host)?);
     Ok(())
 }
 

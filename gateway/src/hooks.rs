@@ -5,12 +5,13 @@
 //! closed.
 
 mod authorize;
+mod direct;
 mod farewell;
+mod forwarding;
 mod record;
 mod trouble;
 mod wire;
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use pingora::{Error, ErrorSource, ErrorType};
+use pingora::{Error, ErrorType};
 use policy::limit::Payer;
 use policy::route::RouteClass;
 
@@ -29,9 +30,7 @@ use self::trouble::denial_of;
 use self::wire::{peer_address, set_phase};
 use crate::answer::{self, Dressing};
 use crate::clock::Moment;
-use crate::config::ListenKind;
 use crate::deny::Denial;
-use crate::forward;
 use crate::guarded::Phase;
 use crate::identify::Caller;
 use crate::proxy::{Admission, Gate, Known, Permit, is_browser_exposure};
@@ -191,7 +190,11 @@ impl ProxyHttp for Gate {
                 if session.req_header().headers.contains_key(http::header::EXPECT) {
                     session.as_downstream_mut().write_continue_response().await?;
                 }
-                Ok(false)
+                let pool = ctx.pool()?.filter(|pool| pool.is_http1()).cloned();
+                match pool.filter(|_| direct::is_direct(session)) {
+                    Some(pool) => self.exchange(session, ctx, pool).await.map(|()| true),
+                    None => Ok(false),
+                }
             }
             Ok(Admission::Preflight) => {
                 let dressing = self.dressing(ctx);
@@ -222,22 +225,12 @@ impl ProxyHttp for Gate {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
-        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
-        let Some((api, route)) = place else {
-            ctx.late_denial = Some(Denial::NotPermitted);
-            return Error::e_explain(ErrorType::InternalError, "no permit");
-        };
-        let pool = ctx.snapshot.pool(api, ctx.known.identity().environment());
-        let member = pool.and_then(|pool| pool.pick(ctx.now_ms()));
-        let (Some(pool), Some(member)) = (pool, member) else {
+        let Some(pool) = ctx.pool()?.cloned() else {
             ctx.late_denial = Some(Denial::UpstreamUnreachable);
             return Error::e_explain(ErrorType::ConnectNoRoute, "the upstream has no address");
         };
-        // A body that is sent again is counted again.
-        ctx.body_bytes = 0;
-        let peer = pool.peer(&member, route);
-        ctx.chosen = Some(member);
-        Ok(Box::new(peer))
+        let member = self.choose(ctx, &pool)?;
+        Ok(Box::new(pool.peer(&member, ctx.place()?.1)))
     }
 
     async fn upstream_request_filter(
@@ -246,18 +239,7 @@ impl ProxyHttp for Gate {
         request: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        let Some((permit, (api, _))) = ctx.permit.as_ref().and_then(|p| Some((p, p.place(&ctx.snapshot)?))) else {
-            return Error::e_explain(ErrorType::InternalError, "no permit");
-        };
-        let identity = ctx.known.identity();
-        let upstream = api.upstream(identity.environment());
-        let origin = forward::Origin {
-            address: ctx.known.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            host: permit.host(api),
-            is_https: self.listener != ListenKind::Plain,
-            request_id: &ctx.request_id,
-        };
-        forward::prepare(request, ctx.known.path_and_query(), upstream, identity, &origin)
+        self.rewrite(request, ctx)
     }
 
     async fn request_body_filter(
@@ -301,12 +283,7 @@ impl ProxyHttp for Gate {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        self.tie(session, response, ctx).await?;
-        let is_final = !response.status.is_informational() || response.status == SWITCHING_PROTOCOLS;
-        if is_final {
-            ctx.first_byte = Some(self.shared.clock.since(ctx.started));
-            (ctx.outcome, ctx.status) = (Outcome::Forwarded, response.status.as_u16());
-        }
+        self.begin_answer(session, response, ctx).await?;
         answer::redress(response, &self.dressing(ctx))
     }
 
@@ -315,14 +292,9 @@ impl ProxyHttp for Gate {
         _session: &mut Session,
         _peer: &HttpPeer,
         ctx: &mut Ctx,
-        mut error: Box<Error>,
+        error: Box<Error>,
     ) -> Box<Error> {
-        if let Some(chosen) = &ctx.chosen {
-            chosen.eject(self.shared.clock.now_ms());
-        }
-        // Nothing was sent yet, so any method may be tried again.
-        self.retry(ctx, &mut error, true);
-        error
+        self.failed_to_connect(ctx, error)
     }
 
     fn error_while_proxy(
@@ -333,14 +305,7 @@ impl ProxyHttp for Gate {
         ctx: &mut Ctx,
         client_reused: bool,
     ) -> Box<Error> {
-        let mut error = error.more_context(format!("Peer: {peer}"));
-        let is_safe = session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
-            && session.response_written().is_none()
-            && *error.esource() != ErrorSource::Downstream
-            && client_reused;
-        self.retry(ctx, &mut error, is_safe);
-        error
+        self.failed_on_the_way(session, ctx, error.more_context(format!("Peer: {peer}")), client_reused)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {

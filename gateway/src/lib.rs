@@ -32,3 +32,4 @@ pub mod snapshot;
 pub mod store;
 pub mod tls;
 pub mod upstream;
+mod values;

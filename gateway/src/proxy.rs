@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use pingora::connectors::TransportConnector;
 use policy::credential::Secret;
 use policy::limit::Payer;
 use policy::route::{Api, CredentialKind, RouteClass};
@@ -65,6 +66,8 @@ pub struct Gate {
     pub shared: Arc<Shared>,
     /// What it speaks.
     pub listener: ListenKind,
+    /// Connects to backends.
+    pub connector: Arc<TransportConnector>,
 }
 
 /// What became known of a request on its way, for the answer's fields and the record. Filled step

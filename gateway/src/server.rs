@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{ExecutionPhase, RunArgs, Server};
@@ -264,8 +265,10 @@ fn server(
     let opt = Opt { upgrade: start.upgrade, ..Opt::default() };
     let mut server = Server::new_with_opt_and_conf(Some(opt), conf);
     server.bootstrap();
+    let connector = ConnectorOptions::from_server_conf(&server.configuration);
+    let connector = Arc::new(TransportConnector::new(Some(connector)));
     for listen in &config.listen {
-        let gate = Gate { shared: shared.clone(), listener: listen.kind.clone() };
+        let gate = Gate { shared: shared.clone(), listener: listen.kind.clone(), connector: connector.clone() };
         let mut proxy = http_proxy(&server.configuration, gate);
         let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
         h2.max_header_list_size(64 * 1024);

@@ -6,6 +6,8 @@
 //! over for a while. When nothing looks healthy, addresses are tried all the same, because a wrong
 //! guess about health must not make an outage.
 
+mod kept;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -20,12 +22,17 @@ use policy::Policy;
 use policy::route::{HttpVersion, Route, Upstream};
 use tokio::task::JoinHandle;
 
+use self::kept::{IDLE_US, Kept};
+use crate::clock::{Clock as _, System};
+
 /// How long an address is passed over after it refused a connection.
 const EJECTED_MS: u64 = 2_000;
 /// Longest silence on a route that allows streams.
 const STREAM_SILENCE: Duration = Duration::from_secs(3_600);
 /// How long an idle connection to a backend is kept.
-const IDLE: Duration = Duration::from_secs(55);
+const IDLE: Duration = Duration::from_micros(IDLE_US);
+/// Time between two looks at idle connections.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// Most streams on one HTTP/2 connection to a backend.
 const STREAMS_MAX: usize = 100;
 
@@ -34,6 +41,8 @@ const STREAMS_MAX: usize = 100;
 pub struct Member {
     /// Where.
     pub address: SocketAddr,
+    /// Idle connections to it.
+    pub kept: Kept,
     is_healthy: AtomicBool,
     ejected_until_ms: AtomicU64,
 }
@@ -72,7 +81,12 @@ impl Pool {
         let known = self.members.load();
         let keep = |address: SocketAddr| {
             known.iter().find(|m| m.address == address).cloned().unwrap_or_else(|| {
-                Arc::new(Member { address, is_healthy: AtomicBool::new(true), ejected_until_ms: AtomicU64::new(0) })
+                Arc::new(Member {
+                    address,
+                    kept: Kept::default(),
+                    is_healthy: AtomicBool::new(true),
+                    ejected_until_ms: AtomicU64::new(0),
+                })
             })
         };
         self.members.store(Arc::new(addresses.into_iter().map(keep).collect()));
@@ -134,6 +148,10 @@ impl Pool {
 
     /// Keeps addresses and health up to date until it is dropped.
     async fn watch(self: Arc<Self>) {
+        tokio::join!(self.watch_backends(), self.tidy());
+    }
+
+    async fn watch_backends(&self) {
         let check = self.health_check();
         let needs_names = self.upstream.addresses.iter().any(|a| a.parse::<SocketAddr>().is_err());
         let every = self.upstream.health.as_ref().map_or(self.upstream.resolve_every, |h| h.every);
@@ -151,6 +169,30 @@ impl Pool {
         }
     }
 
+    async fn tidy(&self) {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            let now_us = System.steady_us();
+            self.members.load().iter().for_each(|member| member.kept.tidy(now_us));
+        }
+    }
+
+    /// Whether it is certain, before there is a connection, that HTTP/1.1 will be spoken on it.
+    pub fn is_http1(&self) -> bool {
+        match self.upstream.http {
+            HttpVersion::H1 => true,
+            HttpVersion::H2 => false,
+            HttpVersion::Auto => self.upstream.tls.is_none(),
+        }
+    }
+
+    /// Longest silence of a backend on a route, while it answers and while it takes a request.
+    pub fn silence(&self, route: &Route) -> (Duration, Duration) {
+        let silence = route.timeout.unwrap_or(self.upstream.timeout);
+        let streams = route.protocols.sse || route.protocols.websocket || route.protocols.grpc;
+        (if streams { STREAM_SILENCE } else { silence }, silence)
+    }
+
     /// The peer for one request to an address of this pool.
     pub fn peer(&self, member: &Member, route: &Route) -> HttpPeer {
         let upstream = &self.upstream;
@@ -160,10 +202,9 @@ impl Pool {
             options.connection_timeout = Some(upstream.connect_timeout);
             options.total_connection_timeout = Some(upstream.connect_timeout * 2);
             options.idle_timeout = Some(IDLE);
-            let silence = route.timeout.unwrap_or(upstream.timeout);
-            let streams = route.protocols.sse || route.protocols.websocket || route.protocols.grpc;
-            options.read_timeout = Some(if streams { STREAM_SILENCE } else { silence });
-            options.write_timeout = Some(silence);
+            let (read, write) = self.silence(route);
+            options.read_timeout = Some(read);
+            options.write_timeout = Some(write);
             options.max_h2_streams = STREAMS_MAX;
             let verify = upstream.tls.as_ref().is_none_or(|tls| tls.verify);
             options.verify_cert = verify;

@@ -1,10 +1,12 @@
-//! The floor: the same engine with no checks at all. `bare-proxy PORT UPSTREAM THREADS`.
+//! The floor: the same engine with no checks at all.
+//! `bare-proxy PORT UPSTREAM THREADS [TLS_PORT CERTIFICATE KEY]`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot be set up should stop")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora::listeners::tls::TlsSettings;
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
@@ -47,6 +49,12 @@ fn main() {
     server.bootstrap();
     let mut service = http_proxy_service(&server.configuration, Bare(upstream));
     service.add_tcp(&format!("127.0.0.1:{port}"));
+    if let Some(port) = arguments.next() {
+        let (certificate, key) = (arguments.next().unwrap(), arguments.next().unwrap());
+        let mut tls = TlsSettings::intermediate(&certificate, &key).unwrap();
+        tls.enable_h2();
+        service.add_tls_with_settings(&format!("127.0.0.1:{port}"), None, tls);
+    }
     server.add_service(service);
     server.run_forever();
 }

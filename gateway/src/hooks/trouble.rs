@@ -1,5 +1,6 @@
 //! When forwarding fails: whose fault it is, and whether another backend may be tried.
 
+use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::Ctx;
@@ -7,8 +8,36 @@ use crate::deny::Denial;
 use crate::proxy::Gate;
 
 impl Gate {
+    /// A backend refused a connection: it is passed over for a while. Nothing was sent yet, so any
+    /// method may be tried again.
+    pub(super) fn failed_to_connect(&self, ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
+        if let Some(chosen) = &ctx.chosen {
+            chosen.eject(self.shared.clock.now_ms());
+        }
+        self.retry(ctx, &mut error, true);
+        error
+    }
+
+    /// An exchange failed after it began. It is tried again only where a backend may have closed a
+    /// kept connection under it, and doing it twice would do no harm.
+    pub(super) fn failed_on_the_way(
+        &self,
+        session: &Session,
+        ctx: &mut Ctx,
+        mut error: Box<Error>,
+        was_kept: bool,
+    ) -> Box<Error> {
+        let is_safe = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none()
+            && *error.esource() != ErrorSource::Downstream
+            && was_kept;
+        self.retry(ctx, &mut error, is_safe);
+        error
+    }
+
     /// Says whether a request may be tried on another backend.
-    pub(super) fn retry(&self, ctx: &mut Ctx, error: &mut Error, is_safe: bool) {
+    fn retry(&self, ctx: &mut Ctx, error: &mut Error, is_safe: bool) {
         let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
         let environment = ctx.known.identity().environment();
         let most = place.map_or(0, |(api, _)| api.upstream(environment).retries);

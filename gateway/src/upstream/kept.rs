@@ -1,0 +1,119 @@
+//! Connections to one backend that wait for their next request.
+//!
+//! They belong to the backend's entry in its pool, so finding one costs neither a key nor a hash,
+//! and they go when the backend does. Nobody watches an idle one: it is looked at when it is
+//! taken, and now and then by [`Kept::tidy`].
+
+use std::collections::VecDeque;
+use std::pin::{Pin, pin};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use pingora::protocols::Stream;
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Most connections kept to one backend.
+const KEPT_MAX: usize = 1_024;
+/// How long an idle connection is kept. Shorter than what servers commonly allow (nginx: 75 s).
+pub(super) const IDLE_US: u64 = 55_000_000;
+
+/// Idle connections, the one used last at the back.
+#[derive(Debug, Default)]
+pub struct Kept {
+    idle: Mutex<VecDeque<(Stream, u64)>>,
+}
+
+impl Kept {
+    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<(Stream, u64)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection used last that is still usable. `now_us` is on the steady clock.
+    pub fn take(&self, now_us: u64) -> Option<Stream> {
+        loop {
+            let (mut stream, since_us) = self.idle().pop_back()?;
+            if now_us.saturating_sub(since_us) >= IDLE_US {
+                // Those before it have waited longer.
+                self.idle().clear();
+                return None;
+            }
+            if is_quiet(&mut stream) {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// Keeps a connection whose exchange ended cleanly. One too many is closed.
+    pub fn put(&self, stream: Stream, now_us: u64) {
+        let mut idle = self.idle();
+        if idle.len() < KEPT_MAX {
+            idle.push_back((stream, now_us));
+        }
+    }
+
+    /// Closes what has waited too long, and what the backend has closed.
+    pub fn tidy(&self, now_us: u64) {
+        self.idle().retain_mut(|(stream, since_us)| now_us.saturating_sub(*since_us) < IDLE_US && is_quiet(stream));
+    }
+}
+
+/// Whether the other side has neither closed an idle connection nor said anything on it. Bytes that
+/// nobody asked for must not be taken for the next answer.
+fn is_quiet(stream: &mut Stream) -> bool {
+    let mut byte = [0; 1];
+    let mut buffer = ReadBuf::new(&mut byte);
+    let look = std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+    // Outside the task's budget: a budget that is spent would look like quiet.
+    let look = pin!(tokio::task::unconstrained(look));
+    matches!(look.poll(&mut Context::from_waker(Waker::noop())), Poll::Pending)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// Keeps a connection; gives the backend's end of it.
+    fn keep(kept: &Kept, now_us: u64) -> DuplexStream {
+        let (ours, theirs) = duplex(16);
+        kept.put(Box::new(ours), now_us);
+        theirs
+    }
+
+    #[test]
+    fn a_quiet_connection_is_taken_once_and_not_after_its_time() {
+        let kept = Kept::default();
+        let _ends = (keep(&kept, 0), keep(&kept, 10));
+        assert!(kept.take(IDLE_US).is_some(), "the younger one is still good");
+        assert!(kept.take(IDLE_US).is_none(), "the older one is not");
+        assert!(kept.take(0).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_or_has_spoken_is_not_taken() {
+        let kept = Kept::default();
+        drop(keep(&kept, 0));
+        assert!(kept.take(1).is_none());
+        let mut backend = keep(&kept, 2);
+        backend.write_all(b"HTTP/1.1 408 Request Timeout\r\n").await.unwrap_or_default();
+        assert!(kept.take(3).is_none());
+    }
+
+    #[test]
+    fn tidying_closes_what_nobody_will_take() {
+        let kept = Kept::default();
+        drop(keep(&kept, 5));
+        let _old = keep(&kept, 0);
+        let _good = keep(&kept, 5);
+        kept.tidy(IDLE_US);
+        assert_eq!(kept.idle().len(), 1);
+    }
+
+    #[test]
+    fn no_more_than_the_bound_are_kept() {
+        let kept = Kept::default();
+        let _ends: Vec<DuplexStream> = (0..=KEPT_MAX).map(|_| keep(&kept, 0)).collect();
+        assert_eq!(kept.idle().len(), KEPT_MAX);
+    }
+}

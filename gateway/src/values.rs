@@ -1,0 +1,66 @@
+//! Values of fields that we write, in one allocation for all of a message.
+
+use std::fmt::Write as _;
+
+use bytes::BytesMut;
+use http::header::HeaderValue;
+use pingora::{ErrorType, OrErr};
+
+/// Writes values one after the other into one buffer.
+pub(crate) struct Values(BytesMut);
+
+impl Values {
+    /// Room for so many bytes; more can be written.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Values(BytesMut::with_capacity(bytes))
+    }
+
+    /// A value; text that cannot be one is a bug of ours.
+    pub(crate) fn text(&mut self, text: &str) -> pingora::Result<HeaderValue> {
+        if text.is_empty() {
+            return Ok(HeaderValue::from_static(""));
+        }
+        self.0.extend_from_slice(text.as_bytes());
+        self.take()
+    }
+
+    /// Words with a space between them.
+    pub(crate) fn list<'w>(&mut self, words: impl Iterator<Item = &'w str>) -> pingora::Result<HeaderValue> {
+        for (i, word) in words.enumerate() {
+            if i > 0 {
+                self.0.extend_from_slice(b" ");
+            }
+            self.0.extend_from_slice(word.as_bytes());
+        }
+        self.take()
+    }
+
+    /// A value from its parts.
+    pub(crate) fn write(&mut self, parts: std::fmt::Arguments<'_>) -> pingora::Result<HeaderValue> {
+        let _ = self.0.write_fmt(parts);
+        self.take()
+    }
+
+    fn take(&mut self) -> pingora::Result<HeaderValue> {
+        HeaderValue::from_maybe_shared(self.0.split().freeze())
+            .or_err(ErrorType::InternalError, "a value of ours is not a field value")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_share_a_buffer_and_not_their_text() {
+        let mut values = Values::with_capacity(4);
+        let (first, second) = (values.text("one").unwrap(), values.write(format_args!("{}-{}", 2, "three")).unwrap());
+        assert_eq!((first.as_bytes(), second.as_bytes()), (&b"one"[..], &b"2-three"[..]));
+        assert_eq!(values.text("").unwrap().as_bytes(), b"");
+    }
+
+    #[test]
+    fn a_line_break_is_no_value() {
+        assert!(Values::with_capacity(8).text("a\r\nb").is_err());
+    }
+}
