@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
+use pingora::protocols::http::{HttpTask, ServerSession as Session};
 use policy::cors::Cors;
 use policy::file::LimitHeadersFile as LimitHeaders;
 use policy::limit::Charges;
@@ -276,20 +276,22 @@ pub async fn preflight(session: &mut Session, cors: Option<&Cors>, dressing: &Dr
 /// read: then a little of it is read, so that the client gets to see the answer, and the
 /// connection is closed. What was left of the body can never be taken for a request.
 async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) -> pingora::Result<()> {
-    let has_body = !session.as_downstream_mut().is_body_done() && !session.as_downstream_mut().is_body_empty();
+    let has_body = !session.is_body_done() && !session.is_body_empty();
     let expects = session.req_header().headers.contains_key(header::EXPECT);
     if has_body {
         session.set_keepalive(None);
     }
-    let is_bodyless = body.is_empty() || session.req_header().method == http::Method::HEAD;
-    session.write_response_header(Box::new(response), is_bodyless).await?;
-    if !is_bodyless {
-        session.write_response_body(Some(body), true).await?;
+    if body.is_empty() || session.req_header().method == http::Method::HEAD {
+        // Over HTTP/2 the head itself ends the stream.
+        session.response_duplex_vec(vec![HttpTask::Header(Box::new(response), true)]).await?;
+    } else {
+        session.write_response_header(Box::new(response)).await?;
+        session.write_response_body(body, true).await?;
     }
     if has_body && !expects {
         let drain = async {
             let mut read = 0usize;
-            while let Ok(Some(chunk)) = session.as_downstream_mut().read_request_body().await {
+            while let Ok(Some(chunk)) = session.read_request_body().await {
                 read += chunk.len();
                 if read > DRAIN_BYTES_MAX {
                     break;

@@ -4,6 +4,9 @@
 //! a connection for ever. This wrapper sits between TLS and the engine and ends a connection whose
 //! request head takes too long in all, or whose body comes too slowly. A timer is only touched
 //! when a read has to wait, so a client that sends whole requests never pays for it.
+//!
+//! It can also be told to deliver bytes once more: the head of a request that is handed on, and
+//! what a client has sent ahead of its next request.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -97,6 +100,10 @@ pub struct Guarded {
     pending_since: Option<Instant>,
     /// The first head on a connection counts from its start, later ones from their first byte.
     is_new: bool,
+    /// What was read in search of the end of a head: who takes the request over reads it again.
+    head: Vec<u8>,
+    /// What is read next, before anything of the stream.
+    again: Vec<u8>,
 }
 
 impl std::fmt::Debug for Guarded {
@@ -121,6 +128,8 @@ impl Guarded {
             bytes: 0,
             pending_since: None,
             is_new: true,
+            head: Vec::new(),
+            again: Vec::new(),
         }
     }
 
@@ -129,7 +138,25 @@ impl Guarded {
         &self.phase
     }
 
+    /// Goes back to the first byte of a request whose head was just read, and is this. `false` when
+    /// that did not all come this way.
+    pub fn rewind(&mut self, head: &[u8]) -> bool {
+        let is_whole = self.head.starts_with(head);
+        if is_whole {
+            let read = std::mem::take(&mut self.head);
+            self.unread(&read);
+            self.phase.set(Phase::Head);
+        }
+        is_whole
+    }
+
+    /// Puts bytes back, to be read next.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        self.again.splice(..0, bytes.iter().copied());
+    }
+
     fn begin(&mut self, phase: Phase) {
+        self.head = Vec::new();
         self.measured = phase;
         self.waited = Duration::ZERO;
         self.bytes = 0;
@@ -188,6 +215,16 @@ impl Guarded {
         }
     }
 
+    /// After bytes came into a buffer that held some.
+    fn took(&mut self, buffer: &ReadBuf<'_>, before: usize) -> std::io::Result<()> {
+        let bytes = buffer.filled().get(before..).unwrap_or_default();
+        self.book(bytes.len())?;
+        if self.measured == Phase::Head && !self.is_h2 {
+            self.head.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
         self.follow_phase();
         loop {
@@ -234,8 +271,14 @@ impl AsyncRead for Guarded {
             )));
         }
         let before = buf.filled().len();
+        if !this.again.is_empty() {
+            let count = this.again.len().min(buf.remaining());
+            let rest = this.again.split_off(count);
+            buf.put_slice(&std::mem::replace(&mut this.again, rest));
+            return Poll::Ready(this.took(buf, before));
+        }
         match Pin::new(&mut this.stream).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) => Poll::Ready(this.book(buf.filled().len() - before)),
+            Poll::Ready(Ok(())) => Poll::Ready(this.took(buf, before)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => this.poll_deadline(cx).map(Err),
         }

@@ -5,6 +5,7 @@
 //! closed.
 
 mod authorize;
+mod decide;
 mod direct;
 mod farewell;
 mod forwarding;
@@ -12,6 +13,7 @@ mod record;
 mod trouble;
 mod wire;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,22 +23,19 @@ use http::StatusCode;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
+use pingora::protocols::http::ServerSession;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorType};
-use policy::limit::Payer;
-use policy::route::RouteClass;
 
+pub(crate) use self::decide::Next;
 use self::trouble::denial_of;
-use self::wire::{peer_address, set_phase};
-use crate::answer::{self, Dressing};
+use self::wire::set_phase;
+use crate::answer;
 use crate::clock::Moment;
 use crate::deny::Denial;
 use crate::guarded::Phase;
-use crate::identify::Caller;
-use crate::proxy::{Admission, Gate, Known, Permit, is_browser_exposure};
-use crate::request::{Head, caller_address, raw_head, request_id};
+use crate::proxy::{Gate, Known, Permit};
 use crate::snapshot::Snapshot;
-use crate::store::Exposure;
 use crate::upstream::Member;
 
 /// How a request ended, for its record.
@@ -88,50 +87,19 @@ fn millis(duration: Option<Duration>) -> u64 {
     u64::try_from(duration.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Gate {
-    fn dressing<'a>(&self, ctx: &'a Ctx) -> Dressing<'a> {
-        let api = ctx.known.api.and_then(|index| ctx.snapshot.policy.apis.get(index as usize));
-        let route = api.zip(ctx.known.route).and_then(|(api, index)| api.routes.get(index as usize));
-        let identity = ctx.known.identity();
-        let charges = api.zip(identity.organization()).and_then(|(api, organization)| {
-            let (plan, own) = (api.plan(organization), route.map_or(&[][..], |route| &route.limits));
-            let payer = Payer::of(identity, route.map_or(RouteClass::Read, |route| route.class))?;
-            (plan.limits() + own.len() > 1).then(|| plan.charges(own, 1, payer, organization))
-        });
-        Dressing {
-            charges,
-            request_id: &ctx.request_id,
-            api,
-            origin: ctx.known.origin.as_deref(),
-            standing: ctx.known.standing.as_ref().map(|(name, standing)| (&**name, *standing)),
-            since_ms: ctx.since_decision_ms(),
-        }
-    }
-
-    async fn answer_denial(&self, session: &mut Session, ctx: &mut Ctx, denial: Denial) -> pingora::Result<()> {
-        if is_browser_exposure(&denial, &ctx.known)
-            && let Some((Caller::Key(key), _)) = &ctx.known.caller
-        {
-            self.note_exposed(key, Exposure::Browser);
-        }
-        ctx.outcome = Outcome::Answered(denial.code());
-        ctx.status = denial.status();
-        answer::deny(session, &denial, &self.dressing(ctx)).await
-    }
+tokio::task_local! {
+    /// What is known of a request that the engine's proxy takes over, until it does.
+    static HANDED: Cell<Option<Box<Ctx>>>;
 }
 
-const SWITCHING_PROTOCOLS: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
+/// Runs a part of the engine that takes a judged request over.
+pub(crate) fn handing_over<F: Future>(ctx: Ctx, engine: F) -> impl Future<Output = F::Output> {
+    HANDED.scope(Cell::new(Some(Box::new(ctx))), engine)
+}
 
-/// Longest wait for a client to take what we send it.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest wait for the rest of a request body after the answer.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-
-#[async_trait]
-impl ProxyHttp for Gate {
-    type CTX = Ctx;
-
-    fn new_ctx(&self) -> Ctx {
+impl Gate {
+    /// A request begins: now, and under the policy in force.
+    pub(crate) fn begin(&self) -> Ctx {
         Ctx {
             snapshot: self.shared.keeper.load(),
             started: self.shared.clock.moment(),
@@ -151,77 +119,64 @@ impl ProxyHttp for Gate {
         }
     }
 
+    /// A request has failed: answers it, if that can still be done. The status sent, or 0.
+    pub(crate) async fn fail(&self, session: &mut ServerSession, error: &Error, ctx: &mut Ctx) -> u16 {
+        // An upgrade is an answer too: what is written after it would be taken for data.
+        let is_final = |r: &ResponseHeader| !r.status.is_informational() || r.status == SWITCHING_PROTOCOLS;
+        let is_answered = session.response_written().is_some_and(is_final);
+        let is_over = ctx.tie.as_ref().is_some_and(farewell::Tied::has_ended);
+        if is_over && is_answered {
+            self.say_farewell(session, ctx).await;
+            return 0;
+        }
+        let denial = ctx.late_denial.take().or_else(|| denial_of(error));
+        let mut error_code = 0;
+        if let Some(denial) = denial.filter(|_| !is_answered) {
+            error_code = denial.status();
+            session.set_keepalive(None);
+            if denial.status() >= 500 {
+                log::warn!(target: "tollgate::upstream", "{}: {}", denial.code(), error.etype().as_str());
+            }
+            if self.answer_denial(session, ctx, denial).await.is_err() {
+                error_code = 0;
+            }
+        } else if ctx.outcome == Outcome::Open {
+            ctx.outcome = Outcome::Answered("client_gone");
+        }
+        error_code
+    }
+
+    /// A request is over.
+    pub(crate) fn end(&self, session: &ServerSession, ctx: &Ctx) {
+        set_phase(session, Phase::Head);
+        self.record(session, ctx);
+    }
+}
+
+const SWITCHING_PROTOCOLS: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
+
+#[async_trait]
+impl ProxyHttp for Gate {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        HANDED.try_with(Cell::take).ok().flatten().map_or_else(|| self.begin(), |ctx| *ctx)
+    }
+
     /// None: answers and requests are never compressed or inflated here.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
+    /// The request was judged before it came here ([`Gate::decide`]); one that was not is a bug.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<bool> {
-        let has_body = !session.as_downstream_mut().is_body_empty();
-        set_phase(session, if has_body { Phase::Body } else { Phase::Quiet });
-        // The engine has switched keep-alive off where it must: HTTP/1.0, a client's `close`, a stop.
-        if session.as_downstream().get_keepalive().is_some() {
-            session.set_keepalive(Some(self.shared.idle_s));
+        self.bound(session);
+        if ctx.permit.is_none() {
+            self.answer_denial(session, ctx, Denial::NotPermitted).await?;
+            return Ok(true);
         }
-        session.as_downstream_mut().set_pipelining_enabled(true);
-        session.set_write_timeout(Some(WRITE_TIMEOUT));
-        session.as_downstream_mut().set_total_drain_timeout(Some(DRAIN_TIMEOUT));
-        let headers = &session.req_header().headers;
-        ctx.request_id = request_id(headers).map_or_else(|| self.shared.request_ids.next(), str::to_owned);
-        let address = caller_address(peer_address(session), headers, &self.shared.trusted_proxies);
-        ctx.known.address = Some(address);
-        ctx.known.now = ctx.started;
-
-        ctx.changes = self.shared.identities.live.changes();
-        let raw = raw_head(session);
-        let decision = match Head::check(session, raw.as_ref()) {
-            Ok(head) => {
-                ctx.known.origin = head.origin().map(Into::into);
-                self.admit(&head, address, &ctx.snapshot, &mut ctx.known).await
-            }
-            Err(denial) => {
-                // A head that has two readings may have two ends: nothing after it is a request.
-                session.set_keepalive(None);
-                Err(denial)
-            }
-        };
-        ctx.decided = Some(self.shared.clock.since(ctx.started));
-        match decision {
-            Ok(Admission::Forward(permit)) => {
-                ctx.permit = Some(permit);
-                if session.req_header().headers.contains_key(http::header::EXPECT) {
-                    session.as_downstream_mut().write_continue_response().await?;
-                }
-                let pool = ctx.pool()?.filter(|pool| pool.is_http1()).cloned();
-                match pool.filter(|_| direct::is_direct(session)) {
-                    Some(pool) => self.exchange(session, ctx, pool).await.map(|()| true),
-                    None => Ok(false),
-                }
-            }
-            Ok(Admission::Preflight) => {
-                let dressing = self.dressing(ctx);
-                let cors = dressing.api.and_then(|api| api.cors.as_ref());
-                answer::preflight(session, cors, &dressing).await?;
-                (ctx.outcome, ctx.status) = (Outcome::Answered("preflight"), 204);
-                Ok(true)
-            }
-            Ok(Admission::Authorize) => {
-                self.authorize(session, ctx).await?;
-                Ok(true)
-            }
-            Ok(Admission::Describe) => {
-                self.describe(session, ctx).await?;
-                Ok(true)
-            }
-            Ok(Admission::Inspect(seen)) => {
-                let body = serde_json::to_vec(&seen).unwrap_or_default();
-                answer::json(session, body, &self.dressing(ctx)).await?;
-                (ctx.outcome, ctx.status) = (Outcome::Answered("inspection"), 200);
-                Ok(true)
-            }
-            Err(denial) => {
-                self.answer_denial(session, ctx, denial).await?;
-                Ok(true)
-            }
+        if session.req_header().headers.contains_key(http::header::EXPECT) {
+            session.as_downstream_mut().write_continue_response().await?;
         }
+        Ok(false)
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
@@ -309,34 +264,11 @@ impl ProxyHttp for Gate {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        // An upgrade is an answer too: what is written after it would be taken for data.
-        let is_final = |r: &ResponseHeader| !r.status.is_informational() || r.status == SWITCHING_PROTOCOLS;
-        let is_answered = session.response_written().is_some_and(is_final);
-        let is_over = ctx.tie.as_ref().is_some_and(farewell::Tied::has_ended);
-        if is_over && is_answered {
-            self.say_farewell(session, ctx).await;
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
-        }
-        let denial = ctx.late_denial.take().or_else(|| denial_of(error));
-        let mut error_code = 0;
-        if let Some(denial) = denial.filter(|_| !is_answered) {
-            error_code = denial.status();
-            session.set_keepalive(None);
-            if denial.status() >= 500 {
-                log::warn!(target: "tollgate::upstream", "{}: {}", denial.code(), error.etype().as_str());
-            }
-            if self.answer_denial(session, ctx, denial).await.is_err() {
-                error_code = 0;
-            }
-        } else if ctx.outcome == Outcome::Open {
-            ctx.outcome = Outcome::Answered("client_gone");
-        }
-        FailToProxy { error_code, can_reuse_downstream: false }
+        FailToProxy { error_code: self.fail(session, error, ctx).await, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Ctx) {
-        set_phase(session, Phase::Head);
-        self.record(session, ctx);
+        self.end(session, ctx);
     }
 
     /// Never the target: it holds the query.

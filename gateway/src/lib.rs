@@ -14,6 +14,7 @@ pub mod deny;
 pub mod digest;
 pub mod edge;
 pub mod forward;
+pub mod front;
 pub mod guarded;
 pub mod hooks;
 pub mod identify;

@@ -61,6 +61,7 @@ pub struct Shared {
 }
 
 /// One listener's gate.
+#[derive(Clone)]
 pub struct Gate {
     /// What it shares with the others.
     pub shared: Arc<Shared>,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{self, HeaderValue};
 use ipnet::IpNet;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use policy::credential::{Secret, bearer};
 use policy::head::{FIELDS_MAX, HEAD_BYTES_MAX, HeadFault, lint};
 use policy::target::{Target, TargetFault};
@@ -28,7 +28,7 @@ pub struct Head<'a> {
 
 /// The raw bytes of an HTTP/1 head; HTTP/2 has none.
 pub fn raw_head(session: &Session) -> Option<Bytes> {
-    session.as_downstream().as_http1().map(|h1| h1.get_headers_raw_bytes())
+    session.as_http1().map(|h1| h1.get_headers_raw_bytes())
 }
 
 impl<'a> Head<'a> {

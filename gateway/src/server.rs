@@ -15,6 +15,7 @@ use pingora::services::listening::Service;
 use crate::clock::{Clock, System};
 use crate::config::{Config, ListenKind};
 use crate::edge::{Caps, Edge};
+use crate::front::Front;
 use crate::guarded::Deadlines;
 use crate::identify::{Bounds, FailureBudget, Identities};
 use crate::limit::{Embedded, Leasing, Limiter};
@@ -269,7 +270,7 @@ fn server(
     let connector = Arc::new(TransportConnector::new(Some(connector)));
     for listen in &config.listen {
         let gate = Gate { shared: shared.clone(), listener: listen.kind.clone(), connector: connector.clone() };
-        let mut proxy = http_proxy(&server.configuration, gate);
+        let mut proxy = http_proxy(&server.configuration, gate.clone());
         let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
         h2.max_header_list_size(64 * 1024);
         h2.max_concurrent_streams(100);
@@ -286,7 +287,7 @@ fn server(
         let keeper = shared.keeper.clone();
         let has_streams = Arc::new(move || keeper.load().has_streams);
         let edge = Edge {
-            app: Arc::new(Tethered { app: Arc::new(proxy), has_streams }),
+            app: Arc::new(Tethered { app: Arc::new(Front { gate, engine: Arc::new(proxy) }), has_streams }),
             acceptor,
             handshake: config.bounds.handshake,
             deadlines: Deadlines { head: config.bounds.head, body_rate: config.bounds.body_rate },

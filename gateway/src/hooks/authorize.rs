@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::header;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 
 use super::{Ctx, Outcome};
 use crate::answer;
@@ -35,7 +35,7 @@ impl Gate {
     /// Answers a request at the host of an API's authorization server.
     pub(super) async fn authorize(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
         if session.req_header().headers.contains_key(header::EXPECT) {
-            session.as_downstream_mut().write_continue_response().await?;
+            session.write_continue_response().await?;
         }
         let body = match read_body(session).await {
             Ok(body) => body,
@@ -86,7 +86,7 @@ fn endpoint(path: &str) -> &'static str {
 async fn read_body(session: &mut Session) -> Result<BytesMut, Denial> {
     let mut body = BytesMut::new();
     let read = async {
-        while let Some(chunk) = session.as_downstream_mut().read_request_body().await.map_err(|_| Denial::BrokenBody)? {
+        while let Some(chunk) = session.read_request_body().await.map_err(|_| Denial::BrokenBody)? {
             if body.len() + chunk.len() > BODY_BYTES_MAX {
                 return Err(Denial::BodyTooLarge);
             }

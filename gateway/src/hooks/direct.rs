@@ -15,8 +15,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::v1::client::HttpSession as Backend;
-use pingora::protocols::http::{HttpTask, ServerSession};
-use pingora::proxy::Session;
+use pingora::protocols::http::{HttpTask, ServerSession as Session};
 use pingora::{Error, ErrorType};
 
 use super::Ctx;
@@ -34,7 +33,7 @@ pub(super) fn is_direct(session: &mut Session) -> bool {
     matches!(head.method, Method::GET | Method::HEAD | Method::DELETE)
         && matches!(head.version, Version::HTTP_11 | Version::HTTP_2)
         && forward::is_plain(&head.headers)
-        && session.as_downstream_mut().is_body_empty()
+        && session.is_body_empty()
 }
 
 impl Gate {
@@ -80,7 +79,7 @@ impl Gate {
         backend.write_request_header(Box::new(request)).await.map_err(|error| error.into_up())?;
         let has_body = self.pass_head_on(session, ctx, &mut backend).await?;
         if has_body {
-            pass_body_on(&mut session.downstream_session, &mut backend).await?;
+            pass_body_on(session, &mut backend).await?;
         }
         Ok(backend)
     }
@@ -88,7 +87,7 @@ impl Gate {
     /// Passes the head of an answer on, and informational ones before it. Whether a body follows.
     async fn pass_head_on(&self, session: &mut Session, ctx: &mut Ctx, backend: &mut Backend) -> pingora::Result<bool> {
         for _ in 0..=INFORMATIONAL_MAX {
-            watched(&mut session.downstream_session, backend.read_response()).await?;
+            watched(session, backend.read_response()).await?;
             let Some(theirs) = backend.resp_header() else { break };
             if theirs.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for").into_up());
@@ -98,13 +97,13 @@ impl Gate {
             let ours = |has_body| answer::pass_on(theirs, has_body, &self.dressing(ctx));
             if !is_final {
                 let ours = ours(false)?;
-                session.downstream_session.write_response_header(Box::new(ours)).await.map_err(|e| e.into_down())?;
+                session.write_response_header(Box::new(ours)).await.map_err(|e| e.into_down())?;
                 continue;
             }
             let has_body = has_body(&session.req_header().method, theirs);
             let ours = Box::new(ours(has_body)?);
             let is_over = !has_body || backend.is_body_done();
-            let client = &mut session.downstream_session;
+            let client = session;
             let written = match is_over {
                 // Over HTTP/2 the head itself ends the stream.
                 true => client.response_duplex_vec(vec![HttpTask::Header(ours, true)]).await.map(|_| ()),
@@ -124,10 +123,7 @@ fn has_body(method: &Method, answer: &ResponseHeader) -> bool {
 }
 
 /// Waits for the backend while the client is there; it fails when the client leaves.
-async fn watched<T>(
-    client: &mut ServerSession,
-    backend: impl Future<Output = pingora::Result<T>>,
-) -> pingora::Result<T> {
+async fn watched<T>(client: &mut Session, backend: impl Future<Output = pingora::Result<T>>) -> pingora::Result<T> {
     tokio::select! {
         biased;
         done = backend => done.map_err(|error| error.into_up()),
@@ -138,11 +134,11 @@ async fn watched<T>(
     }
 }
 
-async fn pass_body_on(client: &mut ServerSession, backend: &mut Backend) -> pingora::Result<()> {
+async fn pass_body_on(client: &mut Session, backend: &mut Backend) -> pingora::Result<()> {
     loop {
         let chunk = watched(client, backend.read_body_ref()).await?;
         let written = match (&mut *client, chunk) {
-            (ServerSession::H1(client), Some(chunk)) => client.write_body(chunk).await.map(|_| ()),
+            (Session::H1(client), Some(chunk)) => client.write_body(chunk).await.map(|_| ()),
             (client, chunk) => {
                 let chunk = chunk.map(Bytes::copy_from_slice).unwrap_or_default();
                 client.write_response_body(chunk, backend.is_body_done()).await

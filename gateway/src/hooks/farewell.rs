@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 use policy::credential::bearer;
 
@@ -76,7 +76,7 @@ impl Gate {
             identities.live.end(seat.number());
         }
         // A byte that a client sends ahead would keep the engine from looking at the connection.
-        session.as_downstream_mut().set_pipelining_enabled(false);
+        session.set_pipelining_enabled(false);
         ctx.tie = Some(Tied { tether, frames: is_upgrade.then(Frames::default), _seat: seat });
         Ok(())
     }
@@ -89,14 +89,14 @@ impl Gate {
         session.set_keepalive(None);
         if let Some(frames) = &tie.frames {
             if frames.is_between() {
-                let _ = session.write_response_body(Some(Bytes::from_static(CLOSE_FRAME)), false).await;
-                let leave = async { while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {} };
+                let _ = session.write_response_body(Bytes::from_static(CLOSE_FRAME), false).await;
+                let leave = async { while let Ok(Some(_)) = session.read_request_body().await {} };
                 let _ = tokio::time::timeout(LEAVE, leave).await;
             }
             return;
         }
         if session.response_written().is_some_and(|response| is_kind(response, b"text/event-stream")) {
-            let _ = session.as_downstream_mut().finish_body().await;
+            let _ = session.finish_body().await;
         }
     }
 }

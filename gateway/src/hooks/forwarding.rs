@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 use policy::Route;
 use policy::route::{Api, Upstream};

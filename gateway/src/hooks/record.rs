@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use policy::Identity;
 
 use super::{Ctx, Outcome};

@@ -1,6 +1,6 @@
 //! When forwarding fails: whose fault it is, and whether another backend may be tried.
 
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::Ctx;
@@ -28,7 +28,7 @@ impl Gate {
         was_kept: bool,
     ) -> Box<Error> {
         let is_safe = session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
+            && !session.retry_buffer_truncated()
             && session.response_written().is_none()
             && *error.esource() != ErrorSource::Downstream
             && was_kept;

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 
 use crate::guarded::{Guarded, Phase};
 
 /// Says what the connection waits for next.
 pub(super) fn set_phase(session: &Session, phase: Phase) {
-    let stream = session.as_downstream().stream();
+    let stream = session.stream();
     if let Some(guarded) = stream.and_then(|stream| stream.as_any().downcast_ref::<Guarded>()) {
         guarded.phase().set(phase);
     }

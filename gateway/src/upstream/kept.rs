@@ -76,7 +76,7 @@ mod tests {
 
     /// Keeps a connection; gives the backend's end of it.
     fn keep(kept: &Kept, now_us: u64) -> DuplexStream {
-        let (ours, theirs) = duplex(16);
+        let (ours, theirs) = duplex(64);
         kept.put(Box::new(ours), now_us);
         theirs
     }
