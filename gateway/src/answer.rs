@@ -149,9 +149,9 @@ fn limit_fields(
     dressing: &Dressing<'_>,
 ) -> pingora::Result<()> {
     if which != LimitHeaders::Ietf {
-        fields.insert(X_LIMIT, values.write(format_args!("{}", standing.limit))?);
-        fields.insert(X_REMAINING, values.write(format_args!("{}", standing.remaining))?);
-        fields.insert(X_RESET, values.write(format_args!("{}", standing.window.reset()))?);
+        fields.insert(X_LIMIT, values.number(standing.limit.into())?);
+        fields.insert(X_REMAINING, values.number(standing.remaining.into())?);
+        fields.insert(X_RESET, values.number(standing.window.reset())?);
     }
     if which != LimitHeaders::X {
         let limits = match &dressing.charges {
@@ -232,7 +232,7 @@ pub async fn deny(session: &mut Session, denial: &Denial, dressing: &Dressing<'_
         return send(session, answer(200, fields)?, Bytes::new()).await;
     }
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    let body = Bytes::from(denial.problem(dressing.request_id).to_string());
+    let body = Bytes::from(denial.problem(dressing.request_id));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     send(session, answer(denial.status(), fields)?, body).await
 }

@@ -3,6 +3,8 @@
 //! A denial is decided elsewhere and written once, here. Its text is constant: nothing that the
 //! client sent is echoed. What the operator should know goes to the log, not into the answer.
 
+mod problem;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -309,36 +311,6 @@ impl Denial {
             _ => 3,
         }
     }
-
-    /// The body, `application/problem+json` (RFC 9457).
-    pub fn problem(&self, request_id: &str) -> serde_json::Value {
-        let code = self.code();
-        let mut body = serde_json::json!({
-            "type": format!("urn:tollgate:problem:{code}"),
-            "title": self.title(),
-            "status": self.status(),
-            "detail": self.detail(),
-            "instance": format!("urn:tollgate:request:{request_id}"),
-            "code": code,
-            "request_id": request_id,
-        });
-        let mut add = |name: &str, value: serde_json::Value| {
-            if let Some(map) = body.as_object_mut() {
-                map.insert(name.to_owned(), value);
-            }
-        };
-        if let Denial::InsufficientScope { required } = self {
-            add("required_scopes", required.iter().map(|s| s.as_str()).collect());
-        }
-        if let Denial::LimitExceeded { limit, standing, retry_after_s } = self {
-            let policy = serde_json::json!({
-                "policy": &**limit, "limit": standing.limit, "window_seconds": standing.window.seconds(),
-            });
-            add("violated_policies", serde_json::json!([policy]));
-            add("retry_after", (*retry_after_s).into());
-        }
-        body
-    }
 }
 
 #[cfg(test)]
@@ -391,7 +363,7 @@ mod tests {
                 denial.grpc_status(),
                 denial.retry_after_s(),
                 denial.challenge(None),
-                denial.problem("REQUEST"),
+                String::from_utf8(denial.problem("REQUEST")).unwrap(),
             ));
         }
         insta::assert_snapshot!(table);

@@ -96,11 +96,11 @@ pub fn request(
         }
     }
     add_our_fields(&mut fields, upstream, identity, origin)?;
-    let mut parts = http::request::Parts::from(RequestHeader::build_no_case(head.method.clone(), b"/", Some(0))?);
+    // Canonical, so ASCII: the engine keeps no other bytes of it beside its parts.
+    let request = RequestHeader::build_no_case(head.method.clone(), path_and_query.as_bytes(), Some(0))?;
+    let mut parts = http::request::Parts::from(request);
     parts.headers = fields;
-    let mut request = RequestHeader::from(parts);
-    request.set_raw_path(path_and_query.as_bytes())?;
-    Ok(request)
+    Ok(RequestHeader::from(parts))
 }
 
 /// Whether no field of a request says anything of a body, of the connection or of another protocol.
@@ -150,7 +150,7 @@ fn add_our_fields(
     fields.insert(names::SCOPES, scopes);
     fields.insert(names::ENV, HeaderValue::from_static(environment));
     fields.insert(names::REQUEST_ID, values.text(origin.request_id)?);
-    fields.insert(names::FORWARDED_FOR, values.write(format_args!("{}", origin.address))?);
+    fields.insert(names::FORWARDED_FOR, values.address(origin.address)?);
     fields.insert(names::FORWARDED_PROTO, HeaderValue::from_static(if origin.is_https { "https" } else { "http" }));
     fields.insert(names::FORWARDED_HOST, values.text(origin.host)?);
     Ok(())

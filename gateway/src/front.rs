@@ -103,7 +103,7 @@ impl Front {
                 again.set_keepalive_reuses_remaining(left);
                 again
             }
-            session => session,
+            session @ (ServerSession::H2(_) | ServerSession::Subrequest(_) | ServerSession::Custom(_)) => session,
         };
         handing_over(ctx, self.engine.process_new_http(session, shutdown)).await
     }

@@ -15,7 +15,7 @@ use policy::head::{FIELDS_MAX, HEAD_BYTES_MAX, HeadFault, lint};
 use policy::target::{Target, TargetFault};
 
 use crate::deny::Denial;
-use crate::forward::check_names;
+use crate::forward::{check_names, names};
 
 /// The head of a request that has one reading.
 pub struct Head<'a> {
@@ -23,7 +23,37 @@ pub struct Head<'a> {
     target: &'a [u8],
     host: Option<&'a [u8]>,
     authority: Option<&'a [u8]>,
-    headers: &'a HeaderMap,
+    noted: Noted<'a>,
+}
+
+/// What a decision needs of the fields, noted in one walk over them.
+#[derive(Default)]
+struct Noted<'a> {
+    /// The first two: more than one is a fault.
+    authorization: [Option<&'a [u8]>; 2],
+    origin: Option<&'a str>,
+    has_fetch_metadata: bool,
+    has_requested_method: bool,
+    content_length: Option<u64>,
+}
+
+impl<'a> Noted<'a> {
+    fn of(fields: &'a HeaderMap) -> Self {
+        let mut noted = Noted::default();
+        for (name, value) in fields {
+            match name.as_str() {
+                "authorization" => noted.authorization = [Some(value.as_bytes()), noted.authorization[0]],
+                "origin" => {
+                    noted.origin.get_or_insert(value.to_str().unwrap_or("null"));
+                }
+                "sec-fetch-mode" | "sec-fetch-site" => noted.has_fetch_metadata = true,
+                "access-control-request-method" => noted.has_requested_method = true,
+                "content-length" => noted.content_length = value.to_str().ok().and_then(|text| text.parse().ok()),
+                _ => {}
+            }
+        }
+        noted
+    }
 }
 
 /// The raw bytes of an HTTP/1 head; HTTP/2 has none.
@@ -34,18 +64,24 @@ pub fn raw_head(session: &Session) -> Option<Bytes> {
 impl<'a> Head<'a> {
     /// A head whose parts are known to be good: for benches, which have no session.
     pub fn of(method: &'a str, target: &'a str, host: &'a str, headers: &'a HeaderMap) -> Self {
-        Head { method, target: target.as_bytes(), host: Some(host.as_bytes()), authority: None, headers }
+        Head {
+            method,
+            target: target.as_bytes(),
+            host: Some(host.as_bytes()),
+            authority: None,
+            noted: Noted::of(headers),
+        }
     }
 
     /// Checks the head of a session. `raw` is what [`raw_head`] gave.
     pub fn check(session: &'a Session, raw: Option<&'a Bytes>) -> Result<Self, Denial> {
         let request = session.req_header();
         let headers = &request.headers;
-        let method = request.method.as_str();
+        let (method, noted) = (request.method.as_str(), Noted::of(headers));
         check_names(headers.keys().map(|name| name.as_str()))?;
         if let Some(raw) = raw {
             let line = lint(raw).map_err(Denial::Head)?;
-            return Ok(Head { method, target: line.target, host: Some(line.host), authority: None, headers });
+            return Ok(Head { method, target: line.target, host: Some(line.host), authority: None, noted });
         }
         let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if headers.len() > FIELDS_MAX || size > HEAD_BYTES_MAX {
@@ -67,7 +103,7 @@ impl<'a> Head<'a> {
             return Err(Denial::Head(HeadFault::Expect));
         }
         let authority = request.uri.authority().map(|a| a.as_str().as_bytes());
-        Ok(Head { method, target: request.raw_path(), host, authority, headers })
+        Ok(Head { method, target: request.raw_path(), host, authority, noted })
     }
 
     /// The target, canonical.
@@ -77,36 +113,33 @@ impl<'a> Head<'a> {
 
     /// The credential that was presented, if any.
     pub fn credential(&self) -> Result<Option<Secret<'a>>, Denial> {
-        let values = self.headers.get_all(header::AUTHORIZATION);
-        bearer(values.iter().map(HeaderValue::as_bytes)).map_err(Denial::UnreadableCredential)
+        bearer(self.noted.authorization.into_iter().flatten()).map_err(Denial::UnreadableCredential)
     }
 
     /// `Origin`; a value that is not text is no origin that anything allows.
     pub fn origin(&self) -> Option<&'a str> {
-        self.headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or("null"))
+        self.noted.origin
     }
 
     /// Whether there are `Sec-Fetch-*` fields.
     pub fn has_fetch_metadata(&self) -> bool {
-        self.headers.contains_key("sec-fetch-mode") || self.headers.contains_key("sec-fetch-site")
+        self.noted.has_fetch_metadata
     }
 
     /// Whether it is a CORS preflight.
     pub fn is_preflight(&self) -> bool {
-        self.method == "OPTIONS"
-            && self.headers.contains_key(header::ORIGIN)
-            && self.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        self.method == "OPTIONS" && self.noted.origin.is_some() && self.noted.has_requested_method
     }
 
     /// `Content-Length`, if sent.
     pub fn content_length(&self) -> Option<u64> {
-        self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+        self.noted.content_length
     }
 }
 
 /// The request's id: the client's, if it is a plain one.
 pub fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all("x-request-id").iter();
+    let mut values = headers.get_all(names::REQUEST_ID).iter();
     let value = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     ((1..=64).contains(&value.len()) && value.bytes().all(fits)).then_some(value)

@@ -1,6 +1,7 @@
 //! Values of fields that we write, in one allocation for all of a message.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use bytes::BytesMut;
 use http::header::HeaderValue;
@@ -35,6 +36,27 @@ impl Values {
         self.take()
     }
 
+    /// A number.
+    pub(crate) fn number(&mut self, number: u64) -> pingora::Result<HeaderValue> {
+        self.text(itoa::Buffer::new().format(number))
+    }
+
+    /// An address.
+    pub(crate) fn address(&mut self, address: IpAddr) -> pingora::Result<HeaderValue> {
+        match address {
+            IpAddr::V4(address) => {
+                for (i, octet) in address.octets().into_iter().enumerate() {
+                    if i > 0 {
+                        self.0.extend_from_slice(b".");
+                    }
+                    self.0.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+                }
+                self.take()
+            }
+            IpAddr::V6(address) => self.write(format_args!("{address}")),
+        }
+    }
+
     /// A value from its parts.
     pub(crate) fn write(&mut self, parts: std::fmt::Arguments<'_>) -> pingora::Result<HeaderValue> {
         let _ = self.0.write_fmt(parts);
@@ -57,6 +79,15 @@ mod tests {
         let (first, second) = (values.text("one").unwrap(), values.write(format_args!("{}-{}", 2, "three")).unwrap());
         assert_eq!((first.as_bytes(), second.as_bytes()), (&b"one"[..], &b"2-three"[..]));
         assert_eq!(values.text("").unwrap().as_bytes(), b"");
+    }
+
+    #[test]
+    fn numbers_and_addresses_are_written_as_everywhere_else() {
+        let mut values = Values::with_capacity(64);
+        assert_eq!(values.number(u64::MAX).unwrap().to_str().unwrap(), u64::MAX.to_string());
+        for address in ["0.0.0.0", "203.0.113.9", "255.255.255.255", "::1", "2001:db8::7"] {
+            assert_eq!(values.address(address.parse().unwrap()).unwrap().to_str().unwrap(), address);
+        }
     }
 
     #[test]

@@ -8,14 +8,13 @@ mod api;
 pub(crate) mod oauth;
 mod routes;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
 use crate::file::PolicyFile;
 use crate::problem::{Problem, Problems, Source};
-use crate::route::{Api, Policy};
+use crate::route::{Api, Names, Policy};
 use crate::span::Span;
 use crate::{shape, tree};
 
@@ -89,8 +88,8 @@ fn read(number: u32, text: &str, schema: &serde_json::Value, problems: &mut Vec<
         .ok()
 }
 
-fn unique_hosts(apis: &[(Span, Api)], problems: &mut Vec<Problem>) -> HashMap<Box<str>, usize> {
-    let mut hosts: HashMap<Box<str>, usize> = HashMap::new();
+fn unique_hosts(apis: &[(Span, Api)], problems: &mut Vec<Problem>) -> Names<usize> {
+    let mut hosts = Names::default();
     for (index, (span, api)) in apis.iter().enumerate() {
         for host in &api.hosts {
             if let Some(other) = hosts.insert(host.clone(), index) {
@@ -106,12 +105,8 @@ fn unique_hosts(apis: &[(Span, Api)], problems: &mut Vec<Problem>) -> HashMap<Bo
 }
 
 /// Hosts of authorization servers; none of them is the host of an API.
-fn unique_issuers(
-    apis: &[(Span, Api)],
-    hosts: &HashMap<Box<str>, usize>,
-    problems: &mut Vec<Problem>,
-) -> HashMap<Box<str>, usize> {
-    let mut issuers: HashMap<Box<str>, usize> = HashMap::new();
+fn unique_issuers(apis: &[(Span, Api)], hosts: &Names<usize>, problems: &mut Vec<Problem>) -> Names<usize> {
+    let mut issuers = Names::default();
     for (index, (span, api)) in apis.iter().enumerate() {
         let Some(oauth) = &api.oauth else { continue };
         let is_taken = hosts.contains_key(&oauth.host) || issuers.insert(oauth.host.clone(), index).is_some();

@@ -5,6 +5,10 @@
 
 use std::fmt;
 
+use memchr::memchr;
+
+use crate::bytes::Class;
+
 /// Random base62 characters in a key that Tollgate mints.
 pub const RANDOM_CHARS: usize = 30;
 /// Checksum characters that follow them.
@@ -65,20 +69,21 @@ pub fn bearer<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<S
     if value.len() > AUTHORIZATION_BYTES_MAX {
         return Err(PresentationFault::Unreadable);
     }
-    let text = std::str::from_utf8(value).map_err(|_| PresentationFault::Unreadable)?;
-    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
-    if scheme.is_empty() || !scheme.bytes().all(crate::head::is_token) {
+    let (scheme, token) = memchr(b' ', value).map_or((value, &[][..]), |at| value.split_at(at));
+    if scheme.is_empty() || !Class::TOKEN.has_all(scheme) {
         return Err(PresentationFault::Unreadable);
     }
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Ok(None);
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        // What other schemes carry is nobody's business here, but it is text.
+        return std::str::from_utf8(value).map(|_| None).map_err(|_| PresentationFault::Unreadable);
     }
-    let body = token.trim_end_matches('=');
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
-    if body.is_empty() || !body.bytes().all(fits) {
+    let token = token.get(1..).unwrap_or_default();
+    let padding = token.iter().rev().take_while(|byte| **byte == b'=').count();
+    let body = token.get(..token.len() - padding).unwrap_or_default();
+    if body.is_empty() || !Class::BEARER.has_all(body) {
         return Err(PresentationFault::Unreadable);
     }
-    Ok(Some(Secret(token)))
+    std::str::from_utf8(token).map(|token| Some(Secret(token))).map_err(|_| PresentationFault::Unreadable)
 }
 
 /// The form of a key whose prefix is known.
@@ -98,7 +103,7 @@ pub fn key_form(secret: Secret<'_>, prefix: &str) -> KeyForm {
     if secret.0.len() > KEY_BYTES_MAX {
         return KeyForm::Malformed;
     }
-    if body.len() == RANDOM_CHARS + CHECKSUM_CHARS && body.bytes().all(|b| b.is_ascii_alphanumeric()) {
+    if body.len() == RANDOM_CHARS + CHECKSUM_CHARS && Class::ALPHANUMERIC.has_all(body.as_bytes()) {
         let (covered, sum) = secret.0.split_at(secret.0.len() - CHECKSUM_CHARS);
         let holds = sum.as_bytes() == checksum(covered);
         return if holds { KeyForm::Minted } else { KeyForm::Malformed };

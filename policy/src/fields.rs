@@ -18,27 +18,30 @@ pub enum Treatment {
 }
 
 /// Names always removed, compared by alias.
-const PROTECTED: &[&str] = &[
-    "authorization",
-    "cf-connecting-ip",
-    "client-ip",
-    "fastly-client-ip",
-    "forwarded",
-    "proxy",
-    "proxy-authorization",
-    "proxy-connection",
-    "remote-user",
-    "true-client-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-real-ip",
-    "x-remote-user",
-    "x-request-id",
-    "x-rewrite-url",
-];
+fn is_protected_name(alias: &str) -> bool {
+    matches!(
+        alias,
+        "authorization"
+            | "cf-connecting-ip"
+            | "client-ip"
+            | "fastly-client-ip"
+            | "forwarded"
+            | "proxy"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "remote-user"
+            | "true-client-ip"
+            | "x-client-ip"
+            | "x-cluster-client-ip"
+            | "x-http-method"
+            | "x-http-method-override"
+            | "x-method-override"
+            | "x-real-ip"
+            | "x-remote-user"
+            | "x-request-id"
+            | "x-rewrite-url"
+    )
+}
 
 /// Prefixes always removed, compared by alias.
 const PROTECTED_PREFIXES: &[&str] = &[
@@ -63,7 +66,7 @@ pub fn is_protected(alias: &str) -> bool {
     if !matches!(alias.as_bytes().first(), Some(b'a' | b'c' | b'f' | b'p' | b'r' | b't' | b'x')) {
         return false;
     }
-    PROTECTED.contains(&alias)
+    is_protected_name(alias)
         || (alias.starts_with("x-")
             && (PROTECTED_PREFIXES.iter().any(|p| alias.starts_with(p)) || is_auth_family(alias)))
 }

@@ -5,6 +5,9 @@
 //! bytes and refuses every head that another program could read differently. It builds nothing:
 //! parsing stays with the engine.
 
+use memchr::memchr;
+
+use crate::bytes::Class;
 use crate::fields::NAME_BYTES_MAX;
 
 /// Largest head accepted, in bytes.
@@ -94,10 +97,10 @@ pub fn lint(raw: &[u8]) -> Result<RequestLine<'_>, HeadFault> {
 
 /// Cuts one line off; it ends in CRLF and holds no other control byte than HTAB.
 fn take_line(raw: &[u8]) -> Result<(&[u8], &[u8]), HeadFault> {
-    let end = raw.iter().position(|b| *b == b'\n').ok_or(HeadFault::LineEnd)?;
+    let end = memchr(b'\n', raw).ok_or(HeadFault::LineEnd)?;
     let (line, rest) = raw.split_at(end);
     let line = line.strip_suffix(b"\r").ok_or(HeadFault::LineEnd)?;
-    if line.iter().any(|b| matches!(b, 0x00..=0x08 | 0x0a..=0x1f | 0x7f)) {
+    if Class::CONTROL.has_any(line) {
         return Err(HeadFault::LineEnd);
     }
     Ok((line, rest.get(1..).unwrap_or_default()))
@@ -114,28 +117,19 @@ fn request_line(line: &[u8]) -> Result<(&[u8], bool), HeadFault> {
         b"HTTP/1.0" => false,
         _ => return Err(HeadFault::RequestLine),
     };
-    if method.is_empty() || method.len() > 32 || !method.iter().copied().all(is_token) || target.is_empty() {
+    if method.is_empty() || method.len() > 32 || !Class::TOKEN.has_all(method) || target.is_empty() {
         return Err(HeadFault::RequestLine);
     }
     Ok((target, is_1_1))
 }
 
 fn field(line: &[u8]) -> Result<(&[u8], &[u8]), HeadFault> {
-    let colon = line.iter().position(|b| *b == b':').ok_or(HeadFault::Field)?;
+    let colon = memchr(b':', line).ok_or(HeadFault::Field)?;
     let (name, value) = line.split_at(colon);
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.iter().copied().all(is_token) {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !Class::TOKEN.has_all(name) {
         return Err(HeadFault::Field);
     }
     Ok((name, value.get(1..).unwrap_or_default().trim_ascii()))
-}
-
-/// RFC 9110 section 5.6.2.
-pub fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        )
 }
 
 /// What the fields so far said about host and framing.
@@ -190,7 +184,7 @@ fn is_alias_of(name: &[u8], field: &[u8]) -> bool {
 /// decision or the upstream depends on.
 pub fn check_connection(value: &[u8]) -> Result<(), HeadFault> {
     for (count, token) in value.split(|b| *b == b',').map(<[u8]>::trim_ascii).enumerate() {
-        if count >= CONNECTION_TOKENS_MAX || !token.iter().copied().all(is_token) {
+        if count >= CONNECTION_TOKENS_MAX || !Class::TOKEN.has_all(token) {
             return Err(HeadFault::Connection);
         }
         let Ok(name) = std::str::from_utf8(token) else { return Err(HeadFault::Connection) };

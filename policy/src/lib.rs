@@ -10,6 +10,7 @@
 //! The policy file: [`tree`] → [`shape`] → [`mod@file`] → [`mod@compile`], with [`problem`] for everything
 //! that is wrong with it. [`explain`] prints what these same functions return.
 
+mod bytes;
 pub mod compile;
 pub mod cors;
 pub mod credential;

@@ -70,9 +70,10 @@ impl<'a> CanonicalPath<'a> {
             return Err(PathFault::NotAbsolute);
         }
         let mut previous = 0u8;
-        let mut segments = 0usize;
-        let mut has_escape = false;
-        for &byte in raw {
+        let (mut segments, mut begin) = (0usize, 0usize);
+        let (mut has_escape, mut has_dots) = (false, false);
+        let is_dots = |segment: Option<&[u8]>| matches!(segment, Some(b"." | b".."));
+        for (at, &byte) in raw.iter().enumerate() {
             if !is_raw_path_byte(byte) {
                 return Err(PathFault::RawByte);
             }
@@ -81,6 +82,8 @@ impl<'a> CanonicalPath<'a> {
                     return Err(PathFault::EmptySegment);
                 }
                 segments += 1;
+                has_dots |= is_dots(raw.get(begin..at));
+                begin = at + 1;
             }
             has_escape |= byte == b'%';
             previous = byte;
@@ -91,7 +94,8 @@ impl<'a> CanonicalPath<'a> {
         let text = std::str::from_utf8(raw).map_err(|_| PathFault::RawByte)?;
         let path =
             if has_escape { unescape(raw)? } else { CanonicalPath { text: Cow::Borrowed(text), has_unicode: false } };
-        if path.segments().any(|segment| segment == "." || segment == "..") {
+        // An escaped dot is refused above, so that the bytes as they came show every such segment.
+        if has_dots || is_dots(raw.get(begin..)) {
             return Err(PathFault::DotSegment);
         }
         Ok(path)

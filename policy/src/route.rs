@@ -20,6 +20,10 @@ use crate::router::{RouteIndex, Router};
 use crate::target::{Host, Method, Target};
 pub use crate::upstream::{Health, HttpVersion, Upstream, UpstreamTls};
 
+/// What a policy calls by name. Its keys come from the operator alone, so that a fast hash does: a
+/// client can look names up, and not put any in.
+pub type Names<V> = HashMap<Box<str>, V, foldhash::fast::RandomState>;
+
 /// Who may call a route. There is deliberately no `Default`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -117,7 +121,7 @@ pub struct Api {
     /// Scopes and what they allow, in words.
     pub scopes: Box<[(Scope, Box<str>)]>,
     /// Plans by name.
-    pub plans: HashMap<Box<str>, Plan>,
+    pub plans: Names<Plan>,
     /// Name of the plan of organizations that name none or one that is gone.
     pub default_plan: Box<str>,
     /// Classes of keys that may be used from a browser.
@@ -362,8 +366,8 @@ impl Route {
 pub struct Policy {
     /// The APIs.
     pub apis: Box<[Api]>,
-    pub(crate) hosts: HashMap<Box<str>, usize>,
-    pub(crate) issuers: HashMap<Box<str>, usize>,
+    pub(crate) hosts: Names<usize>,
+    pub(crate) issuers: Names<usize>,
 }
 
 impl Policy {

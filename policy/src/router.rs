@@ -6,9 +6,10 @@
 //! no route for the method, nothing matches, because falling through to a wider pattern would
 //! apply rules that the narrower one was written to replace.
 
-use std::collections::HashMap;
+use memchr::memchr;
 
 use crate::path::SEGMENTS_MAX;
+use crate::route::Names;
 use crate::target::Method;
 
 /// Index of a route in its API.
@@ -62,7 +63,7 @@ impl Pattern {
 
 #[derive(Clone, Debug, Default)]
 struct Node {
-    literals: HashMap<Box<str>, usize>,
+    literals: Names<usize>,
     one: Option<usize>,
     rest: Option<Leaf>,
     leaf: Option<Leaf>,
@@ -123,10 +124,8 @@ impl Router {
     fn leaf(&self, at: usize, rest: Option<&str>) -> Option<&Leaf> {
         let node = self.nodes.get(at)?;
         let Some(rest) = rest else { return node.leaf.as_ref() };
-        let (segment, after) = match rest.split_once('/') {
-            Some((segment, after)) => (segment, Some(after)),
-            None => (rest, None),
-        };
+        let slash = memchr(b'/', rest.as_bytes());
+        let (segment, after) = slash.map_or((rest, None), |at| (rest.get(..at).unwrap_or(rest), rest.get(at + 1..)));
         let literal = node.literals.get(segment).and_then(|next| self.leaf(*next, after));
         let one = || node.one.filter(|_| !segment.is_empty()).and_then(|next| self.leaf(next, after));
         literal.or_else(one).or(node.rest.as_ref())

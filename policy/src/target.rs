@@ -6,6 +6,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use memchr::memchr;
+
+use crate::bytes::Class;
 use crate::path::{CanonicalPath, PathFault};
 
 /// Longest request target (path and query), in bytes.
@@ -99,6 +102,9 @@ impl TargetFault {
     }
 }
 
+/// What a label of a host is made of.
+const LABEL: Class = Class::ALPHANUMERIC.with(b"-_");
+
 /// A host name for look-up: lower case, without port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host<'a>(Cow<'a, str>);
@@ -117,14 +123,10 @@ impl<'a> Host<'a> {
                 text.get(..address.len() + 2).ok_or(TargetFault::Host)?
             }
             None => {
-                let (name, port) = text.find(':').map_or((text, ""), |at| text.split_at(at));
+                let (name, port) = memchr(b':', raw).map_or((text, ""), |at| text.split_at(at));
                 check_port(port)?;
-                let label_fits = |label: &str| {
-                    !label.is_empty()
-                        && label.len() <= 63
-                        && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-                };
-                if name.len() > HOST_BYTES_MAX || !name.split('.').all(label_fits) {
+                let label_fits = |label: &[u8]| (1..=63).contains(&label.len()) && LABEL.has_all(label);
+                if name.len() > HOST_BYTES_MAX || !name.as_bytes().split(|b| *b == b'.').all(label_fits) {
                     return Err(TargetFault::Host);
                 }
                 name

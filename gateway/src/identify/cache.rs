@@ -9,7 +9,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use policy::Organization;
-use quick_cache::sync::Cache as Map;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::{Cache as Bounded, DefaultLifecycle};
 use tokio::sync::OnceCell;
 
 use super::{Found as How, Unidentified};
@@ -47,6 +48,15 @@ impl Default for Bounds {
     }
 }
 
+/// A bounded map of ids that nobody can choose, a keyed hash or one under a signature: a fast hash does.
+pub(super) type Map<K, V> = Bounded<K, V, UnitWeighter, foldhash::quality::RandomState>;
+
+/// A map of at most so many entries.
+pub(super) fn map<K: Eq + std::hash::Hash, V: Clone>(most: usize) -> Map<K, V> {
+    let weight = u64::try_from(most).unwrap_or(u64::MAX);
+    Bounded::with(most, weight, UnitWeighter, foldhash::quality::RandomState::default(), DefaultLifecycle::default())
+}
+
 /// Most tries of a look-up that changes keep overtaking.
 const LOOK_UPS_MAX: u32 = 4;
 
@@ -74,8 +84,7 @@ impl Facts for policy::Key {
     type Id = Digest;
 
     async fn read(digest: &Digest, store: &dyn Store) -> Result<Option<(Self, Organization)>, StoreError> {
-        let Some(record) = store.find_key(digest).await? else { return Ok(None) };
-        let organization = store.organization(&record.organization).await?;
+        let Some((record, organization)) = store.find_key_of_organization(digest).await? else { return Ok(None) };
         let missing = || StoreError::Corrupt(format!("the key {} is of a missing organization", record.id));
         Ok(Some((record.facts()?, organization.ok_or_else(missing)?.facts()?)))
     }
@@ -185,8 +194,8 @@ impl<F: Facts> Cache<F> {
     pub(super) fn new(bounds: Bounds) -> Self {
         Cache {
             bounds,
-            known: Map::new(bounds.keys_max),
-            unknown: Map::new(bounds.unknown_max),
+            known: map(bounds.keys_max),
+            unknown: map(bounds.unknown_max),
             organizations: Mutex::default(),
             flights: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -230,7 +239,9 @@ impl<F: Facts> Cache<F> {
         organization: Arc<KnownOrganization>,
         now_ms: u64,
     ) -> Arc<Known<F>> {
-        let known = Arc::new(Known { facts, organization, fetched_ms: now_ms, marked_ms: AtomicU64::new(0) });
+        // A record that is read again has still been used when it was.
+        let marked_ms = self.known.peek(&id).map_or(0, |before| before.marked_ms.load(Ordering::Relaxed));
+        let known = Arc::new(Known { facts, organization, fetched_ms: now_ms, marked_ms: marked_ms.into() });
         self.known.insert(id, known.clone());
         known
     }

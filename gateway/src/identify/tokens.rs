@@ -16,9 +16,8 @@ use policy::limit::stable_number;
 use policy::oauth::{Issuer, OAuth};
 use policy::route::Api;
 use policy::{KeyFault, Organization, Token};
-use quick_cache::sync::Cache as Map;
 
-use super::cache::{Bounds, Cache};
+use super::cache::{Bounds, Cache, Map, map};
 use super::foreign::Foreign;
 use super::grants::{GrantFacts, KnownGrant};
 use super::{Caller, Found, Identified, Unidentified};
@@ -105,7 +104,7 @@ impl Tokens {
         let registry = crate::oauth::registry::Registry::new(store.clone());
         let keys = Arc::new(Keys::new(registry, peppers.clone(), clock.clone()));
         Tokens {
-            verified: Map::new(VERIFIED_MAX.min(bounds.keys_max)),
+            verified: map(VERIFIED_MAX.min(bounds.keys_max)),
             lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
             grants: Cache::new(bounds),
             foreign: Foreign::new(outgoing),

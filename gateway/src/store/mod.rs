@@ -112,6 +112,15 @@ pub trait Store: Documents {
 
     /// The key with this digest, or certainty that there is none.
     async fn find_key(&self, digest: &Digest) -> Result<Option<KeyRecord>, StoreError>;
+    /// The key with this digest, and its organization.
+    async fn find_key_of_organization(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<(KeyRecord, Option<OrganizationRecord>)>, StoreError> {
+        let Some(key) = self.find_key(digest).await? else { return Ok(None) };
+        let organization = self.organization(&key.organization).await?;
+        Ok(Some((key, organization)))
+    }
     /// The key with this id.
     async fn key(&self, id: &str) -> Result<KeyRecord, StoreError>;
     /// Keys, newest first; of one organization or of all. At most [`LIST_MAX`].

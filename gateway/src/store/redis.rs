@@ -13,6 +13,7 @@ pub(crate) mod way;
 use std::collections::HashMap;
 
 use async_trait::async_trait;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use policy::window::Tally;
 use redis::{Cmd, FromRedisValue, Value, cmd};
 
@@ -23,10 +24,13 @@ use self::names::{
 };
 pub use self::way::RedisSettings;
 use super::{
-    Change, Changes, Counter, Document, Documents as _, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord,
-    LIST_MAX, OrganizationChange, OrganizationRecord, Position, Store, StoreError, Usage, json, text,
+    Change, Changes, Counter, Document, Documents as _, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, Kind,
+    LIST_MAX, OrganizationChange, OrganizationRecord, Position, Sighting, Store, StoreError, Usage, json, text,
 };
 use crate::digest::Digest;
+
+/// Uses of keys written at the same time.
+const NOTES_AT_ONCE: usize = 64;
 
 /// A store in Redis.
 pub struct RedisStore {
@@ -105,6 +109,27 @@ impl RedisStore {
             }
             (_, _) => at == (0, 0),
         })
+    }
+
+    async fn note_usage(&self, seen: &Usage) -> Result<(), StoreError> {
+        match &seen.sighting {
+            Sighting::Used(last) => {
+                let mut set = cmd("HSET");
+                set.arg(usage_by_id(&seen.key)).arg("last_use").arg(text(last)?);
+                self.ask::<i64>(&set).await.map(|_| ())
+            }
+            Sighting::GrantUsed(at_ms, drop_ms) => {
+                let (kind, id) = (Kind::GrantUse, seen.key.clone());
+                let record = at_ms.to_string();
+                let document = Document { kind, id, lists: Vec::new(), record, expires_ms: Some(*drop_ms) };
+                self.put_document(&document).await
+            }
+            Sighting::Exposed(ms, how) => {
+                let mut set = cmd("HSETNX");
+                set.arg(usage_by_id(&seen.key)).arg("exposed").arg(text(&(ms, how))?);
+                self.ask::<i64>(&set).await.map(|_| ())
+            }
+        }
     }
 }
 
@@ -212,25 +237,14 @@ impl Store for RedisStore {
     }
 
     async fn record_usage(&self, usage: &[Usage]) -> Result<(), StoreError> {
+        let mut under_way = FuturesUnordered::new();
         for seen in usage {
-            match &seen.sighting {
-                super::Sighting::Used(last) => {
-                    let set = cmd("HSET").arg(usage_by_id(&seen.key)).arg("last_use").arg(text(last)?).to_owned();
-                    self.ask::<i64>(&set).await?;
-                }
-                super::Sighting::GrantUsed(at_ms, drop_ms) => {
-                    let (kind, id) = (super::Kind::GrantUse, seen.key.clone());
-                    let record = at_ms.to_string();
-                    let document = Document { kind, id, lists: Vec::new(), record, expires_ms: Some(*drop_ms) };
-                    self.put_document(&document).await?;
-                }
-                super::Sighting::Exposed(ms, how) => {
-                    let mut set = cmd("HSETNX");
-                    set.arg(usage_by_id(&seen.key)).arg("exposed").arg(text(&(ms, how))?);
-                    self.ask::<i64>(&set).await?;
-                }
+            if under_way.len() == NOTES_AT_ONCE {
+                under_way.next().await.transpose()?;
             }
+            under_way.push(self.note_usage(seen));
         }
+        while under_way.next().await.transpose()?.is_some() {}
         Ok(())
     }
 

@@ -13,17 +13,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
 use super::{
     Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
-    OrganizationRecord, Position, Sighting, Store, StoreError, Usage, json, text,
+    OrganizationRecord, Position, Store, StoreError, Usage, json, text,
 };
 use crate::digest::Digest;
 
 use self::rows::{
-    KEY_COLUMNS, announce, changes_after, connect, exists_or, find_id, find_organization, key_record, key_row, seq,
-    unavailable,
+    KEY_COLUMNS, announce, changes_after, connect, exists_or, find_digest, find_id, find_organization, key_record,
+    key_row, note_usage, seq, unavailable,
 };
 
 use self::schema::migrate;
@@ -105,13 +105,19 @@ impl Store for SqliteStore {
 
     async fn find_key(&self, digest: &Digest) -> Result<Option<KeyRecord>, StoreError> {
         let digest = *digest;
+        self.read(move |connection| find_digest(connection, &digest)).await
+    }
+
+    async fn find_key_of_organization(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<(KeyRecord, Option<OrganizationRecord>)>, StoreError> {
+        let digest = *digest;
+        // Both in one go: changing threads costs more than either look-up.
         self.read(move |connection| {
-            let mut statement = connection
-                .prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM keys WHERE digest = ?1"))
-                .map_err(unavailable)?;
-            let row = statement.query_row([&digest.as_bytes()[..]], key_row).optional().map_err(unavailable)?;
-            let key = row.map(key_record).transpose()?;
-            Ok(key.filter(|key| key.digest.matches(&digest)))
+            let Some(key) = find_digest(connection, &digest)? else { return Ok(None) };
+            let organization = find_organization(connection, &key.organization)?;
+            Ok(Some((key, organization)))
         })
         .await
     }
@@ -216,30 +222,7 @@ impl Store for SqliteStore {
 
     async fn record_usage(&self, usage: &[Usage]) -> Result<(), StoreError> {
         let usage = usage.to_vec();
-        self.write(move |transaction| {
-            for seen in &usage {
-                if let Sighting::GrantUsed(at_ms, drop_ms) = seen.sighting {
-                    self::documents::note_grant_use(transaction, &seen.key, at_ms, drop_ms)?;
-                    continue;
-                }
-                let mut key = match find_id(transaction, &seen.key) {
-                    Ok(key) => key,
-                    Err(StoreError::NotFound(_)) => continue,
-                    Err(other) => return Err(other),
-                };
-                seen.apply(&mut key);
-                let (last_use, exposed) =
-                    (key.last_use.as_ref().map(text).transpose()?, key.exposed.as_ref().map(text).transpose()?);
-                transaction
-                    .execute(
-                        "UPDATE keys SET last_use = ?2, exposed = ?3 WHERE id = ?1",
-                        params![seen.key, last_use, exposed],
-                    )
-                    .map_err(unavailable)?;
-            }
-            Ok(())
-        })
-        .await
+        self.write(move |transaction| usage.iter().try_for_each(|seen| note_usage(transaction, seen))).await
     }
 
     async fn add_counters(&self, added: &[Counter]) -> Result<Vec<Counter>, StoreError> {

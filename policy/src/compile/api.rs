@@ -1,17 +1,17 @@
 //! One API of the file becomes an [`Api`], or problems.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{oauth, routes};
+use crate::bytes::Class;
 use crate::cors::{Cors, Origins};
 use crate::file::{self, ApiFile, Text};
 use crate::identity::{Environment, KeyClass, Origin, Scope};
 use crate::limit::{Limit, Per, Plan};
 use crate::path::CanonicalPath;
 use crate::problem::{Problem, nearest};
-use crate::route::{Api, Health, Upstream, UpstreamTls};
+use crate::route::{Api, Health, Names, Upstream, UpstreamTls};
 use crate::span::Spanned;
 use crate::target::Host;
 use crate::units::{Rate, duration, is_name};
@@ -169,8 +169,8 @@ fn scopes(api: &ApiFile, problems: &mut Vec<Problem>) -> Vec<(Scope, Box<str>)> 
         .collect()
 }
 
-fn plans(api: &ApiFile, problems: &mut Vec<Problem>) -> HashMap<Box<str>, Plan> {
-    let mut plans = HashMap::new();
+fn plans(api: &ApiFile, problems: &mut Vec<Problem>) -> Names<Plan> {
+    let mut plans = Names::default();
     let name = api.name.as_str();
     for (plan_name, file) in &api.plans {
         if !is_name(plan_name) {
@@ -245,7 +245,7 @@ fn cors(file: &file::CorsFile, problems: &mut Vec<Problem>) -> Cors {
         Origins::These(file.origins.iter().filter_map(|o| parse(o, problems, Origin::parse)).collect())
     };
     let field = |text: &Text, problems: &mut Vec<Problem>| {
-        if text.is_empty() || text.len() > 64 || !text.bytes().all(crate::head::is_token) || text.as_str() == "*" {
+        if text.is_empty() || text.len() > 64 || !Class::TOKEN.has_all(text.as_bytes()) || text.as_str() == "*" {
             problems.push(Problem::at(text.span, format!("`{}` is not a field name", text.escape_debug())));
         }
         text.as_str().to_owned()

@@ -3,9 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, params};
 
-use super::super::{Change, Changes, KeyRecord, OrganizationRecord, Position, StoreError, json, record_change};
+use super::super::{
+    Change, Changes, KeyRecord, OrganizationRecord, Position, Sighting, StoreError, Usage, json, record_change, text,
+};
+use super::documents::note_grant_use;
+use crate::digest::Digest;
 
 /// Rows of `changes` kept for gateways that lag.
 const CHANGES_KEPT: i64 = 100_000;
@@ -72,20 +76,48 @@ pub(super) fn key_record((record, last_use, exposed): KeyRow) -> Result<KeyRecor
 
 pub(super) fn find_id(connection: &Connection, id: &str) -> Result<KeyRecord, StoreError> {
     connection
-        .query_row(&format!("SELECT {KEY_COLUMNS} FROM keys WHERE id = ?1"), [id], key_row)
-        .optional()
+        .prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM keys WHERE id = ?1"))
+        .and_then(|mut s| s.query_row([id], key_row).optional())
         .map_err(unavailable)?
         .ok_or_else(|| StoreError::NotFound(format!("key {id}")))
         .and_then(key_record)
 }
 
+pub(super) fn find_digest(connection: &Connection, digest: &Digest) -> Result<Option<KeyRecord>, StoreError> {
+    let row = connection
+        .prepare_cached(&format!("SELECT {KEY_COLUMNS} FROM keys WHERE digest = ?1"))
+        .and_then(|mut s| s.query_row([&digest.as_bytes()[..]], key_row).optional())
+        .map_err(unavailable)?;
+    let key = row.map(key_record).transpose()?;
+    Ok(key.filter(|key| key.digest.matches(digest)))
+}
+
 pub(super) fn find_organization(connection: &Connection, id: &str) -> Result<Option<OrganizationRecord>, StoreError> {
     connection
-        .query_row("SELECT record FROM organizations WHERE id = ?1", [id], |row| row.get::<_, String>(0))
-        .optional()
+        .prepare_cached("SELECT record FROM organizations WHERE id = ?1")
+        .and_then(|mut s| s.query_row([id], |row| row.get::<_, String>(0)).optional())
         .map_err(unavailable)?
         .map(|record| json(&record))
         .transpose()
+}
+
+/// Writes one sighting; an older one changes nothing, nor does one of a key that is gone.
+pub(super) fn note_usage(transaction: &Transaction<'_>, seen: &Usage) -> Result<(), StoreError> {
+    const USED: &str =
+        "UPDATE keys SET last_use = ?2 WHERE id = ?1 AND coalesce(json_extract(last_use, '$.ms'), 0) <= ?3";
+    const EXPOSED: &str = "UPDATE keys SET exposed = ?2 WHERE id = ?1 AND exposed IS NULL";
+    let written = match &seen.sighting {
+        Sighting::GrantUsed(at_ms, drop_ms) => return note_grant_use(transaction, &seen.key, *at_ms, *drop_ms),
+        Sighting::Used(last) => {
+            let row = params![seen.key, text(last)?, last.ms];
+            transaction.prepare_cached(USED).and_then(|mut s| s.execute(row))
+        }
+        Sighting::Exposed(ms, how) => {
+            let row = params![seen.key, text(&(ms, how))?];
+            transaction.prepare_cached(EXPOSED).and_then(|mut s| s.execute(row))
+        }
+    };
+    written.map(|_| ()).map_err(unavailable)
 }
 
 pub(super) fn announce(transaction: &Transaction<'_>, kind: &str, subject: &str) -> Result<Position, StoreError> {

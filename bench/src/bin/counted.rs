@@ -1,0 +1,85 @@
+//! The hot steps of a request, each so many times, for an instruction counter: `counted STEP TIMES`.
+//! Only what runs inside `repeat` is to be counted.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a bench that cannot be set up should stop"
+)]
+
+use std::hint::black_box;
+use std::net::IpAddr;
+
+use bench::{NOW_MS, gate, now, policy, secret};
+use gateway::proxy::{Gate, Known};
+use gateway::request::Head;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use policy::Target;
+use policy::credential::Secret;
+use policy::head::lint;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The steps, in the order of a request.
+const STEPS: [&str; 6] = ["lint", "target", "route", "key", "admit", "admit-token"];
+
+const RAW: &[u8] = b"GET /v2/packs?page=2 HTTP/1.1\r\nHost: api.iconflow.dev\r\nAccept: application/json\r\nAccept-Encoding: gzip, br\r\nUser-Agent: an-sdk/1.4.0\r\nAuthorization: Bearer ifk_live_0123456789abcdefghijklmnopqrstuvwxyz\r\n\r\n";
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let Some(step) = arguments.next() else { return println!("{}", STEPS.join(" ")) };
+    let times: u32 = arguments.next().unwrap().parse().unwrap();
+    match step.as_str() {
+        "lint" => repeat(times, || lint(black_box(RAW)).unwrap()),
+        "target" => repeat(times, || target("/v2/area7/things/x1234/parts9907?q=1")),
+        "route" => {
+            let large = policy(10_000);
+            let deep = target("/v2/area7/things/x1234/parts9907");
+            repeat(times, || large.apis[0].find(black_box(&deep)).unwrap().index);
+        }
+        "key" => {
+            let bench = gate(policy(10), 1_000);
+            let text = secret(432);
+            let identities = &bench.gate.shared.identities;
+            repeat(times, || identities.identify_cached(Secret::new(black_box(&text)), NOW_MS).unwrap().unwrap());
+        }
+        "admit" => {
+            let bench = gate(policy(10_000), 1_000);
+            admit(&bench.gate, &secret(432), times);
+        }
+        "admit-token" => {
+            let scene = bench::tokens();
+            let shared = &scene.bench.gate.shared;
+            let snapshot = shared.keeper.load();
+            let found = shared.identities.tokens.identify(&snapshot.policy.apis[0], Secret::new(&scene.token));
+            scene.bench.runtime.block_on(found).unwrap();
+            admit(&scene.bench.gate, &scene.token, times);
+        }
+        other => println!("no step {other}: one of {}", STEPS.join(" ")),
+    }
+}
+
+fn target(text: &'static str) -> Target<'static> {
+    Target::parse("GET", black_box(text.as_bytes()), Some(b"api.iconflow.dev"), None).unwrap()
+}
+
+fn admit(gate: &Gate, credential: &str, times: u32) {
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, format!("Bearer {credential}").parse().unwrap());
+    let address: IpAddr = "127.0.0.1".parse().unwrap();
+    let snapshot = gate.shared.keeper.load();
+    repeat(times, || {
+        let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", black_box(&headers));
+        let mut known = Known::at(gateway::clock::Moment::at_ms(NOW_MS));
+        now(gate.admit(&head, address, &snapshot, &mut known)).unwrap()
+    });
+}
+
+#[inline(never)]
+fn repeat<T>(times: u32, mut step: impl FnMut() -> T) {
+    for _ in 0..times {
+        black_box(step());
+    }
+}
