@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use http::HeaderMap;
-use http::header::{EXPECT, HOST, HeaderName, HeaderValue, TE, TRAILER};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRAILER};
 use pingora::http::RequestHeader;
 use policy::Identity;
 use policy::fields::{Treatment, treatment};
@@ -76,8 +76,8 @@ const OURS_MAX: usize = 10;
 /// Room for their values, in bytes: common ones fit.
 const VALUES_BYTES: usize = 256;
 
-/// The request for the upstream, made anew: for a request without a body that nothing nominates
-/// fields of (see [`is_plain`]).
+/// The request for the upstream, made anew: for a request of which nothing nominates fields (see
+/// [`is_plain`]).
 pub fn request(
     head: &RequestHeader,
     path_and_query: &str,
@@ -103,16 +103,23 @@ pub fn request(
     Ok(RequestHeader::from(parts))
 }
 
-/// Whether no field of a request says anything of a body, of the connection or of another protocol.
+/// Whether no field of a request says anything of a body but its length, of the connection or of
+/// another protocol.
 pub fn is_plain(fields: &HeaderMap) -> bool {
     fields.iter().all(|(name, value)| match name.as_str() {
         "connection" => {
             let value = value.as_bytes();
             value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
         }
-        "content-length" | "transfer-encoding" | "te" | "trailer" | "upgrade" | "expect" | "http2-settings" => false,
+        "content-length" => value.as_bytes().iter().all(u8::is_ascii_digit),
+        "transfer-encoding" | "te" | "trailer" | "upgrade" | "expect" | "http2-settings" => false,
         _ => true,
     })
+}
+
+/// `Content-Length`, if sent; the head was checked.
+pub fn content_length(fields: &HeaderMap) -> Option<u64> {
+    fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Fields of one connection, not of the message (RFC 9110 section 7.6.1).

@@ -242,7 +242,7 @@ impl Connection {
     }
 
     fn exactly(&mut self, length: usize) -> std::io::Result<Vec<u8>> {
-        let mut seen = Vec::new();
+        let mut seen = std::mem::take(&mut self.ahead);
         while seen.len() < length {
             let more = self.read_some()?;
             if more.is_empty() {

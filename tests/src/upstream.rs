@@ -3,7 +3,8 @@
 //! The field `x-behave` of a request chooses: `slow` (waits), `sse` (a stream of events), `quiet` (one
 //! event, and then none for ever), `limits`
 //! (sends limit and CORS fields of its own), `garbage`, `two-lengths`, `big` (a 1 MiB answer),
-//! `reset` (closes without an answer). A WebSocket handshake is accepted and echoed.
+//! `reset` (closes without an answer), `last` (closes after one), `hints` (103 before the answer),
+//! `inner` (fields of the connection), `until-close` (no length). A WebSocket handshake is accepted and echoed.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -136,6 +137,23 @@ impl Upstream {
             }
             "two-lengths" => {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\nabcde");
+                false
+            }
+            "hints" => {
+                let _ = stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n");
+                stream.write_all(plain("", &body).as_bytes()).is_ok()
+            }
+            "inner" => {
+                let inner = "Connection: keep-alive, X-Inner\r\nX-Inner: 1\r\nKeep-Alive: timeout=9\r\nx-outer: 1\r\n";
+                stream.write_all(plain(inner, &body).as_bytes()).is_ok()
+            }
+            "until-close" => {
+                let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n\r\n{body}").as_bytes());
+                false
+            }
+            // Says nothing of closing, and closes.
+            "last" => {
+                let _ = stream.write_all(plain("", &body).as_bytes());
                 false
             }
             "reset" => false,

@@ -1,10 +1,11 @@
-//! The direct way of a request without a body to a backend that speaks HTTP/1.1.
+//! The direct way of a request to a backend that speaks HTTP/1.1.
 //!
 //! The engine's own way serves everything: two halves that talk over channels, caches, upgrades,
-//! bodies in both directions. A request without a body needs none of it, and most requests have
-//! none. This way uses the engine's HTTP sessions on both sides and its connector, in one task: a
-//! head is sent, an answer is read and passed on, and the client is watched all the while. What it
-//! cannot do goes the engine's way: bodies, upgrades, `TE`, `Expect`, HTTP/1.0, HTTP/2 backends.
+//! bodies that flow both ways at once. Most requests need none of it: they have no body, or a small
+//! one of a known length. This way uses the engine's HTTP sessions on both sides and its connector,
+//! in one task: a request is sent, an answer is read and passed on, and the client is watched all
+//! the while. What it cannot do goes the engine's way: other bodies, upgrades, `TE`, `Expect`,
+//! HTTP/1.0, HTTP/2 backends.
 //!
 //! Both ways share their decisions: which backend, what is sent, what is answered, what is tried
 //! again, and how an error becomes an answer.
@@ -12,6 +13,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode, Version};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::v1::client::HttpSession as Backend;
@@ -19,21 +21,34 @@ use pingora::protocols::http::{HttpTask, ServerSession as Session};
 use pingora::{Error, ErrorType};
 
 use super::Ctx;
+use super::wire::set_phase;
 use crate::answer;
 use crate::forward;
+use crate::guarded::Phase;
 use crate::proxy::Gate;
 use crate::upstream::{Member, Pool};
 
 /// Most informational answers passed on before the final one.
 const INFORMATIONAL_MAX: usize = 8;
 
+/// Largest body that is sent before an answer is looked for, in bytes. A backend's and a
+/// connection's buffers hold as much, so that sending it hardly waits.
+const BODY_BYTES_MAX: u64 = 64 * 1024;
+
 /// Whether a request can go the direct way, as far as the client's side is concerned.
 pub(super) fn is_direct(session: &mut Session) -> bool {
     let head = session.req_header();
-    matches!(head.method, Method::GET | Method::HEAD | Method::DELETE)
-        && matches!(head.version, Version::HTTP_11 | Version::HTTP_2)
+    let fits = match head.method {
+        Method::GET | Method::HEAD | Method::DELETE => Some(0),
+        // Never sent twice, so that nothing of the body need be kept.
+        Method::POST | Method::PATCH => Some(BODY_BYTES_MAX),
+        _ => None,
+    };
+    let is_direct = matches!(head.version, Version::HTTP_11 | Version::HTTP_2)
         && forward::is_plain(&head.headers)
-        && session.is_body_empty()
+        && fits.is_some_and(|most| forward::content_length(&head.headers).unwrap_or(0) <= most);
+    // Over HTTP/2 a body need not say its length.
+    is_direct && (session.req_header().headers.contains_key(CONTENT_LENGTH) || session.is_body_empty())
 }
 
 impl Gate {
@@ -52,7 +67,8 @@ impl Gate {
             let error = match connection {
                 Err(error) => self.failed_to_connect(ctx, error.into_up()),
                 Ok(stream) => match self.converse(session, ctx, &pool, Backend::new(stream)).await {
-                    Ok(backend) => {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(backend)) => {
                         release(backend, &member, clock.steady_us()).await;
                         return Ok(());
                     }
@@ -65,23 +81,31 @@ impl Gate {
         }
     }
 
-    /// One try on one connection; gives it back when the answer was passed on whole.
+    /// One try on one connection; gives it back when request and answer were passed on whole.
     async fn converse(
         &self,
         session: &mut Session,
         ctx: &mut Ctx,
         pool: &Pool,
         mut backend: Backend,
-    ) -> pingora::Result<Backend> {
+    ) -> pingora::Result<Option<Backend>> {
         let (read, write) = pool.silence(ctx.place()?.1);
         (backend.read_timeout, backend.write_timeout) = (Some(read), Some(write));
         let request = self.upstream_request(session.req_header(), ctx)?;
         backend.write_request_header(Box::new(request)).await.map_err(|error| error.into_up())?;
-        let has_body = self.pass_head_on(session, ctx, &mut backend).await?;
-        if has_body {
+        let mut is_sent = true;
+        if !session.is_body_empty() {
+            is_sent = send_body(session, &mut backend).await?;
+            set_phase(session, Phase::Quiet);
+        }
+        if !is_sent {
+            session.set_keepalive(None);
+        }
+        if self.pass_head_on(session, ctx, &mut backend).await? {
             pass_body_on(session, &mut backend).await?;
         }
-        Ok(backend)
+        // What is left of a request would be the start of the next one.
+        Ok(is_sent.then_some(backend))
     }
 
     /// Passes the head of an answer on, and informational ones before it. Whether a body follows.
@@ -114,6 +138,16 @@ impl Gate {
         }
         Err(Error::explain(ErrorType::InvalidHTTPHeader, "too many informational answers").into_up())
     }
+}
+
+/// Sends a body; `false` when the backend takes no more of it, as one may that has answered already.
+async fn send_body(client: &mut Session, backend: &mut Backend) -> pingora::Result<bool> {
+    while let Some(chunk) = client.read_request_body().await.map_err(|error| error.into_down())? {
+        if backend.write_body(&chunk).await.is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(backend.finish_body().await.is_ok())
 }
 
 /// Whether an answer has a body (RFC 9112 section 6.3).

@@ -1,0 +1,159 @@
+//! The ways of a request to its backend: direct, and through the engine's proxy. A client cannot tell.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use tests::{Connection, Key, StoreKind, World};
+
+const HOST: &str = "api.iconflow.dev";
+
+fn world() -> (World, Key) {
+    let world = World::start(StoreKind::Sqlite);
+    world.organization("acme");
+    let key = world.key("iconflow", "admin", &[]);
+    (world, key)
+}
+
+fn head(key: &Key, line: &str, more: &str) -> Vec<u8> {
+    format!("{line} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\n{more}\r\n", key.secret).into_bytes()
+}
+
+fn send(client: &mut Connection, key: &Key, line: &str, more: &str, body: &[u8]) {
+    let mut bytes = head(key, line, more);
+    bytes.extend_from_slice(body);
+    client.send(&bytes);
+}
+
+fn behaving(behave: &str) -> String {
+    format!("x-behave: {behave}\r\n")
+}
+
+#[test]
+fn small_bodies_and_none_share_one_connection_to_the_backend() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    for n in 0..3 {
+        send(&mut client, &key, "GET /v2/packs", "", b"");
+        assert_eq!(client.receive().status, 200);
+        let body = format!("{{\"name\":\"pack {n}\"}}");
+        send(&mut client, &key, "POST /v2/packs", &format!("Content-Length: {}\r\n", body.len()), body.as_bytes());
+        assert_eq!(client.receive().status, 200);
+        assert_eq!(world.live.last().body, body.as_bytes());
+        assert_eq!(world.live.last().field("content-length"), Some(body.len().to_string().as_str()));
+    }
+    assert_eq!(world.live.connections(), 1);
+}
+
+#[test]
+fn what_only_the_engine_can_forward_arrives_whole_and_the_client_keeps_its_connection() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    let large = vec![b'x'; 300_000];
+    send(&mut client, &key, "POST /v2/packs", "Content-Length: 300000\r\n", &large);
+    assert_eq!(client.receive().status, 200);
+    assert_eq!(world.live.last().body, large);
+    send(&mut client, &key, "POST /v2/packs", "Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
+    assert_eq!(client.receive().status, 200);
+    assert_eq!(world.live.last().body, b"abcde");
+    send(&mut client, &key, "PUT /v2/packs/7", "Content-Length: 2\r\n", b"ok");
+    assert_eq!(client.receive().status, 200);
+    assert_eq!(
+        (world.live.last().line.as_str(), &world.live.last().body[..]),
+        ("PUT /v2/packs/7 HTTP/1.1", &b"ok"[..])
+    );
+    send(&mut client, &key, "GET /v2/packs", "", b"");
+    assert_eq!(client.receive().status, 200);
+}
+
+#[test]
+fn a_head_in_two_pieces_is_forwarded_as_one() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    let bytes = head(&key, "POST /v2/packs", "Transfer-Encoding: chunked\r\n");
+    client.send(&bytes[..40]);
+    client.send(&bytes[40..]);
+    client.send(b"3\r\nabc\r\n0\r\n\r\n");
+    assert_eq!(client.receive().status, 200);
+    assert_eq!(world.live.last().body, b"abc");
+}
+
+#[test]
+fn requests_pipelined_over_both_ways_are_answered_in_their_order() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    let mut bytes = head(&key, "GET /v2/packs?1", "");
+    bytes.extend(head(&key, "POST /v2/packs?2", "Transfer-Encoding: chunked\r\n"));
+    bytes.extend_from_slice(b"3\r\nabc\r\n0\r\n\r\n");
+    bytes.extend(head(&key, "GET /v2/packs?3", ""));
+    bytes.extend(head(&key, "POST /v2/packs?4", "Content-Length: 2\r\n"));
+    bytes.extend_from_slice(b"ok");
+    client.send(&bytes);
+    for n in 1..=4 {
+        let answer = client.receive();
+        assert_eq!(answer.status, 200);
+        assert!(answer.json()["line"].as_str().unwrap().contains(&format!("?{n} ")), "{n}: {}", answer.json());
+    }
+    assert_eq!(world.live.received().len(), 4);
+}
+
+#[test]
+fn a_backend_that_closes_an_idle_connection_costs_nobody_an_answer() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    for _ in 0..5 {
+        send(&mut client, &key, "GET /v2/packs", &behaving("last"), b"");
+        assert_eq!(client.receive().status, 200);
+        send(&mut client, &key, "GET /v2/packs", "", b"");
+        assert_eq!(client.receive().status, 200);
+    }
+}
+
+#[test]
+fn fields_of_the_backends_connection_stop_here() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    send(&mut client, &key, "GET /v2/packs", &behaving("inner"), b"");
+    let answer = client.receive();
+    assert_eq!((answer.field("x-inner"), answer.field("keep-alive")), (None, None));
+    assert_eq!((answer.field("x-outer"), answer.field("connection")), (Some("1"), Some("keep-alive")));
+}
+
+#[test]
+fn an_answer_without_a_length_arrives_whole_and_the_client_keeps_its_connection() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    for _ in 0..2 {
+        send(&mut client, &key, "GET /v2/packs", &behaving("until-close"), b"");
+        let answer = client.receive();
+        assert_eq!((answer.status, answer.field("transfer-encoding")), (200, Some("chunked")));
+        assert_eq!(answer.json()["upstream"], "iconflow-live");
+    }
+}
+
+#[test]
+fn early_hints_come_before_the_answer() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    send(&mut client, &key, "GET /v2/packs", &behaving("hints"), b"");
+    let mut seen = String::new();
+    while !seen.contains("\"upstream\"") {
+        seen.push_str(&String::from_utf8_lossy(&client.read_some().unwrap()));
+    }
+    let (hints, answer) = (seen.find("HTTP/1.1 103").unwrap(), seen.find("HTTP/1.1 200").unwrap());
+    assert!(hints < answer && seen.to_lowercase().contains("link: </style.css>"), "{seen}");
+}
+
+#[test]
+fn a_broken_backend_is_a_502_whatever_the_way() {
+    let (world, key) = world();
+    for (line, more, body) in [
+        ("GET /v2/packs", "", ""),
+        ("POST /v2/packs", "Content-Length: 2\r\n", "ok"),
+        ("POST /v2/packs", "Transfer-Encoding: chunked\r\n", "2\r\nok\r\n0\r\n\r\n"),
+    ] {
+        for behave in ["garbage", "reset", "two-lengths"] {
+            let mut client = world.gateway().connect(HOST);
+            send(&mut client, &key, line, &format!("{more}{}", behaving(behave)), body.as_bytes());
+            let answer = client.receive();
+            assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_unreachable"), "{line} {behave}");
+        }
+    }
+}
