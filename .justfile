@@ -23,7 +23,7 @@ fuzz seconds="60":
 bench:
     cargo bench -p bench
     cargo run --release -p bench --bin memory
-    bench/load
+    bench/peers
 
 # Format, and accept changed snapshots and schema
 accept:

@@ -61,6 +61,7 @@ def arguments():
     parse.add_argument("--seconds", type=int, default=3, help="seconds of each measurement (3)")
     parse.add_argument("--jobs", default=",".join(JOBS), help=f"of {','.join(JOBS)}")
     parse.add_argument("--peers", default=",".join(report.ORDER), help=f"of {','.join(report.ORDER)}")
+    parse.add_argument("--together", action="store_true", help="all jobs in each round: for the difference between jobs")
     parse.add_argument("--routes", type=int, default=0, help="further routes in Tollgate's policy")
     parse.add_argument("--keys", type=int, default=given.KEYS, help=f"keys of all peers ({given.KEYS})")
     parse.add_argument("--json", type=Path, help="where to write every measurement")
@@ -69,16 +70,18 @@ def arguments():
 
 
 def measure(peers, load, options):
-    rows = []
-    for job in options.jobs.split(","):
-        able = [peer for peer in peers if JOBS[job][1] in peer.can]
-        for peer in able:  # caches fill, connections open
+    """Job by job, each in rounds; or, together, all jobs in each round."""
+    jobs, rows = options.jobs.split(","), []
+    for group in [jobs] if options.together else [[job] for job in jobs]:
+        able = [(job, peer) for job in group for peer in peers if JOBS[job][1] in peer.can]
+        for job, peer in able:  # caches fill, connections open
             load.run(job, peer.ports[JOBS[job][1]])
         time.sleep(SETTLE_S)
         for number in range(options.rounds):
-            for peer in random.sample(able, len(able)):
+            for job, peer in random.sample(able, len(able)):
                 rows.append(load.measure(job, peer) | {"round": number})
-        report.job(job, rows)
+        for job in group:
+            report.job(job, rows)
     return rows
 
 

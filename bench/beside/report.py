@@ -71,10 +71,23 @@ def all(rows, options, commit):
     what = f"{machine()}; commit {commit}; {options.rounds} rounds of {options.seconds} s"
     print(f"\nMedians of CPU µs per request; in brackets Tollgate's over that peer's, the median of same-round ratios.\n{what}\n")
     print(table(rows, jobs))
+    if options.together:
+        floors(rows, jobs)
     if options.json:
         options.json.write_text(json.dumps({"machine": what, "rows": rows}))
     if options.plot:
         options.plot.write_text(plot(rows, jobs, what))
+
+
+def floors(rows, jobs):
+    """What each job costs over the first, from the same rounds."""
+    cost = {(row["peer"], row["job"], row["round"]): row["cpu_us"] for row in rows}
+    for peer in ORDER:
+        for name in jobs[1:]:
+            pairs = [(cost[peer, name, n], cost.get((peer, jobs[0], n))) for (p, j, n) in cost if (p, j) == (peer, name)]
+            over = [one - floor for one, floor in pairs if floor is not None]
+            if over:
+                print(f"{peer}: {name} over {jobs[0]} {statistics.median(over):+.1f} µs (from {min(over):+.1f} to {max(over):+.1f})")
 
 
 def plot(rows, jobs, what):

@@ -166,7 +166,7 @@ impl ProxyHttp for Gate {
     /// None: answers and requests are never compressed or inflated here.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    /// The request was judged before it came here ([`Gate::decide`]); one that was not is a bug.
+    /// The request was judged before it came here (`Gate::decide`); one that was not is a bug.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<bool> {
         self.bound(session);
         if ctx.permit.is_none() {
