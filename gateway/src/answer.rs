@@ -89,7 +89,9 @@ pub fn pass_on(upstream: &ResponseHeader, has_body: bool, dressing: &Dressing<'_
     let mut fields = HeaderMap::with_capacity(theirs.len() + OURS_MAX);
     for (name, value) in theirs {
         let stays = match name.as_str() {
-            "connection" | "keep-alive" | "proxy-connection" | "upgrade" | "te" | "trailer" => false,
+            "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" => false,
+            // RFC 9110 section 15.5.22 wants it there.
+            "upgrade" => upstream.status == http::StatusCode::UPGRADE_REQUIRED,
             "transfer-encoding" => has_body,
             name => !is_replaced(name) && !nominations.contain(name),
         };

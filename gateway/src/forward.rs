@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRAILER};
 use pingora::http::RequestHeader;
+use pingora::{ErrorType, OrErr};
 use policy::Identity;
 use policy::fields::{Treatment, treatment};
 use policy::route::Upstream;
@@ -94,6 +95,11 @@ pub fn request(
         if goes_on {
             fields.append(name.clone(), value.clone());
         }
+    }
+    // Over HTTP/2 the host is not among the fields; the engine's way forwards it as it was named.
+    if let Some(authority) = head.uri.authority().filter(|_| !fields.contains_key(HOST)) {
+        let host = HeaderValue::from_str(authority.as_str());
+        fields.insert(HOST, host.or_err(ErrorType::InternalError, "an authority is a field value")?);
     }
     add_our_fields(&mut fields, upstream, identity, origin)?;
     // Canonical, so ASCII: the engine keeps no other bytes of it beside its parts.

@@ -96,6 +96,7 @@ impl Front {
                 // What was read of a head by the engine alone cannot be read again: the client of a
                 // closed connection knows that its request was not answered.
                 if !guarded.rewind(&head) {
+                    log::warn!(target: "tollgate::front", "request {} cannot be handed on", ctx.id());
                     return None;
                 }
                 let mut again = ServerSession::new_http1(guarded);

@@ -72,6 +72,11 @@ pub struct Ctx {
 }
 
 impl Ctx {
+    /// The request's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.request_id
+    }
+
     /// Now, from the one look at the clock and the time since.
     fn now_ms(&self) -> u64 {
         self.started.wall_ms + millis(self.first_byte.or(self.decided))

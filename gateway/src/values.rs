@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use bytes::BytesMut;
 use http::header::HeaderValue;
-use pingora::{ErrorType, OrErr};
+use pingora::{Error, ErrorType, OrErr};
 
 /// Writes values one after the other into one buffer.
 pub(crate) struct Values(BytesMut);
@@ -64,8 +64,11 @@ impl Values {
     }
 
     fn take(&mut self) -> pingora::Result<HeaderValue> {
-        HeaderValue::from_maybe_shared(self.0.split().freeze())
-            .or_err(ErrorType::InternalError, "a value of ours is not a field value")
+        let value = self.0.split().freeze();
+        if !value.is_ascii() {
+            return Error::e_explain(ErrorType::InternalError, "a value of ours is not ASCII");
+        }
+        HeaderValue::from_maybe_shared(value).or_err(ErrorType::InternalError, "a value of ours is not a field value")
     }
 }
 
@@ -91,7 +94,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_break_is_no_value() {
+    fn a_line_break_or_another_script_is_no_value() {
+        assert!(Values::with_capacity(8).text("é").is_err());
         assert!(Values::with_capacity(8).text("a\r\nb").is_err());
     }
 }

@@ -4,7 +4,8 @@
 //! event, and then none for ever), `limits`
 //! (sends limit and CORS fields of its own), `garbage`, `two-lengths`, `big` (a 1 MiB answer),
 //! `reset` (closes without an answer), `last` (closes after one), `hints` (103 before the answer),
-//! `inner` (fields of the connection), `until-close` (no length). A WebSocket handshake is accepted and echoed.
+//! `inner` (fields of the connection), `until-close` (no length), `pieces` (chunks and a trailer, torn
+//! apart), `nothing` (204), `not-modified` (304), `early` (413 before the body was read). A WebSocket handshake is accepted and echoed.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -156,6 +157,25 @@ impl Upstream {
                 let _ = stream.write_all(plain("", &body).as_bytes());
                 false
             }
+            "pieces" => {
+                // Where a reader may find itself in the middle of nothing.
+                let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                for piece in [head, "5", "\r\nhello", "\r\n5\r\nworld", "\r\n", "0\r\n", "X-Sum: 1\r\n", "\r\n"] {
+                    if stream.write_all(piece.as_bytes()).is_err() {
+                        return false;
+                    }
+                    std::thread::sleep(Duration::from_millis(30));
+                }
+                true
+            }
+            "nothing" => stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").is_ok(),
+            "not-modified" => stream.write_all(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n").is_ok(),
+            "early" => {
+                let _ = stream.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno");
+                // Until the other side goes away: it must not take this for a connection to keep.
+                let _ = stream.read_to_end(&mut Vec::new());
+                false
+            }
             "reset" => false,
             _ => stream.write_all(plain("", &body).as_bytes()).is_ok(),
         }
@@ -177,6 +197,9 @@ fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, connection: usize)
         lines.filter_map(|l| l.split_once(':')).map(|(n, v)| (n.to_owned(), v.trim().to_owned())).collect();
     let value = |name: &str| fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
     let mut body = Vec::new();
+    if value("x-behave") == Some("early") {
+        return Some(Received { line, fields, body, connection });
+    }
     if let Some(length) = value("content-length").and_then(|v| v.parse::<usize>().ok()) {
         while buffer.len() < length {
             more(stream, buffer)?;

@@ -129,6 +129,51 @@ fn an_answer_without_a_length_arrives_whole_and_the_client_keeps_its_connection(
 }
 
 #[test]
+fn a_chunked_answer_in_pieces_is_the_same_answer_and_nothing_is_left_over() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    for _ in 0..2 {
+        send(&mut client, &key, "GET /v2/packs", &behaving("pieces"), b"");
+        assert_eq!(client.receive().body, b"helloworld");
+        send(&mut client, &key, "GET /v2/packs", "", b"");
+        assert_eq!(client.receive().json()["upstream"], "iconflow-live");
+    }
+}
+
+#[test]
+fn answers_without_a_body_keep_the_connection_to_the_backend() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    for (behave, status) in [("nothing", 204), ("not-modified", 304), ("nothing", 204), ("not-modified", 304)] {
+        send(&mut client, &key, "GET /v2/packs", &behaving(behave), b"");
+        assert_eq!(client.receive().status, status);
+    }
+    for _ in 0..3 {
+        send(&mut client, &key, "HEAD /v2/packs", "", b"");
+        assert_eq!(client.try_receive(true).unwrap().unwrap().status, 200);
+    }
+    assert_eq!(world.live.connections(), 1);
+}
+
+#[test]
+fn an_answer_that_comes_before_the_body_is_passed_on_at_once_and_the_rest_is_no_request() {
+    let (world, key) = world();
+    let mut client = world.gateway().connect(HOST);
+    let smuggled = head(&key, "GET /v2/packs?smuggled", "");
+    let more = format!("Content-Length: {}\r\n{}", smuggled.len() + 10, behaving("early"));
+    send(&mut client, &key, "POST /v2/packs", &more, b"0123456789");
+    let answer = client.receive();
+    assert_eq!((answer.status, &answer.body[..], answer.field("connection")), (413, &b"no"[..], Some("close")));
+    let _ = client.try_send(&smuggled);
+    assert!(client.is_closed());
+    let mut other = world.gateway().connect(HOST);
+    send(&mut other, &key, "GET /v2/packs", "", b"");
+    assert_eq!(other.receive().status, 200);
+    assert!(!world.live.received().iter().any(|request| request.line.contains("smuggled")));
+    assert_eq!(world.live.connections(), 2, "a connection with half a request on it is not used again");
+}
+
+#[test]
 fn early_hints_come_before_the_answer() {
     let (world, key) = world();
     let mut client = world.gateway().connect(HOST);

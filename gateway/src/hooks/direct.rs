@@ -93,25 +93,33 @@ impl Gate {
         (backend.read_timeout, backend.write_timeout) = (Some(read), Some(write));
         let request = self.upstream_request(session.req_header(), ctx)?;
         backend.write_request_header(Box::new(request)).await.map_err(|error| error.into_up())?;
-        let mut is_sent = true;
+        let mut body = Body::Sent;
         if !session.is_body_empty() {
-            is_sent = send_body(session, &mut backend).await?;
+            body = send_body(session, &mut backend).await?;
             set_phase(session, Phase::Quiet);
         }
-        if !is_sent {
+        if body != Body::Sent {
             session.set_keepalive(None);
         }
-        if self.pass_head_on(session, ctx, &mut backend).await? {
+        if self.pass_head_on(session, ctx, &mut backend, body).await? {
             pass_body_on(session, &mut backend).await?;
         }
         // What is left of a request would be the start of the next one.
-        Ok(is_sent.then_some(backend))
+        Ok((body == Body::Sent).then_some(backend))
     }
 
     /// Passes the head of an answer on, and informational ones before it. Whether a body follows.
-    async fn pass_head_on(&self, session: &mut Session, ctx: &mut Ctx, backend: &mut Backend) -> pingora::Result<bool> {
-        for _ in 0..=INFORMATIONAL_MAX {
-            watched(session, backend.read_response()).await?;
+    async fn pass_head_on(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        backend: &mut Backend,
+        body: Body,
+    ) -> pingora::Result<bool> {
+        for round in 0..=INFORMATIONAL_MAX {
+            if body != Body::Answered || round > 0 {
+                watched(session, backend.read_response()).await?;
+            }
             let Some(theirs) = backend.resp_header() else { break };
             if theirs.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for").into_up());
@@ -126,7 +134,9 @@ impl Gate {
             }
             let has_body = has_body(&session.req_header().method, theirs);
             let ours = Box::new(ours(has_body)?);
-            let is_over = !has_body || backend.is_body_done();
+            // Asked in any case: a backend whose answer was not looked at to its end is not kept.
+            let is_done = backend.is_body_done();
+            let is_over = !has_body || is_done;
             let client = session;
             let written = match is_over {
                 // Over HTTP/2 the head itself ends the stream.
@@ -140,14 +150,41 @@ impl Gate {
     }
 }
 
-/// Sends a body; `false` when the backend takes no more of it, as one may that has answered already.
-async fn send_body(client: &mut Session, backend: &mut Backend) -> pingora::Result<bool> {
-    while let Some(chunk) = client.read_request_body().await.map_err(|error| error.into_down())? {
+/// What became of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    /// The backend has all of it.
+    Sent,
+    /// The backend takes no more of it; it may have answered.
+    Refused,
+    /// The backend has begun to answer before it had all of it.
+    Answered,
+}
+
+/// Sends a body, as far as the backend wants it: it may answer, or fall silent, before.
+async fn send_body(client: &mut Session, backend: &mut Backend) -> pingora::Result<Body> {
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            chunk = client.read_request_body() => chunk.map_err(|error| error.into_down())?,
+            answer = backend.read_response() => {
+                answer.map_err(|error| error.into_up())?;
+                // An early hint is no answer yet, and comes too early to be passed on.
+                let is_hint = |head: &ResponseHeader| {
+                    head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
+                };
+                if backend.resp_header().is_some_and(is_hint) {
+                    continue;
+                }
+                return Ok(Body::Answered);
+            }
+        };
+        let Some(chunk) = chunk else { break };
         if backend.write_body(&chunk).await.is_err() {
-            return Ok(false);
+            return Ok(Body::Refused);
         }
     }
-    Ok(backend.finish_body().await.is_ok())
+    Ok(if backend.finish_body().await.is_ok() { Body::Sent } else { Body::Refused })
 }
 
 /// Whether an answer has a body (RFC 9112 section 6.3).
@@ -172,7 +209,8 @@ async fn pass_body_on(client: &mut Session, backend: &mut Backend) -> pingora::R
     loop {
         let chunk = watched(client, backend.read_body_ref()).await?;
         let written = match (&mut *client, chunk) {
-            (Session::H1(client), Some(chunk)) => client.write_body(chunk).await.map(|_| ()),
+            // An empty chunk is the end of a chunked body, and not every empty read is one.
+            (Session::H1(client), Some(chunk)) if !chunk.is_empty() => client.write_body(chunk).await.map(|_| ()),
             (client, chunk) => {
                 let chunk = chunk.map(Bytes::copy_from_slice).unwrap_or_default();
                 client.write_response_body(chunk, backend.is_body_done()).await
@@ -189,7 +227,9 @@ async fn pass_body_on(client: &mut Session, backend: &mut Backend) -> pingora::R
 /// Keeps a connection, if its backend wants that too.
 async fn release(mut backend: Backend, member: &Member, now_us: u64) {
     backend.respect_keepalive();
-    if let Some(stream) = backend.reuse().await {
+    if backend.will_keepalive()
+        && let Some(stream) = backend.reuse().await
+    {
         member.kept.put(stream, now_us);
     }
 }
