@@ -212,6 +212,12 @@ impl ProxyHttp for Gate {
         if end_of_stream || session.was_upgraded() {
             set_phase(session, Phase::Quiet);
         }
+        // The engine takes an empty piece for the end of a chunked body, and then ends it once more: the
+        // backend reads the second end as the start of the next caller's request
+        // (https://github.com/cloudflare/pingora/issues/935).
+        if body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
         ctx.body_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
         let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
         let most = place.map_or(0, |(_, route)| route.body_bytes_max);

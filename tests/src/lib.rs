@@ -21,6 +21,7 @@ mod cluster;
 mod fleet;
 mod issuer;
 mod redis;
+mod streams;
 mod upstream;
 mod world;
 
@@ -33,6 +34,7 @@ pub use cluster::{Cluster, Sentinel};
 pub use fleet::{Fleet, Seen, caller};
 pub use issuer::{Issuer, Signer, b64, now_s};
 pub use redis::Redis;
+pub use streams::{Answer, Http2, send, whole};
 pub use upstream::{Received, Upstream};
 pub use world::{Gateway, ICODRIP, ICONFLOW, Key, StoreKind, World, binary, clients, free_port, until};
 
