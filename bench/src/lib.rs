@@ -17,7 +17,8 @@ use gateway::proxy::{Gate, Shared};
 use gateway::random::RequestIds;
 use gateway::snapshot::PolicyKeeper;
 use gateway::store::{SqliteStore, Store};
-use pingora::connectors::TransportConnector;
+use gateway::upstream::Connections;
+use pingora::connectors::ConnectorOptions;
 use policy::credential::{Secret, mint};
 use policy::identity::{Environment, KeyClass};
 use policy::{Key, Organization, Policy, Scopes, Source};
@@ -132,9 +133,10 @@ pub fn gate(policy: Policy, keys: u64) -> Bench {
         trusted_proxies: Vec::new(),
         store_kind: "sqlite",
         idle_s: 60,
+        drain: std::time::Duration::from_secs(30),
     };
-    let connector = Arc::new(TransportConnector::new(None));
-    let gate = Gate { shared: Arc::new(shared), listener: ListenKind::Tls, connector };
+    let connections = Arc::new(Connections::new(ConnectorOptions::new(1)));
+    let gate = Gate { shared: Arc::new(shared), listener: ListenKind::Tls, connections };
     Bench { gate, runtime, _folder: folder }
 }
 

@@ -13,7 +13,7 @@ use policy::limit::Charges;
 use policy::route::Api;
 
 use crate::deny::Denial;
-use crate::forward::names;
+use crate::forward::{Nominations, names};
 use crate::limit::Standing;
 use crate::oauth::http::Reply;
 use crate::values::Values;
@@ -67,23 +67,26 @@ fn is_replaced(name: &str) -> bool {
     matches!(name.as_bytes().first(), Some(b'a' | b'r' | b'x')) && REPLACED.binary_search(&name).is_ok()
 }
 
-/// Takes the upstream's copies of our fields out of its answer and puts ours in.
-pub fn redress(response: &mut ResponseHeader, dressing: &Dressing<'_>) -> pingora::Result<()> {
-    let taken = std::mem::replace(response, ResponseHeader::build_no_case(200, None)?);
-    let mut parts = http::response::Parts::from(taken);
-    let is_replaced = |name: &&HeaderName| is_replaced(name.as_str());
-    let doomed: Vec<HeaderName> = parts.headers.keys().filter(is_replaced).cloned().collect();
-    for name in doomed {
-        parts.headers.remove(name);
-    }
-    dress(&mut parts.headers, dressing)?;
-    *response = ResponseHeader::from(parts);
-    Ok(())
+/// What follows the head of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// Nothing: the answer has no body, or it is an informational one.
+    Nothing,
+    /// A body, to a client that understands chunks.
+    Body,
+    /// A body, to a client over HTTP/1.0, which does not (RFC 9112 section 7).
+    BodyWithoutChunks,
+    /// The bytes of a WebSocket.
+    Tunnel,
 }
 
 /// An upstream's answer made anew for the client: its fields without those of its connection, in
-/// our framing, and ours. `has_body` says whether its body follows.
-pub fn pass_on(upstream: &ResponseHeader, has_body: bool, dressing: &Dressing<'_>) -> pingora::Result<ResponseHeader> {
+/// our framing, and ours.
+pub fn pass_on(
+    upstream: &ResponseHeader,
+    follows: Follows,
+    dressing: &Dressing<'_>,
+) -> pingora::Result<ResponseHeader> {
     let theirs = &upstream.headers;
     let nominations = Nominations::of(theirs);
     let mut fields = HeaderMap::with_capacity(theirs.len() + OURS_MAX);
@@ -92,7 +95,7 @@ pub fn pass_on(upstream: &ResponseHeader, has_body: bool, dressing: &Dressing<'_
             "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" => false,
             // RFC 9110 section 15.5.22 wants it there.
             "upgrade" => upstream.status == http::StatusCode::UPGRADE_REQUIRED,
-            "transfer-encoding" => has_body,
+            "transfer-encoding" => follows == Follows::Body,
             name => !is_replaced(name) && !nominations.contain(name),
         };
         if stays {
@@ -102,29 +105,20 @@ pub fn pass_on(upstream: &ResponseHeader, has_body: bool, dressing: &Dressing<'_
     let is_framed = |fields: &HeaderMap| {
         fields.contains_key(header::CONTENT_LENGTH) || fields.contains_key(header::TRANSFER_ENCODING)
     };
-    if has_body && !is_framed(&fields) {
-        fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    match follows {
+        Follows::Body if !is_framed(&fields) => {
+            fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Follows::Tunnel => {
+            fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        Follows::Nothing | Follows::Body | Follows::BodyWithoutChunks => {}
     }
     dress(&mut fields, dressing)?;
     let mut response = answer(upstream.status.as_u16(), fields)?;
     response.set_reason_phrase(upstream.get_reason_phrase())?;
     Ok(response)
-}
-
-/// Fields that a `Connection` field calls its own (RFC 9110 section 7.6.1).
-struct Nominations<'a>(Vec<&'a str>);
-
-impl<'a> Nominations<'a> {
-    fn of(fields: &'a HeaderMap) -> Self {
-        let values = fields.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
-        let names = values.flat_map(|value| value.split(',')).map(str::trim);
-        let is_option = |name: &&str| name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close");
-        Nominations(names.filter(|name| !is_option(name)).collect())
-    }
-
-    fn contain(&self, name: &str) -> bool {
-        self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
-    }
 }
 
 /// Adds the request id, limit fields and cross-origin fields.
@@ -223,6 +217,9 @@ pub async fn deny(session: &mut Session, denial: &Denial, dressing: &Dressing<'_
     if let Some(challenge) = denial.challenge(dressing.api) {
         fields.insert(header::WWW_AUTHENTICATE, text(&challenge)?);
     }
+    if let Denial::MethodNotAllowed { allow } = denial {
+        fields.insert(header::ALLOW, text(allow)?);
+    }
     if let Some(seconds) = denial.retry_after_s() {
         fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -237,6 +234,20 @@ pub async fn deny(session: &mut Session, denial: &Denial, dressing: &Dressing<'_
     let body = Bytes::from(denial.problem(dressing.request_id));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     send(session, answer(denial.status(), fields)?, body).await
+}
+
+/// Answers a client whose head could not be read, and of which nothing is known: of a session without
+/// a head little more can be asked than to write. The connection is not used again.
+pub async fn deny_unread(session: &mut Session, denial: &Denial, request_id: &str) -> pingora::Result<()> {
+    let mut fields = HeaderMap::with_capacity(8);
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(names::REQUEST_ID, text(request_id)?);
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    let body = Bytes::from(denial.problem(request_id));
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    session.set_keepalive(None);
+    session.write_response_header(Box::new(answer(denial.status(), fields)?)).await?;
+    session.write_response_body(body, true).await
 }
 
 /// Answers with JSON of our own.
@@ -285,22 +296,29 @@ async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) -> p
     }
     if body.is_empty() || session.req_header().method == http::Method::HEAD {
         // Over HTTP/2 the head itself ends the stream.
-        session.response_duplex_vec(vec![HttpTask::Header(Box::new(response), true)]).await?;
+        let head = vec![HttpTask::Header(Box::new(response), true)];
+        session.response_duplex_vec(head).await.map_err(|error| error.into_down())?;
     } else {
-        session.write_response_header(Box::new(response)).await?;
-        session.write_response_body(body, true).await?;
+        session.write_response_header(Box::new(response)).await.map_err(|error| error.into_down())?;
+        session.write_response_body(body, true).await.map_err(|error| error.into_down())?;
     }
     if has_body && !expects {
-        let drain = async {
-            let mut read = 0usize;
-            while let Ok(Some(chunk)) = session.read_request_body().await {
-                read += chunk.len();
-                if read > DRAIN_BYTES_MAX {
-                    break;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(DRAIN_TIME, drain).await;
+        drain(session).await;
     }
     Ok(())
+}
+
+/// Reads a little of a request's body that nobody wants, so that its client gets to see the answer:
+/// a connection that is closed with bytes unread is reset.
+pub async fn drain(session: &mut Session) {
+    let drain = async {
+        let mut read = 0usize;
+        while let Ok(Some(chunk)) = session.read_request_body().await {
+            read += chunk.len();
+            if read > DRAIN_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_TIME, drain).await;
 }

@@ -52,6 +52,11 @@ pub enum Denial {
     ServerOnlyKey,
     /// Nothing here, for a caller we know (or a host that is nobody's).
     NoSuchRoute,
+    /// The path is there, and takes other methods; or a method that nothing here takes.
+    MethodNotAllowed {
+        /// Those it takes, as `Allow` names them (RFC 9110 section 10.2.1).
+        allow: Box<str>,
+    },
     /// The body is larger than the route takes.
     BodyTooLarge,
     /// A limit is used up.
@@ -107,7 +112,8 @@ impl Denial {
             Denial::Head(HeadFault::TooLarge) => 431,
             Denial::Head(HeadFault::Expect) => 417,
             Denial::Head(
-                HeadFault::RequestLine
+                HeadFault::Unreadable
+                | HeadFault::RequestLine
                 | HeadFault::LineEnd
                 | HeadFault::Field
                 | HeadFault::Host
@@ -123,6 +129,7 @@ impl Denial {
             | Denial::OriginNotAllowed
             | Denial::ServerOnlyKey => 403,
             Denial::NoSuchRoute => 404,
+            Denial::MethodNotAllowed { .. } => 405,
             Denial::BodyTooLarge => 413,
             Denial::LimitExceeded { .. } | Denial::TooManyFailures { .. } => 429,
             Denial::TemporarilyUnavailable => 503,
@@ -154,6 +161,7 @@ impl Denial {
             Denial::OriginNotAllowed => "origin_not_allowed",
             Denial::ServerOnlyKey => "server_only_key",
             Denial::NoSuchRoute => "no_such_route",
+            Denial::MethodNotAllowed { .. } => "method_not_allowed",
             Denial::LimitExceeded { .. } | Denial::TooManyFailures { .. } => "limit_exceeded",
             Denial::TemporarilyUnavailable => "temporarily_unavailable",
             Denial::UpstreamUnreachable => "upstream_unreachable",
@@ -163,7 +171,7 @@ impl Denial {
     }
 
     /// All codes, for metrics and documentation.
-    pub const CODES: [&'static str; 19] = [
+    pub const CODES: [&'static str; 21] = [
         "missing_credential",
         "invalid_credential",
         "expired_credential",
@@ -176,11 +184,13 @@ impl Denial {
         "origin_not_allowed",
         "server_only_key",
         "no_such_route",
+        "method_not_allowed",
         "too_large",
         "limit_exceeded",
         "temporarily_unavailable",
         "upstream_unreachable",
         "upstream_timeout",
+        "upstream_broke_off",
         "internal_error",
         "client_gone",
     ];
@@ -206,6 +216,7 @@ impl Denial {
             Denial::OriginNotAllowed => "The credential may not be used from this origin",
             Denial::ServerOnlyKey => "The credential belongs on a server",
             Denial::NoSuchRoute => "There is no such route",
+            Denial::MethodNotAllowed { .. } => "The method is not allowed here",
             Denial::BodyTooLarge => "The request body is too large",
             Denial::LimitExceeded { .. } => "The limit is exceeded",
             Denial::TooManyFailures { .. } => "Too many failed attempts",
@@ -245,7 +256,8 @@ impl Denial {
             Denial::ServerOnlyKey => {
                 "A key of this class must not be in a browser. Take it out of the page and replace it."
             }
-            Denial::NoSuchRoute => "Check method and path.",
+            Denial::NoSuchRoute => "Check the path.",
+            Denial::MethodNotAllowed { .. } => "Use one of the methods that Allow names.",
             Denial::BodyTooLarge => "Send a smaller body.",
             Denial::LimitExceeded { .. } => "Wait until the window resets, as Retry-After says.",
             Denial::TooManyFailures { .. } => "Wait, as Retry-After says, and check the credential.",
@@ -279,6 +291,7 @@ impl Denial {
             | Denial::OriginNotAllowed
             | Denial::ServerOnlyKey
             | Denial::NoSuchRoute
+            | Denial::MethodNotAllowed { .. }
             | Denial::BodyTooLarge
             | Denial::LimitExceeded { .. }
             | Denial::TooManyFailures { .. }
@@ -304,7 +317,7 @@ impl Denial {
         match self.status() {
             401 => 16,
             403 => 7,
-            404 => 12,
+            404 | 405 => 12,
             429 => 8,
             502..=504 => 14,
             500 => 13,
@@ -340,6 +353,7 @@ mod tests {
             Denial::OriginNotAllowed,
             Denial::ServerOnlyKey,
             Denial::NoSuchRoute,
+            Denial::MethodNotAllowed { allow: "GET, HEAD".into() },
             Denial::BodyTooLarge,
             Denial::LimitExceeded { limit: "minute".into(), standing, retry_after_s: 17 },
             Denial::TooManyFailures { retry_after_s: 30 },

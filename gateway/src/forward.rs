@@ -1,12 +1,12 @@
 //! What the upstream gets to see: our fields, none of the client's copies of them, no credential.
 //!
-//! Called from the engine's last request hook, after hop-by-hop fields and everything that
-//! `Connection` nominated are gone, so that nothing can take our fields away again.
+//! The request is made anew, and ours are put in last: nothing that a client nominates can take them
+//! away again.
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRAILER};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Method, Version};
 use pingora::http::RequestHeader;
 use pingora::{ErrorType, OrErr};
 use policy::Identity;
@@ -14,6 +14,7 @@ use policy::fields::{Treatment, treatment};
 use policy::route::Upstream;
 
 use crate::deny::Denial;
+use crate::upstream::outbound::Framing;
 use crate::values::Values;
 
 /// Where a request came from.
@@ -55,52 +56,53 @@ pub(crate) mod names {
     pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 }
 
-/// Rewrites the request for the upstream: path as matched, fields as decided. The engine's map of
-/// the client's spelling of names is let go: keeping it would double the work of each field.
-pub fn prepare(
-    request: &mut RequestHeader,
-    path_and_query: &str,
-    upstream: &Upstream,
-    identity: Identity<'_>,
-    origin: &Origin<'_>,
-) -> pingora::Result<()> {
-    let taken = std::mem::replace(request, RequestHeader::build_no_case("GET", b"/", None)?);
-    let mut parts = http::request::Parts::from(taken);
-    remove_client_fields(&mut parts.headers);
-    add_our_fields(&mut parts.headers, upstream, identity, origin)?;
-    *request = RequestHeader::from(parts);
-    request.set_raw_path(path_and_query.as_bytes())
-}
-
 /// Most fields that are added to those of the client.
 const OURS_MAX: usize = 10;
 /// Room for their values, in bytes: common ones fit.
 const VALUES_BYTES: usize = 256;
 
-/// The request for the upstream, made anew: for a request of which nothing nominates fields (see
-/// [`is_plain`]).
+/// What a request to a backend is beside its fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// How its body is framed.
+    pub framing: Framing,
+    /// Whether it asks for a WebSocket (RFC 6455 section 4.1).
+    pub is_upgrade: bool,
+    /// Whether the backend may speak HTTP/2.
+    pub may_be_http2: bool,
+}
+
+/// The request for the upstream, made anew: the client's fields without those of its connection and
+/// those that only we write, in our framing, and ours.
 pub fn request(
     head: &RequestHeader,
+    shape: Shape,
     path_and_query: &str,
     upstream: &Upstream,
     identity: Identity<'_>,
     origin: &Origin<'_>,
 ) -> pingora::Result<RequestHeader> {
-    let mut fields = HeaderMap::with_capacity(head.headers.len() + OURS_MAX);
-    for (name, value) in &head.headers {
+    let theirs = &head.headers;
+    let nominations = Nominations::of(theirs);
+    let mut fields = HeaderMap::with_capacity(theirs.len() + OURS_MAX);
+    for (name, value) in theirs {
         let goes_on = match treatment(name.as_str()) {
-            Treatment::Forward => !is_hop_by_hop(name.as_str()),
+            Treatment::Forward => !is_hop_by_hop(name.as_str()) && !nominations.contain(name.as_str()),
             Treatment::Drop | Treatment::Refuse => false,
         };
         if goes_on {
             fields.append(name.clone(), value.clone());
         }
     }
-    // Over HTTP/2 the host is not among the fields; the engine's way forwards it as it was named.
+    if head.version == Version::HTTP_2 {
+        join_cookies(&mut fields)?;
+    }
+    // Over HTTP/2 the host is not among the fields; it is forwarded as it was named.
     if let Some(authority) = head.uri.authority().filter(|_| !fields.contains_key(HOST)) {
         let host = HeaderValue::from_str(authority.as_str());
         fields.insert(HOST, host.or_err(ErrorType::InternalError, "an authority is a field value")?);
     }
+    frame(&mut fields, head, shape);
     add_our_fields(&mut fields, upstream, identity, origin)?;
     // Canonical, so ASCII: the engine keeps no other bytes of it beside its parts.
     let request = RequestHeader::build_no_case(head.method.clone(), path_and_query.as_bytes(), Some(0))?;
@@ -109,18 +111,66 @@ pub fn request(
     Ok(RequestHeader::from(parts))
 }
 
-/// Whether no field of a request says anything of a body but its length, of the connection or of
-/// another protocol.
-pub fn is_plain(fields: &HeaderMap) -> bool {
-    fields.iter().all(|(name, value)| match name.as_str() {
-        "connection" => {
-            let value = value.as_bytes();
-            value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+/// Adds the fields of the connection to a backend.
+fn frame(fields: &mut HeaderMap, head: &RequestHeader, shape: Shape) {
+    match shape.framing {
+        // RFC 9110 section 8.6: where content is expected, none is said to be none.
+        Framing::None if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {
+            fields.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        "content-length" => value.as_bytes().iter().all(u8::is_ascii_digit),
-        "transfer-encoding" | "te" | "trailer" | "upgrade" | "expect" | "http2-settings" => false,
-        _ => true,
-    })
+        Framing::None => {}
+        Framing::Length(length) => {
+            fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Framing::Unknown if shape.may_be_http2 => {}
+        Framing::Unknown => {
+            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    if shape.is_upgrade {
+        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    // gRPC wants to see it; nothing else that it can say is for anybody but us.
+    if shape.may_be_http2 && head.headers.get(TE).is_some_and(|te| te.as_bytes() == b"trailers") {
+        fields.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Over HTTP/2 a client may send its cookies in several fields; elsewhere they are one (RFC 9113
+/// section 8.2.3).
+fn join_cookies(fields: &mut HeaderMap) -> pingora::Result<()> {
+    let mut crumbs = fields.get_all(COOKIE).iter();
+    let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) else { return Ok(()) };
+    let crumbs: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+    fields.insert(COOKIE, joined.or_err(ErrorType::InternalError, "cookies are field values")?);
+    Ok(())
+}
+
+/// Fields that a `Connection` field calls its own (RFC 9110 section 7.6.1).
+pub struct Nominations<'a>(Vec<&'a str>);
+
+impl<'a> Nominations<'a> {
+    /// Reads the fields of a message.
+    pub fn of(fields: &'a HeaderMap) -> Self {
+        let values = fields.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+        let names = values.flat_map(|value| value.split(',')).map(str::trim);
+        let is_option = |name: &&str| name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close");
+        Nominations(names.filter(|name| !is_option(name)).collect())
+    }
+
+    /// Whether it is one of them.
+    pub fn contain(&self, name: &str) -> bool {
+        self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Whether a message asks for, or grants, a WebSocket on its connection.
+pub fn is_websocket(fields: &HeaderMap) -> bool {
+    let mut protocols = fields.get_all(UPGRADE).iter();
+    let is_one = protocols.next().is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    is_one && protocols.next().is_none() && Nominations::of(fields).contain("upgrade")
 }
 
 /// `Content-Length`, if sent; the head was checked.
@@ -128,9 +178,23 @@ pub fn content_length(fields: &HeaderMap) -> Option<u64> {
     fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Fields of one connection, not of the message (RFC 9110 section 7.6.1).
+/// Fields of one connection, not of the message (RFC 9110 section 7.6.1), and those that frame it.
 fn is_hop_by_hop(name: &str) -> bool {
-    matches!(name, "connection" | "keep-alive" | "proxy-connection" | "proxy-authenticate" | "proxy-authorization")
+    matches!(
+        name,
+        "connection"
+            | "content-length"
+            | "expect"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 fn add_our_fields(
@@ -167,20 +231,4 @@ fn add_our_fields(
     fields.insert(names::FORWARDED_PROTO, HeaderValue::from_static(if origin.is_https { "https" } else { "http" }));
     fields.insert(names::FORWARDED_HOST, values.text(origin.host)?);
     Ok(())
-}
-
-fn remove_client_fields(fields: &mut HeaderMap) {
-    let is_doomed = |name: &&HeaderName| match treatment(name.as_str()) {
-        Treatment::Forward => false,
-        Treatment::Drop | Treatment::Refuse => true,
-    };
-    let doomed: Vec<HeaderName> = fields.keys().filter(is_doomed).cloned().collect();
-    for name in doomed {
-        fields.remove(name);
-    }
-    if fields.get(TE).is_some_and(|te| te.as_bytes() != b"trailers") {
-        fields.remove(TE);
-    }
-    fields.remove(TRAILER);
-    fields.remove(EXPECT);
 }

@@ -1,32 +1,37 @@
-//! The way of a request before, and mostly instead of, the engine's proxy.
-//!
-//! The engine reads heads, frames messages and keeps connections; its proxy on top of that can do
-//! far more than most requests need. Here each head is read and judged once. What can be answered
-//! or forwarded in one task is; the rest is handed to the engine's proxy together with its permit,
-//! which it gets nowhere else.
+//! A client's connection, request by request: each head is read, judged and answered or forwarded,
+//! and leaves one record.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use pingora::ErrorType;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::Stream;
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::protocols::http::{ReusableHttpStream, ServerSession};
-use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 
 use crate::guarded::Guarded;
-use crate::hooks::{Ctx, Next, handing_over};
+use crate::hooks::{Ctx, Facts, Next};
+use crate::live::{GOING_AWAY, POLICY_VIOLATION, tunnel};
 use crate::proxy::Gate;
+use crate::upstream::STREAM_SILENCE;
+use crate::upstream::backend::Backend;
 
-/// A gate before the engine's proxy.
+/// One listener's connections.
 pub struct Front {
     /// Judges and forwards.
     pub gate: Gate,
-    /// Forwards what needs more.
-    pub engine: Arc<HttpProxy<Gate>>,
+    /// Bounds of HTTP/2.
+    pub h2_options: H2Options,
+    /// How HTTP/1.1 and HTTP/2 are told apart, and how long connections last.
+    pub server_options: HttpServerOptions,
 }
+
+/// How long before the end of a drain WebSockets are told to go.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 type Exchange<'a> = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'a>>;
 
@@ -46,26 +51,18 @@ impl HttpServerApp for Front {
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        self.engine.h2_options()
+        Some(self.h2_options.clone())
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
-        self.engine.server_options()
-    }
-
-    fn http_cleanup<'life0, 'async_trait>(&'life0 self) -> Pin<Box<dyn Future<Output = ()> + Send + 'async_trait>>
-    where
-        'life0: 'async_trait,
-        Self: 'async_trait,
-    {
-        self.engine.http_cleanup()
+        Some(&self.server_options)
     }
 }
 
 impl Front {
     /// One request; gives the connection back if it can carry another.
     async fn serve(&self, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
-        if !read_head(&mut session, shutdown).await {
+        if !self.read_head(&mut session, shutdown).await {
             return None;
         }
         if *shutdown.borrow() {
@@ -77,7 +74,10 @@ impl Front {
                 self.gate.end(&session, &ctx);
                 keep(session).await
             }
-            Ok(Next::Engine) => self.hand_over(session, ctx, shutdown).await,
+            Ok(Next::Tunnel(backend)) => {
+                self.run_tunnel(session, backend, ctx, shutdown).await;
+                None
+            }
             Err(error) => {
                 self.gate.fail(&mut session, &error, &mut ctx).await;
                 self.gate.end(&session, &ctx);
@@ -86,50 +86,59 @@ impl Front {
         }
     }
 
-    /// Hands a request with its permit to the engine's proxy, as if it had just arrived.
-    async fn hand_over(&self, session: ServerSession, ctx: Ctx, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
-        let session = match session {
-            ServerSession::H1(session) => {
-                let (keepalive, left) = (session.get_keepalive_timeout(), session.get_keepalive_reuses_remaining());
-                let head = session.get_headers_raw_bytes();
-                let mut guarded = session.into_inner().into_any().downcast::<Guarded>().ok()?;
-                // What was read of a head by the engine alone cannot be read again: the client of a
-                // closed connection knows that its request was not answered.
-                if !guarded.rewind(&head) {
-                    log::warn!(target: "tollgate::front", "request {} cannot be handed on", ctx.id());
-                    return None;
-                }
-                let mut again = ServerSession::new_http1(guarded);
-                again.set_keepalive(keepalive);
-                again.set_keepalive_reuses_remaining(left);
-                again
-            }
-            session @ (ServerSession::H2(_) | ServerSession::Subrequest(_) | ServerSession::Custom(_)) => session,
+    /// Reads a head; no request comes of a connection that ends, is told to, or sends no head.
+    async fn read_head(&self, session: &mut ServerSession, shutdown: &ShutdownWatch) -> bool {
+        let mut stop = shutdown.clone();
+        let read = tokio::select! {
+            biased;
+            read = session.read_request() => read,
+            _ = stop.changed() => return false,
         };
-        handing_over(ctx, self.engine.process_new_http(session, shutdown)).await
-    }
-}
-
-/// Reads a head; no request comes of a connection that ends, is told to, or sends no head.
-async fn read_head(session: &mut ServerSession, shutdown: &ShutdownWatch) -> bool {
-    let mut stop = shutdown.clone();
-    let read = tokio::select! {
-        biased;
-        read = session.read_request() => read,
-        _ = stop.changed() => return false,
-    };
-    let status = match read {
-        Ok(true) if session.req_header().method == http::Method::CONNECT => 405,
-        Ok(is_read) => return is_read,
-        Err(error) if matches!(error.etype(), ErrorType::InvalidHTTPHeader) => 400,
-        Err(_) => {
-            session.shutdown().await;
-            return false;
+        match read {
+            Ok(is_read) => return is_read,
+            Err(error) if matches!(error.etype(), ErrorType::InvalidHTTPHeader) => {
+                self.gate.refuse_unread(session).await;
+            }
+            Err(_) => {}
         }
-    };
-    let _ = session.respond_error(status).await;
-    session.shutdown().await;
-    false
+        session.shutdown().await;
+        false
+    }
+
+    /// Passes the bytes of a WebSocket until it ends.
+    async fn run_tunnel(&self, session: ServerSession, backend: Backend, ctx: Ctx, shutdown: &ShutdownWatch) {
+        let mut facts = Facts::of(&session);
+        let ServerSession::H1(mut session) = session else { return };
+        // What the client sent behind its request, without waiting for more.
+        let ahead = {
+            let read = std::pin::pin!(session.read_body_bytes());
+            match futures_util::poll!(read) {
+                Poll::Ready(Ok(Some(bytes))) => bytes.to_vec(),
+                Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => Vec::new(),
+            }
+        };
+        if let Some((answered_ahead, wire)) = backend.into_tunnel().await {
+            let stop = async {
+                tokio::select! {
+                    () = ctx.credential_ended() => POLICY_VIOLATION,
+                    () = self.drained(shutdown) => GOING_AWAY,
+                }
+            };
+            let ahead = (ahead, answered_ahead);
+            let passed = tunnel::run(session.into_inner(), wire, ahead, stop, STREAM_SILENCE).await;
+            (facts.bytes_in, facts.bytes_out) = (passed.bytes_in, passed.bytes_out);
+        }
+        self.gate.record(&facts, &ctx);
+    }
+
+    /// Waits until a stopping gateway's time is nearly over.
+    async fn drained(&self, shutdown: &ShutdownWatch) {
+        let mut stop = shutdown.clone();
+        if stop.wait_for(|is_stopping| *is_stopping).await.is_err() {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(self.gate.shared.drain.saturating_sub(LAST_WORDS)).await;
+    }
 }
 
 /// Ends a session. What a client has sent ahead is read again as the start of its next request.

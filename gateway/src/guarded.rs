@@ -5,8 +5,7 @@
 //! request head takes too long in all, or whose body comes too slowly. A timer is only touched
 //! when a read has to wait, so a client that sends whole requests never pays for it.
 //!
-//! It can also be told to deliver bytes once more: the head of a request that is handed on, and
-//! what a client has sent ahead of its next request.
+//! It can also be told to deliver bytes once more: what a client has sent ahead of its next request.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,8 +19,6 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
-
-use crate::live::Tether;
 
 /// What the connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,8 +97,6 @@ pub struct Guarded {
     pending_since: Option<Instant>,
     /// The first head on a connection counts from its start, later ones from their first byte.
     is_new: bool,
-    /// What was read in search of the end of a head: who takes the request over reads it again.
-    head: Vec<u8>,
     /// What is read next, before anything of the stream.
     again: Vec<u8>,
 }
@@ -128,7 +123,6 @@ impl Guarded {
             bytes: 0,
             pending_since: None,
             is_new: true,
-            head: Vec::new(),
             again: Vec::new(),
         }
     }
@@ -138,25 +132,12 @@ impl Guarded {
         &self.phase
     }
 
-    /// Goes back to the first byte of a request whose head was just read, and is this. `false` when
-    /// that did not all come this way.
-    pub fn rewind(&mut self, head: &[u8]) -> bool {
-        let is_whole = self.head.starts_with(head);
-        if is_whole {
-            let read = std::mem::take(&mut self.head);
-            self.unread(&read);
-            self.phase.set(Phase::Head);
-        }
-        is_whole
-    }
-
     /// Puts bytes back, to be read next.
     pub fn unread(&mut self, bytes: &[u8]) {
         self.again.splice(..0, bytes.iter().copied());
     }
 
     fn begin(&mut self, phase: Phase) {
-        self.head = Vec::new();
         self.measured = phase;
         self.waited = Duration::ZERO;
         self.bytes = 0;
@@ -217,12 +198,7 @@ impl Guarded {
 
     /// After bytes came into a buffer that held some.
     fn took(&mut self, buffer: &ReadBuf<'_>, before: usize) -> std::io::Result<()> {
-        let bytes = buffer.filled().get(before..).unwrap_or_default();
-        self.book(bytes.len())?;
-        if self.measured == Phase::Head && !self.is_h2 {
-            self.head.extend_from_slice(bytes);
-        }
-        Ok(())
+        self.book(buffer.filled().len().saturating_sub(before))
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Error> {
@@ -264,12 +240,6 @@ impl PollElapsed for Sleep {
 impl AsyncRead for Guarded {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
-        if Tether::is_cut() {
-            return Poll::Ready(Err(std::io::Error::new(
-                std::io::ErrorKind::ConnectionAborted,
-                "the credential is over",
-            )));
-        }
         let before = buf.filled().len();
         if !this.again.is_empty() {
             let count = this.again.len().min(buf.remaining());

@@ -3,24 +3,16 @@
 //!
 //! An exchange on a route that allows such protocols is tethered to its credential while it runs.
 //! Changes that a gateway learns of are looked at here after the caches have forgotten what they
-//! said: whatever they may touch is asked about again. The engine polls no hook of ours while an
-//! exchange is quiet, so the tether wraps the engine's own future: over HTTP/1.1 the next look at
-//! the client fails, which ends the exchange with a word of farewell; over HTTP/2 the stream is
-//! reset, and the other streams of the connection go on.
+//! said: whatever they may touch is asked about again. Whoever runs the exchange waits for the end of
+//! its tether beside everything else, and says goodbye as the protocol does.
 
 mod frames;
+pub mod tunnel;
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::Duration;
 
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
-use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::H2Options;
-use pingora::server::ShutdownWatch;
 use prometheus::IntCounterVec;
 use tokio::sync::Notify;
 
@@ -28,55 +20,30 @@ use crate::digest::Digest;
 use crate::identify::Caller;
 use crate::store::Change;
 
-pub use frames::{CLOSE_FRAME, Frames};
-
-/// How long an exchange over HTTP/1.1 has for its farewell.
-const GRACE: Duration = Duration::from_secs(3);
-
-tokio::task_local! {
-    /// The tether of the exchange that this task runs.
-    static TETHER: Arc<Tether>;
-}
-
-const RUNNING: u8 = 0;
-const ENDING: u8 = 1;
-const FAREWELL: u8 = 2;
+pub use frames::{Frames, GOING_AWAY, POLICY_VIOLATION};
 
 /// Ties one exchange to its credential.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Tether {
-    stage: AtomicU8,
+    has_ended: AtomicBool,
     ended: Notify,
 }
 
 impl Tether {
-    /// The tether of the exchange that runs in this task.
-    pub fn current() -> Option<Arc<Tether>> {
-        TETHER.try_with(Arc::clone).ok()
-    }
-
-    /// Whether the client may not be listened to any more: the exchange must come to its end.
-    pub fn is_cut() -> bool {
-        TETHER.try_with(|tether| tether.stage.load(Ordering::Acquire) == ENDING).unwrap_or(false)
-    }
-
-    /// Whether the credential has ended.
-    pub fn has_ended(&self) -> bool {
-        self.stage.load(Ordering::Acquire) != RUNNING
-    }
-
-    /// Lets the last words be written.
-    pub fn say_farewell(&self) {
-        self.stage.store(FAREWELL, Ordering::Release);
+    /// Waits until the credential has ended.
+    pub async fn ended(&self) {
+        while !self.has_ended.load(Ordering::Acquire) {
+            self.ended.notified().await;
+        }
     }
 
     /// Ends the exchange; `false` when that was done before.
     fn end(&self) -> bool {
-        let was = self.stage.compare_exchange(RUNNING, ENDING, Ordering::AcqRel, Ordering::Acquire);
-        if was.is_ok() {
+        let is_first = !self.has_ended.swap(true, Ordering::AcqRel);
+        if is_first {
             self.ended.notify_one();
         }
-        was.is_ok()
+        is_first
     }
 }
 
@@ -201,7 +168,6 @@ impl Live {
         if !tether.end() {
             return;
         }
-        // A stream over HTTP/2 is dropped without a record of its own.
         log::info!(target: "tollgate::live", "ended a live {} exchange with its {}", entry.protocol, entry.credential());
         if let Some(ended) = self.ended.get() {
             ended.with_label_values(&[entry.protocol]).inc();
@@ -234,64 +200,5 @@ impl Entry {
             | (Change::Keyring, Caller::Key(_))
             | (Change::Grant(_) | Change::App(_) | Change::User(_), Caller::Key(_)) => false,
         }
-    }
-}
-
-/// The engine, with each exchange on a tether.
-pub struct Tethered<App> {
-    /// The engine.
-    pub app: Arc<App>,
-    /// Whether there is a route at all whose exchanges outlast their request.
-    pub has_streams: Arc<dyn Fn() -> bool + Send + Sync>,
-}
-
-type Exchange<'a> = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'a>>;
-
-impl<App: HttpServerApp + Send + Sync + 'static> HttpServerApp for Tethered<App> {
-    // By hand, not by `async_trait`: a policy without streams costs nothing.
-    fn process_new_http<'life0, 'life1, 'async_trait>(
-        self: &'life0 Arc<Self>,
-        session: ServerSession,
-        shutdown: &'life1 ShutdownWatch,
-    ) -> Exchange<'async_trait>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        Self: 'async_trait,
-    {
-        if !(self.has_streams)() {
-            return self.app.process_new_http(session, shutdown);
-        }
-        Box::pin(async move {
-            let tether = Arc::<Tether>::default();
-            let is_h2 = session.as_http2().is_some();
-            let exchange = TETHER.scope(tether.clone(), self.app.process_new_http(session, shutdown));
-            let mut exchange = std::pin::pin!(exchange);
-            tokio::select! {
-                biased;
-                end = exchange.as_mut() => end,
-                () = tether.ended.notified() => {
-                    // An HTTP/2 stream is reset when it is dropped; a connection can say goodbye.
-                    let grace = if is_h2 { Duration::ZERO } else { GRACE };
-                    tokio::time::timeout(grace, exchange).await.ok().flatten()
-                }
-            }
-        })
-    }
-
-    fn h2_options(&self) -> Option<H2Options> {
-        self.app.h2_options()
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        self.app.server_options()
-    }
-
-    fn http_cleanup<'life0, 'async_trait>(&'life0 self) -> Pin<Box<dyn Future<Output = ()> + Send + 'async_trait>>
-    where
-        'life0: 'async_trait,
-        Self: 'async_trait,
-    {
-        self.app.http_cleanup()
     }
 }

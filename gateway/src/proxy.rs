@@ -9,9 +9,9 @@ mod note;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
-use pingora::connectors::TransportConnector;
 use policy::credential::Secret;
 use policy::limit::Payer;
 use policy::route::{Api, CredentialKind, RouteClass};
@@ -29,6 +29,7 @@ use crate::observe::{AccessLog, Metrics, UsageLog};
 use crate::random::RequestIds;
 use crate::request::Head;
 use crate::snapshot::{PolicyKeeper, Snapshot};
+use crate::upstream::Connections;
 
 /// What all listeners of a gateway share.
 pub struct Shared {
@@ -58,6 +59,8 @@ pub struct Shared {
     pub store_kind: &'static str,
     /// Idle time of kept connections, in seconds.
     pub idle_s: u64,
+    /// Longest time for requests under way when the gateway stops.
+    pub drain: Duration,
 }
 
 /// One listener's gate.
@@ -68,7 +71,7 @@ pub struct Gate {
     /// What it speaks.
     pub listener: ListenKind,
     /// Connects to backends.
-    pub connector: Arc<TransportConnector>,
+    pub connections: Arc<Connections>,
 }
 
 /// What became known of a request on its way, for the answer's fields and the record. Filled step

@@ -78,6 +78,9 @@ impl<'a> Head<'a> {
         let request = session.req_header();
         let headers = &request.headers;
         let (method, noted) = (request.method.as_str(), Noted::of(headers));
+        if request.method == http::Method::CONNECT {
+            return Err(Denial::MethodNotAllowed { allow: "".into() });
+        }
         check_names(headers.keys().map(|name| name.as_str()))?;
         if let Some(raw) = raw {
             let line = lint(raw).map_err(Denial::Head)?;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pingora::connectors::{ConnectorOptions, TransportConnector};
-use pingora::proxy::http_proxy;
+use pingora::connectors::ConnectorOptions;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{ExecutionPhase, RunArgs, Server};
 use pingora::services::listening::Service;
@@ -19,7 +18,6 @@ use crate::front::Front;
 use crate::guarded::Deadlines;
 use crate::identify::{Bounds, FailureBudget, Identities};
 use crate::limit::{Embedded, Leasing, Limiter};
-use crate::live::Tethered;
 use crate::oauth::registry::Registry;
 use crate::oauth::user::Passwords;
 use crate::oauth::{AuthorizationServer, Providers, Throttle};
@@ -32,6 +30,7 @@ use crate::reload::{CertificateKeeper, watch};
 use crate::snapshot::PolicyKeeper;
 use crate::store::{Store, StoreError};
 use crate::tls::{Resolver, acceptor};
+use crate::upstream::Connections;
 
 /// Why a gateway did not start. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +201,7 @@ fn shared(
         trusted_proxies: config.trusted_proxies.clone(),
         store_kind: store.kind(),
         idle_s: config.bounds.idle.as_secs().max(1),
+        drain: config.bounds.drain,
     }))
 }
 
@@ -260,34 +260,27 @@ fn server(
         grace_period_seconds: Some(drain_s),
         graceful_shutdown_timeout_seconds: Some(1),
         upstream_keepalive_pool_size: 1_024,
-        max_retries: 6,
         ..ServerConf::default()
     };
     let opt = Opt { upgrade: start.upgrade, ..Opt::default() };
     let mut server = Server::new_with_opt_and_conf(Some(opt), conf);
     server.bootstrap();
-    let connector = ConnectorOptions::from_server_conf(&server.configuration);
-    let connector = Arc::new(TransportConnector::new(Some(connector)));
+    let connections = Arc::new(Connections::new(ConnectorOptions::from_server_conf(&server.configuration)));
     for listen in &config.listen {
-        let gate = Gate { shared: shared.clone(), listener: listen.kind.clone(), connector: connector.clone() };
-        let mut proxy = http_proxy(&server.configuration, gate.clone());
+        let gate = Gate { shared: shared.clone(), listener: listen.kind.clone(), connections: connections.clone() };
         let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
         h2.max_header_list_size(64 * 1024);
         h2.max_concurrent_streams(100);
-        proxy.h2_options = Some(h2);
         let mut options = pingora::apps::HttpServerOptions::default();
         options.h2c = matches!(listen.kind, ListenKind::Trusted { .. });
         options.h2_idle_timeout = Some(config.bounds.idle);
         options.keepalive_request_limit = Some(10_000);
-        proxy.server_options = Some(options);
         let acceptor = match listen.kind {
             ListenKind::Tls => Some(acceptor(resolver.clone())?),
             ListenKind::Plain | ListenKind::Trusted { .. } => None,
         };
-        let keeper = shared.keeper.clone();
-        let has_streams = Arc::new(move || keeper.load().has_streams);
         let edge = Edge {
-            app: Arc::new(Tethered { app: Arc::new(Front { gate, engine: Arc::new(proxy) }), has_streams }),
+            app: Arc::new(Front { gate, h2_options: h2, server_options: options }),
             acceptor,
             handshake: config.bounds.handshake,
             deadlines: Deadlines { head: config.bounds.head, body_rate: config.bounds.body_rate },

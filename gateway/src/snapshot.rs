@@ -23,8 +23,6 @@ pub struct Snapshot {
     /// Counters, API by API and route by route.
     metrics: Vec<(ApiMetrics, Vec<RouteMetrics>)>,
     nobodys: ApiMetrics,
-    /// Whether some route allows exchanges that outlast their request, and ends them with their credential.
-    pub has_streams: bool,
     /// BLAKE3 of the sources: tells whether files changed.
     pub fingerprint: blake3::Hash,
     /// When the newest source was changed, Unix milliseconds. Where gateways that share limits are
@@ -42,7 +40,6 @@ impl Snapshot {
         Snapshot {
             metrics: metrics.collect(),
             nobodys: ApiMetrics::default(),
-            has_streams: policy.apis.iter().flat_map(|api| &api.routes).any(|route| route.is_tethered()),
             pools: pools.of(&policy),
             policy,
             fingerprint,

@@ -6,31 +6,38 @@
 //! over for a while. When nothing looks healthy, addresses are tried all the same, because a wrong
 //! guess about health must not make an outage.
 
+pub mod backend;
+mod connections;
 mod kept;
+pub mod outbound;
+pub mod wire;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pingora::lb::Backend;
 use pingora::lb::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
-use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer as _};
+use pingora::protocols::TcpKeepalive;
+use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use policy::Policy;
 use policy::route::{HttpVersion, Route, Upstream};
 use tokio::task::JoinHandle;
 
-use self::kept::{IDLE_US, Kept};
+pub use self::connections::Connections;
+use self::kept::{IDLE, Kept};
 use crate::clock::{Clock as _, System};
 
-/// How long an address is passed over after it refused a connection.
+/// How long an address is passed over after no connection to it could be made; doubled each time
+/// that one request tried it again in vain.
 const EJECTED_MS: u64 = 2_000;
+/// Most doublings of that: half a minute.
+const DOUBLINGS_MAX: u32 = 4;
 /// Longest silence on a route that allows streams.
-const STREAM_SILENCE: Duration = Duration::from_secs(3_600);
-/// How long an idle connection to a backend is kept.
-const IDLE: Duration = Duration::from_micros(IDLE_US);
+pub const STREAM_SILENCE: Duration = Duration::from_secs(3_600);
 /// Time between two looks at idle connections.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// Most streams on one HTTP/2 connection to a backend.
@@ -44,17 +51,36 @@ pub struct Member {
     /// Idle connections to it.
     pub kept: Kept,
     is_healthy: AtomicBool,
+    /// Until when it is passed over, Unix milliseconds; 0 when it is not.
     ejected_until_ms: AtomicU64,
+    /// Connections in a row that could not be made.
+    failures: AtomicU32,
 }
 
 impl Member {
-    /// Passes the address over for a while.
+    /// No connection could be made: passes the address over for a while.
     pub fn eject(&self, now_ms: u64) {
-        self.ejected_until_ms.store(now_ms + EJECTED_MS, Ordering::Relaxed);
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(DOUBLINGS_MAX);
+        self.ejected_until_ms.store(now_ms + (EJECTED_MS << failures), Ordering::Relaxed);
     }
 
+    /// A connection was made.
+    pub fn connected(&self) {
+        if self.ejected_until_ms.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            self.ejected_until_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a request may go there. Of an address that was passed over, one request at a time
+    /// finds out whether it is back.
     fn is_usable(&self, now_ms: u64) -> bool {
-        self.is_healthy.load(Ordering::Relaxed) && now_ms >= self.ejected_until_ms.load(Ordering::Relaxed)
+        let until = self.ejected_until_ms.load(Ordering::Relaxed);
+        let is_probe = || {
+            let claim = now_ms + EJECTED_MS;
+            self.ejected_until_ms.compare_exchange(until, claim, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        self.is_healthy.load(Ordering::Relaxed) && (until == 0 || now_ms >= until && is_probe())
     }
 }
 
@@ -86,17 +112,22 @@ impl Pool {
                     kept: Kept::default(),
                     is_healthy: AtomicBool::new(true),
                     ejected_until_ms: AtomicU64::new(0),
+                    failures: AtomicU32::new(0),
                 })
             })
         };
         self.members.store(Arc::new(addresses.into_iter().map(keep).collect()));
     }
 
-    /// The next address in turn, one that looks healthy if there is one.
-    pub fn pick(&self, now_ms: u64) -> Option<Arc<Member>> {
+    /// The next address in turn, one that looks healthy if there is one; none of `failed`, to which
+    /// this request could not connect.
+    pub fn pick(&self, now_ms: u64, failed: &[SocketAddr]) -> Option<Arc<Member>> {
         let members = self.members.load();
         let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let in_turn = || (0..members.len()).filter_map(|i| members.get((start.wrapping_add(i)) % members.len()));
+        let in_turn = || {
+            let all = (0..members.len()).filter_map(|i| members.get((start.wrapping_add(i)) % members.len()));
+            all.filter(|member| !failed.contains(&member.address))
+        };
         in_turn().find(|m| m.is_usable(now_ms)).or_else(|| in_turn().next()).cloned()
     }
 
@@ -186,15 +217,21 @@ impl Pool {
         }
     }
 
-    /// Longest silence of a backend on a route, while it answers and while it takes a request.
+    /// Longest silence of a backend on a route: until the head of its answer has come (and while it
+    /// takes a request), and after that.
     pub fn silence(&self, route: &Route) -> (Duration, Duration) {
         let silence = route.timeout.unwrap_or(self.upstream.timeout);
         let streams = route.protocols.sse || route.protocols.websocket || route.protocols.grpc;
-        (if streams { STREAM_SILENCE } else { silence }, silence)
+        (silence, if streams { STREAM_SILENCE } else { silence })
     }
 
-    /// The peer for one request to an address of this pool.
-    pub fn peer(&self, member: &Member, route: &Route) -> HttpPeer {
+    /// Whether TLS is spoken to it.
+    pub fn is_tls(&self) -> bool {
+        self.upstream.tls.is_some()
+    }
+
+    /// The peer for a connection to an address of this pool. `is_http1` rules HTTP/2 out.
+    pub fn peer(&self, member: &Member, is_http1: bool) -> HttpPeer {
         let upstream = &self.upstream;
         let name = upstream.tls.as_ref().map_or_else(String::new, |tls| tls.name.to_string());
         let mut peer = HttpPeer::new(member.address, upstream.tls.is_some(), name);
@@ -202,26 +239,32 @@ impl Pool {
             options.connection_timeout = Some(upstream.connect_timeout);
             options.total_connection_timeout = Some(upstream.connect_timeout * 2);
             options.idle_timeout = Some(IDLE);
-            let (read, write) = self.silence(route);
-            options.read_timeout = Some(read);
-            options.write_timeout = Some(write);
+            options.tcp_keepalive = Some(keepalive());
             options.max_h2_streams = STREAMS_MAX;
             let verify = upstream.tls.as_ref().is_none_or(|tls| tls.verify);
             options.verify_cert = verify;
             options.verify_hostname = verify;
             match upstream.http {
+                _ if is_http1 => options.set_http_version(1, 1),
                 HttpVersion::H1 => options.set_http_version(1, 1),
                 HttpVersion::H2 => options.set_http_version(2, 2),
                 HttpVersion::Auto if upstream.tls.is_some() => options.set_http_version(2, 1),
                 HttpVersion::Auto => options.set_http_version(1, 1),
             }
-            options.http_upstream_request_policy = if route.protocols.websocket {
-                HttpUpstreamRequestPolicy::standard()
-            } else {
-                HttpUpstreamRequestPolicy::deny_upgrades()
-            };
         }
         peer
+    }
+}
+
+/// Looks whether the other side of a quiet connection is still there, also where it vanished without
+/// a word: after a minute, then every ten seconds, five times.
+pub fn keepalive() -> TcpKeepalive {
+    TcpKeepalive {
+        idle: Duration::from_secs(60),
+        interval: Duration::from_secs(10),
+        count: 5,
+        #[cfg(target_os = "linux")]
+        user_timeout: Duration::ZERO,
     }
 }
 
@@ -294,9 +337,9 @@ mod tests {
     #[test]
     fn addresses_are_used_in_turn_and_a_failed_one_is_passed_over_for_a_while() {
         let pool = pool(&["127.0.0.1:1", "127.0.0.1:2"]);
-        let ports = |now| (0..4).map(|_| pool.pick(now).unwrap().address.port()).collect::<Vec<_>>();
+        let ports = |now| (0..4).map(|_| pool.pick(now, &[]).unwrap().address.port()).collect::<Vec<_>>();
         assert_eq!(ports(0), [1, 2, 1, 2]);
-        pool.pick(0).unwrap().eject(0);
+        pool.pick(0, &[]).unwrap().eject(0);
         assert_eq!(ports(0), [2, 2, 2, 2]);
         assert!(ports(EJECTED_MS).contains(&1));
     }
@@ -304,7 +347,7 @@ mod tests {
     #[test]
     fn when_all_have_failed_they_are_tried_all_the_same() {
         let pool = pool(&["127.0.0.1:1"]);
-        pool.pick(0).unwrap().eject(0);
-        assert!(pool.pick(0).is_some());
+        pool.pick(0, &[]).unwrap().eject(0);
+        assert!(pool.pick(0, &[]).is_some());
     }
 }

@@ -24,6 +24,8 @@ pub const CONNECTION_TOKENS_MAX: usize = 10;
 pub enum HeadFault {
     /// Larger than [`HEAD_BYTES_MAX`] or more than [`FIELDS_MAX`] fields: 431.
     TooLarge,
+    /// It cannot be parsed at all.
+    Unreadable,
     /// The request line is not `method SP target SP HTTP/1.x CRLF`.
     RequestLine,
     /// A line that does not end in CRLF, or a control byte.
@@ -45,6 +47,7 @@ impl HeadFault {
     pub fn detail(self) -> &'static str {
         match self {
             HeadFault::TooLarge => "The request head is too large.",
+            HeadFault::Unreadable => "The request head could not be read.",
             HeadFault::RequestLine => "The request line is malformed.",
             HeadFault::LineEnd => "The request head has a malformed line.",
             HeadFault::Field => "The request head has a malformed field.",

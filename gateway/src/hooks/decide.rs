@@ -1,14 +1,14 @@
 //! What becomes of a request: it is judged, and answered here or passed on.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pingora::protocols::http::ServerSession as Session;
 use policy::limit::Payer;
 use policy::route::RouteClass;
 
+use super::relay::End;
 use super::wire::{peer_address, set_phase};
-use super::{Ctx, Outcome, direct};
+use super::{Ctx, Outcome};
 use crate::answer::{self, Dressing};
 use crate::deny::Denial;
 use crate::guarded::Phase;
@@ -16,19 +16,19 @@ use crate::identify::Caller;
 use crate::proxy::{Admission, Gate, is_browser_exposure};
 use crate::request::{Head, caller_address, raw_head, request_id};
 use crate::store::Exposure;
+use crate::upstream::backend::Backend;
 
 /// Longest wait for a client to take what we send it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for the rest of a request body after the answer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a request goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a connection goes on.
 pub(crate) enum Next {
-    /// It was answered.
+    /// The request was answered.
     Answered,
-    /// It has a permit, and needs what only the engine's proxy can do.
-    Engine,
+    /// The connection is a WebSocket to this backend.
+    Tunnel(Backend),
 }
 
 impl Gate {
@@ -80,7 +80,7 @@ impl Gate {
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
     }
 
-    /// Judges a request and, where that can be done here, answers it.
+    /// Judges a request; answers or forwards it.
     pub(crate) async fn decide(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Next> {
         self.bound(session);
         let headers = &session.req_header().headers;
@@ -106,10 +106,8 @@ impl Gate {
         match decision {
             Ok(Admission::Forward(permit)) => {
                 ctx.permit = Some(permit);
-                let pool = ctx.pool()?.filter(|pool| pool.is_http1()).map(Arc::clone);
-                match pool.filter(|_| direct::is_direct(session)) {
-                    Some(pool) => self.exchange(session, ctx, pool).await?,
-                    None => return Ok(Next::Engine),
+                if let End::Upgraded(backend) = self.relay(session, ctx).await? {
+                    return Ok(Next::Tunnel(backend));
                 }
             }
             Ok(admission) => self.answer(session, ctx, admission).await?,

@@ -4,64 +4,68 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 use policy::credential::bearer;
 
 use super::Ctx;
-use crate::deny::Denial;
 use crate::identify::Caller;
-use crate::live::{CLOSE_FRAME, Frames, Seat, Tether, Tie};
+use crate::live::{Seat, Tether, Tie};
 use crate::proxy::Gate;
 
-/// Longest wait for the client to take its leave after a close frame.
-const LEAVE: Duration = Duration::from_secs(1);
+/// How long an exchange has for its last words.
+pub(super) const GRACE: Duration = Duration::from_secs(3);
 
 /// An exchange on its tether.
-pub(super) struct Tied {
+pub(crate) struct Tied {
     tether: Arc<Tether>,
-    /// Follows the frames of a WebSocket.
-    frames: Option<Frames>,
     _seat: Seat,
 }
 
 impl Tied {
-    /// Whether the credential has ended.
-    pub(super) fn has_ended(&self) -> bool {
-        self.tether.has_ended()
+    /// Waits until the credential has ended.
+    pub(super) async fn ended(&self) {
+        self.tether.ended().await;
     }
+}
 
-    /// Bytes of an upgraded exchange went to the client.
-    pub(super) fn pass(&mut self, bytes: &[u8]) {
-        if let Some(frames) = &mut self.frames {
-            frames.pass(bytes);
+/// Waits until the credential of an exchange has ended; one that is not tied goes on for ever.
+pub(super) async fn ended(tie: Option<&Tied>) {
+    match tie {
+        Some(tie) => tie.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes to a client, which is not waited for much longer than its credential lives.
+pub(super) async fn before_the_end<T>(
+    tie: Option<&Tied>,
+    write: impl Future<Output = pingora::Result<T>>,
+) -> pingora::Result<T> {
+    let Some(tie) = tie else { return write.await };
+    tokio::select! {
+        biased;
+        written = write => written,
+        () = async { tie.ended().await; tokio::time::sleep(GRACE).await } => {
+            Err(Error::explain(ErrorType::WriteTimedout, "the credential is over").into_down())
         }
     }
 }
 
 impl Gate {
     /// Ties an exchange to its credential when its answer begins: if it is one that outlasts its
-    /// request, on a route that ends such with their credential. What cannot be tied does not begin.
-    pub(super) async fn tie(
-        &self,
-        session: &mut Session,
-        response: &ResponseHeader,
-        ctx: &mut Ctx,
-    ) -> pingora::Result<()> {
+    /// request, on a route that ends such with their credential.
+    pub(super) async fn tie(&self, session: &Session, response: &ResponseHeader, ctx: &mut Ctx) {
         let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = if is_upgrade { Some("websocket") } else { outlasts(response) };
-        let (Some(protocol), Some((caller, _))) = (protocol, &ctx.known.caller) else { return Ok(()) };
+        let (Some(protocol), Some((caller, _))) = (protocol, &ctx.known.caller) else { return };
         let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
         if ctx.tie.is_some() || !place.is_some_and(|(_, route)| route.is_tethered()) {
-            return Ok(());
+            return;
         }
-        let Some(tether) = Tether::current() else {
-            // The route came with a reload that this connection has waited through.
-            ctx.late_denial = Some(Denial::TemporarilyUnavailable);
-            return Error::e_explain(ErrorType::InternalError, "an exchange that could not be ended");
-        };
+        let tether = Arc::<Tether>::default();
         let identities = &self.shared.identities;
         let fields = session.req_header().headers.get_all(header::AUTHORIZATION);
         let secret = bearer(fields.iter().map(http::HeaderValue::as_bytes)).ok().flatten();
@@ -75,29 +79,30 @@ impl Gate {
         if identities.live.changes() != ctx.changes && identities.recheck(seat.number(), caller).await.is_err() {
             identities.live.end(seat.number());
         }
-        // A byte that a client sends ahead would keep the engine from looking at the connection.
-        session.set_pipelining_enabled(false);
-        ctx.tie = Some(Tied { tether, frames: is_upgrade.then(Frames::default), _seat: seat });
-        Ok(())
+        ctx.tie = Some(Tied { tether, _seat: seat });
     }
 
     /// Ends an exchange that has begun to be answered, as its protocol does. A plain download is
     /// cut: a clean end would make what came of it look whole.
-    pub(super) async fn say_farewell(&self, session: &mut Session, ctx: &mut Ctx) {
-        let Some(tie) = &ctx.tie else { return };
-        tie.tether.say_farewell();
+    pub(super) async fn say_farewell(&self, session: &mut Session) -> pingora::Result<()> {
         session.set_keepalive(None);
-        if let Some(frames) = &tie.frames {
-            if frames.is_between() {
-                let _ = session.write_response_body(Bytes::from_static(CLOSE_FRAME), false).await;
-                let leave = async { while let Ok(Some(_)) = session.read_request_body().await {} };
-                let _ = tokio::time::timeout(LEAVE, leave).await;
+        let protocol = session.response_written().and_then(outlasts);
+        let is_http1 = session.as_http1().is_some();
+        let last_words = async {
+            if protocol == Some("sse") {
+                return session.write_response_body(Bytes::new(), true).await;
             }
-            return;
-        }
-        if session.response_written().is_some_and(|response| is_kind(response, b"text/event-stream")) {
-            let _ = session.finish_body().await;
-        }
+            if protocol == Some("grpc") && !is_http1 {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static("16"));
+                trailers.insert("grpc-message", HeaderValue::from_static("the credential is over"));
+                return session.write_response_trailers(trailers).await;
+            }
+            Err(Error::explain(ErrorType::ConnectionClosed, "the credential is over"))
+        };
+        let said = tokio::time::timeout(GRACE, last_words).await;
+        let said = said.unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, "the credential is over"));
+        said.map_err(|error| error.into_down())
     }
 }
 

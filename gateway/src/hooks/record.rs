@@ -10,9 +10,38 @@ use crate::limit::Certainty;
 use crate::observe::Record;
 use crate::proxy::{Gate, found_label};
 
+/// What a record says of the messages themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    method: &'static str,
+    protocol: &'static str,
+    /// Bytes of the request's body.
+    pub(crate) bytes_in: usize,
+    /// Bytes of the answer's body.
+    pub(crate) bytes_out: usize,
+}
+
+impl Facts {
+    /// Of a session whose head was read.
+    pub(crate) fn of(session: &Session) -> Self {
+        let request = session.req_header();
+        Facts {
+            method: policy::Method::parse(request.method.as_str()).map_or("other", |m| m.as_str()),
+            protocol: if request.version == http::Version::HTTP_2 { "h2" } else { "http/1.1" },
+            bytes_in: session.body_bytes_read(),
+            bytes_out: session.body_bytes_sent(),
+        }
+    }
+
+    /// Of a head that could not be read.
+    pub(crate) fn unread() -> Self {
+        Facts { method: "other", protocol: "http/1.1", bytes_in: 0, bytes_out: 0 }
+    }
+}
+
 impl Gate {
     /// The one record of a request.
-    pub(super) fn record(&self, session: &Session, ctx: &Ctx) {
+    pub(crate) fn record(&self, facts: &Facts, ctx: &Ctx) {
         let (metrics, known) = (&self.shared.metrics, &ctx.known);
         let api = known.api.and_then(|index| ctx.snapshot.policy.apis.get(index as usize));
         let route = api.and_then(|api| api.routes.get(known.route? as usize));
@@ -40,19 +69,18 @@ impl Gate {
         }
         self.note_use(known, route_id);
         if self.shared.access_log.is_on() {
-            self.write_record(session, ctx, (api_name, route_id), (decided, upstream));
+            self.write_record(facts, ctx, (api_name, route_id), (decided, upstream));
         }
     }
 
     fn write_record(
         &self,
-        session: &Session,
+        facts: &Facts,
         ctx: &Ctx,
         (api, route): (&str, &str),
         (decided, upstream): (Duration, Duration),
     ) {
         let known = &ctx.known;
-        let request = session.req_header();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let (key, grant, client, user) = match known.identity() {
             Identity::Anonymous => ("", "", "", ""),
@@ -66,9 +94,9 @@ impl Gate {
             api,
             route,
             environment: if known.caller.is_none() { "" } else { known.identity().environment().as_str() },
-            method: policy::Method::parse(request.method.as_str()).map_or("other", |m| m.as_str()),
+            method: facts.method,
             path: known.path(),
-            protocol: if request.version == http::Version::HTTP_2 { "h2" } else { "http/1.1" },
+            protocol: facts.protocol,
             address: known.address.map(|a| a.to_string()).unwrap_or_default(),
             key,
             grant,
@@ -79,8 +107,8 @@ impl Gate {
             shadowed: known.shadowed,
             limits: known.certainty.map_or("", Certainty::as_str),
             status: ctx.status,
-            bytes_in: session.body_bytes_read(),
-            bytes_out: session.body_bytes_sent(),
+            bytes_in: facts.bytes_in,
+            bytes_out: facts.bytes_out,
             found: known.found.map_or("", found_label),
             decision_us: micros(decided),
             upstream_us: micros(upstream),
@@ -95,5 +123,6 @@ fn label(outcome: Outcome) -> &'static str {
         Outcome::Open => "client_gone",
         Outcome::Answered(code) => code,
         Outcome::Forwarded => "forwarded",
+        Outcome::BrokenOff => "upstream_broke_off",
     }
 }

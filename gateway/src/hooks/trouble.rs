@@ -1,57 +1,60 @@
-//! When forwarding fails: whose fault it is, and whether another backend may be tried.
+//! When forwarding fails: whose fault it is, and whether the request may be tried once more.
 
 use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::Ctx;
+use super::request_body::RequestBody;
 use crate::deny::Denial;
 use crate::proxy::Gate;
+use crate::upstream::Member;
+use crate::upstream::backend::Again;
 
 impl Gate {
-    /// A backend refused a connection: it is passed over for a while. Nothing was sent yet, so any
-    /// method may be tried again.
-    pub(super) fn failed_to_connect(&self, ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
-        if let Some(chosen) = &ctx.chosen {
-            chosen.eject(self.shared.clock.now_ms());
-        }
-        self.retry(ctx, &mut error, true);
-        error
+    /// No connection to an address could be made: it is passed over for a while. Nothing was sent,
+    /// so that this costs no retry and any method may go elsewhere.
+    pub(super) fn failed_to_connect(&self, ctx: &Ctx, member: &Member, error: &Error) {
+        member.eject(self.shared.clock.now_ms());
+        let api = ctx.place().map_or("", |(api, _)| &*api.name);
+        log::warn!(
+            target: "tollgate::upstream",
+            "{api}: no connection to {} ({}), request {}", member.address, error.etype().as_str(), ctx.request_id
+        );
+        self.shared.metrics.upstream_retries.with_label_values(&[api]).inc();
     }
 
-    /// An exchange failed after it began. It is tried again only where a backend may have closed a
-    /// kept connection under it, and doing it twice would do no harm.
-    pub(super) fn failed_on_the_way(
+    /// Whether an exchange that failed after it began is tried once more.
+    pub(super) fn is_tried_again(
         &self,
         session: &Session,
         ctx: &mut Ctx,
-        mut error: Box<Error>,
-        was_kept: bool,
-    ) -> Box<Error> {
-        let is_safe = session.req_header().method.is_idempotent()
-            && !session.retry_buffer_truncated()
-            && session.response_written().is_none()
-            && *error.esource() != ErrorSource::Downstream
-            && was_kept;
-        self.retry(ctx, &mut error, is_safe);
-        error
-    }
-
-    /// Says whether a request may be tried on another backend.
-    fn retry(&self, ctx: &mut Ctx, error: &mut Error, is_safe: bool) {
+        body: &mut RequestBody,
+        error: &Error,
+        again: Again,
+    ) -> bool {
+        let allows = match again {
+            Again::No => false,
+            Again::IfIdempotent => session.req_header().method.is_idempotent(),
+            Again::Yes | Again::OverHttp1 => true,
+        };
         let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
         let environment = ctx.known.identity().environment();
         let most = place.map_or(0, |(api, _)| api.upstream(environment).retries);
-        let again = is_safe && ctx.tries < most;
-        error.set_retry(again);
-        if again {
+        let is_again = allows
+            && ctx.tries < most
+            && *error.esource() == ErrorSource::Upstream
+            && session.response_written().is_none()
+            && body.rewind();
+        if is_again {
             ctx.tries += 1;
             let api = place.map_or("", |(api, _)| &*api.name);
             self.shared.metrics.upstream_retries.with_label_values(&[api]).inc();
         }
+        is_again
     }
 }
 
-/// Whose fault an error of the engine is, as a denial; `None` when the client is gone.
+/// Whose fault an error is, as a denial; `None` when the client is gone.
 pub(super) fn denial_of(error: &Error) -> Option<Denial> {
     match (error.esource(), error.etype()) {
         (

@@ -1,8 +1,11 @@
 //! Where the frames of a WebSocket end (RFC 6455 section 5): the one place in such a stream at which
 //! a gateway may put in a word of its own. Payloads are counted, never read or kept.
 
-/// The close frame of a WebSocket server (RFC 6455 section 5.5.1): 1008, the policy was violated.
-pub const CLOSE_FRAME: &[u8] = b"\x88\x18\x03\xf0the credential is over";
+/// The close frame of a WebSocket server whose client's credential has ended (RFC 6455 sections 5.5.1
+/// and 7.4.1): 1008, the policy was violated.
+pub const POLICY_VIOLATION: &[u8] = b"\x88\x18\x03\xf0the credential is over";
+/// The close frame of a WebSocket server that stops: 1001, going away.
+pub const GOING_AWAY: &[u8] = b"\x88\x19\x03\xe9the gateway is stopping";
 
 /// Follows the frames that a WebSocket server sends, to know where one ends: between frames a close
 /// frame can be put, inside one it would be taken for data.
@@ -75,12 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn the_close_frame_is_well_formed() {
-        assert_eq!(CLOSE_FRAME.len(), 2 + 0x18);
-        assert_eq!(u16::from_be_bytes([CLOSE_FRAME[2], CLOSE_FRAME[3]]), 1008);
-        let mut frames = Frames::default();
-        frames.pass(CLOSE_FRAME);
-        assert!(frames.is_between());
+    fn the_close_frames_are_well_formed() {
+        for (frame, code) in [(POLICY_VIOLATION, 1008), (GOING_AWAY, 1001)] {
+            assert_eq!(frame.len(), 2 + usize::from(frame[1]));
+            assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), code);
+            let mut frames = Frames::default();
+            frames.pass(frame);
+            assert!(frames.is_between());
+        }
     }
 
     proptest! {

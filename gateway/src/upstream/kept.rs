@@ -8,61 +8,63 @@ use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, ReadBuf};
+
+use super::wire::Wire;
+use crate::clock::micros;
 
 /// Most connections kept to one backend.
 const KEPT_MAX: usize = 1_024;
 /// How long an idle connection is kept. Shorter than what servers commonly allow (nginx: 75 s).
-pub(super) const IDLE_US: u64 = 55_000_000;
+pub(super) const IDLE: Duration = Duration::from_secs(55);
+/// A connection is given up so long before its backend would close it: a request must not meet that.
+const MARGIN: Duration = Duration::from_millis(500);
 
-/// Idle connections, the one used last at the back.
+/// Idle connections, the one used last at the back, each with its end on the steady clock.
 #[derive(Debug, Default)]
 pub struct Kept {
-    idle: Mutex<VecDeque<(Stream, u64)>>,
+    idle: Mutex<VecDeque<(Wire, u64)>>,
 }
 
 impl Kept {
-    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<(Stream, u64)>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<(Wire, u64)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last that is still usable. `now_us` is on the steady clock.
-    pub fn take(&self, now_us: u64) -> Option<Stream> {
+    pub fn take(&self, now_us: u64) -> Option<Wire> {
         loop {
-            let (mut stream, since_us) = self.idle().pop_back()?;
-            if now_us.saturating_sub(since_us) >= IDLE_US {
-                // Those before it have waited longer.
-                self.idle().clear();
-                return None;
-            }
-            if is_quiet(&mut stream) {
-                return Some(stream);
+            let (mut wire, end_us) = self.idle().pop_back()?;
+            if now_us < end_us && is_quiet(&mut wire) {
+                return Some(wire);
             }
         }
     }
 
-    /// Keeps a connection whose exchange ended cleanly. One too many is closed.
-    pub fn put(&self, stream: Stream, now_us: u64) {
+    /// Keeps a connection whose exchange ended cleanly, no longer than its backend does (`most`, as
+    /// it says). One too many is closed.
+    pub fn put(&self, wire: Wire, most: Option<Duration>, now_us: u64) {
+        let life = most.map_or(IDLE, |most| IDLE.min(most.saturating_sub(MARGIN)));
         let mut idle = self.idle();
-        if idle.len() < KEPT_MAX {
-            idle.push_back((stream, now_us));
+        if idle.len() < KEPT_MAX && !life.is_zero() {
+            idle.push_back((wire, now_us.saturating_add(micros(life))));
         }
     }
 
     /// Closes what has waited too long, and what the backend has closed.
     pub fn tidy(&self, now_us: u64) {
-        self.idle().retain_mut(|(stream, since_us)| now_us.saturating_sub(*since_us) < IDLE_US && is_quiet(stream));
+        self.idle().retain_mut(|(wire, end_us)| now_us < *end_us && is_quiet(wire));
     }
 }
 
 /// Whether the other side has neither closed an idle connection nor said anything on it. Bytes that
 /// nobody asked for must not be taken for the next answer.
-fn is_quiet(stream: &mut Stream) -> bool {
+fn is_quiet(wire: &mut Wire) -> bool {
     let mut byte = [0; 1];
     let mut buffer = ReadBuf::new(&mut byte);
-    let look = std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+    let look = std::future::poll_fn(|cx| Pin::new(&mut *wire).poll_read(cx, &mut buffer));
     // Outside the task's budget: a budget that is spent would look like quiet.
     let look = pin!(tokio::task::unconstrained(look));
     matches!(look.poll(&mut Context::from_waker(Waker::noop())), Poll::Pending)
@@ -77,7 +79,7 @@ mod tests {
     /// Keeps a connection; gives the backend's end of it.
     fn keep(kept: &Kept, now_us: u64) -> DuplexStream {
         let (ours, theirs) = duplex(64);
-        kept.put(Box::new(ours), now_us);
+        kept.put(Wire::new(Box::new(ours)), None, now_us);
         theirs
     }
 
@@ -85,8 +87,8 @@ mod tests {
     fn a_quiet_connection_is_taken_once_and_not_after_its_time() {
         let kept = Kept::default();
         let _ends = (keep(&kept, 0), keep(&kept, 10));
-        assert!(kept.take(IDLE_US).is_some(), "the younger one is still good");
-        assert!(kept.take(IDLE_US).is_none(), "the older one is not");
+        assert!(kept.take(micros(IDLE)).is_some(), "the younger one is still good");
+        assert!(kept.take(micros(IDLE)).is_none(), "the older one is not");
         assert!(kept.take(0).is_none());
     }
 
@@ -106,8 +108,25 @@ mod tests {
         drop(keep(&kept, 5));
         let _old = keep(&kept, 0);
         let _good = keep(&kept, 5);
-        kept.tidy(IDLE_US);
+        kept.tidy(micros(IDLE));
         assert_eq!(kept.idle().len(), 1);
+    }
+
+    #[test]
+    fn a_connection_is_kept_no_longer_than_its_backend_says() {
+        let kept = Kept::default();
+        let put = |most: u64| {
+            let (ours, theirs) = duplex(64);
+            kept.put(Wire::new(Box::new(ours)), Some(Duration::from_secs(most)), 0);
+            theirs
+        };
+        let _ends = (put(0), put(5));
+        assert_eq!(kept.idle().len(), 1, "one that is closed at once is not kept");
+        assert!(kept.take(4_600_000).is_none(), "it may be closed any moment");
+        let _end = put(5);
+        assert!(kept.take(4_400_000).is_some());
+        let _end = put(600);
+        assert!(kept.take(micros(IDLE)).is_none(), "not longer than our own bound");
     }
 
     #[test]

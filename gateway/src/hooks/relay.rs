@@ -1,0 +1,248 @@
+//! The way of a request to its backend and of the answer back: one for all requests, whatever their
+//! bodies, protocols and backends.
+//!
+//! One task sends the request, reads the answer, passes it on and watches the client meanwhile. What
+//! always holds: a connection to a backend is used again only when both messages on it were whole; a
+//! request is sent again only as [`Again`] allows; an error says whose fault it is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::{Method, Version};
+use pingora::protocols::http::ServerSession as Session;
+use pingora::{Error, ErrorType};
+
+use super::Ctx;
+use super::farewell::ended;
+use super::pass::{Head, is_over};
+use super::request_body::RequestBody;
+use super::wire::set_phase;
+use crate::answer;
+use crate::deny::Denial;
+use crate::forward::{self, Shape};
+use crate::guarded::Phase;
+use crate::proxy::Gate;
+use crate::upstream::backend::{Again, Backend, Piece};
+use crate::upstream::outbound::Framing;
+use crate::upstream::{Member, Pool};
+
+/// Most informational answers before the final one, whatever the protocols.
+const INFORMATIONAL_MAX: usize = 8;
+
+/// How an exchange ended well.
+pub(super) enum End {
+    /// The answer was passed on.
+    Answered,
+    /// Both sides have agreed on a WebSocket; the 101 was passed on.
+    Upgraded(Backend),
+}
+
+/// How one try ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// Both messages were whole.
+    Whole,
+    /// The answer was passed on; more may come on the connection.
+    Answered,
+    /// The 101 was passed on.
+    Upgraded,
+}
+
+/// What happens next in an exchange.
+enum Event<'b> {
+    /// A head came from the backend.
+    Head,
+    /// A piece of the answer; `None` at its end.
+    Answer(Option<Piece<'b>>),
+    /// A piece of the request; `None` at its end.
+    Request(Option<Bytes>),
+    /// The backend took what was sent of the request, or takes no more.
+    Sent,
+    /// The credential has ended.
+    Ended,
+}
+
+impl Gate {
+    /// Takes a permitted request to its backend and the answer back.
+    pub(super) async fn relay(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<End> {
+        let Some(pool) = ctx.pool()?.cloned() else {
+            ctx.late_denial = Some(Denial::UpstreamUnreachable);
+            return Error::e_explain(ErrorType::ConnectNoRoute, "the upstream has no address");
+        };
+        let mut body = RequestBody::of(session);
+        let is_upgrade = is_upgrade(session, &body) && ctx.place()?.1.protocols.websocket;
+        let mut is_http1 = is_upgrade || pool.is_http1();
+        if !body.is_read() && session.req_header().headers.contains_key(EXPECT) {
+            session.write_continue_response().await.map_err(|error| error.into_down())?;
+        }
+        loop {
+            let (member, mut backend) = self.reach(ctx, &pool, is_http1).await?;
+            let done = self.converse(session, ctx, (&pool, is_upgrade), &mut backend, &mut body).await;
+            let is_whole = matches!(done, Ok(Done::Whole));
+            let again = match done {
+                Ok(Done::Upgraded) => return Ok(End::Upgraded(backend)),
+                Ok(_) => None,
+                Err(error) => Some((backend.again(&error), error)),
+            };
+            self.connections.give_back(&member, backend, is_whole, self.shared.clock.steady_us()).await;
+            let Some((again, error)) = again else {
+                // What is left of a request would be the start of the next one.
+                if !body.is_read() {
+                    session.set_keepalive(None);
+                    answer::drain(session).await;
+                }
+                return Ok(End::Answered);
+            };
+            is_http1 |= again == Again::OverHttp1;
+            if !self.is_tried_again(session, ctx, &mut body, &error, again) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// A connection to a backend. One that cannot be made costs no retry: every address is tried.
+    async fn reach(&self, ctx: &mut Ctx, pool: &Pool, is_http1: bool) -> pingora::Result<(Arc<Member>, Backend)> {
+        let mut failed: Vec<SocketAddr> = Vec::new();
+        let mut last = None;
+        while let Some(member) = pool.pick(ctx.now_ms(), &failed) {
+            ctx.chosen = Some(member.clone());
+            match self.connections.reach(pool, &member, is_http1, self.shared.clock.steady_us()).await {
+                Ok(backend) => {
+                    member.connected();
+                    return Ok((member, backend));
+                }
+                Err(error) => {
+                    self.failed_to_connect(ctx, &member, &error);
+                    failed.push(member.address);
+                    last = Some(error.into_up());
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "the upstream has no address")))
+    }
+
+    /// One try, on one connection.
+    async fn converse(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        (pool, is_upgrade): (&Pool, bool),
+        backend: &mut Backend,
+        body: &mut RequestBody,
+    ) -> pingora::Result<Done> {
+        let (head_patience, body_patience) = pool.silence(ctx.place()?.1);
+        let framing = framing(session, body);
+        let shape = Shape { framing, is_upgrade, may_be_http2: matches!(backend, Backend::Http2(..)) };
+        let request = self.upstream_request(session.req_header(), shape, ctx)?;
+        backend.set_patience(head_patience);
+        let sent = backend.send_head(request, framing, (pool.is_tls(), head_patience)).await;
+        let mut outbound = sent.map_err(|error| error.into_up())?;
+        let mut informational = 0;
+        let mut is_answered = false;
+        loop {
+            let (is_sending, is_wanted) = (outbound.is_busy(), outbound.is_ready());
+            let event = tokio::select! {
+                biased;
+                event = from_backend(backend, is_answered) => event?,
+                () = ended(ctx.tie.as_ref()), if ctx.tie.is_some() => Event::Ended,
+                // When it fails, the backend takes no more; it may have answered.
+                _ = outbound.drive(), if is_sending => Event::Sent,
+                piece = from_client(session, body, is_wanted) => Event::Request(piece?),
+            };
+            match event {
+                Event::Sent => {}
+                Event::Request(Some(piece)) => {
+                    check_size(session, ctx, body)?;
+                    outbound.push(piece)?;
+                }
+                Event::Request(None) => {
+                    set_phase(session, Phase::Quiet);
+                    outbound.finish().map_err(|error| error.into_down())?;
+                }
+                Event::Head => {
+                    informational += 1;
+                    if !body.is_read() {
+                        session.set_keepalive(None);
+                    }
+                    match self.pass_head(session, ctx, backend, is_upgrade).await? {
+                        Head::Informational if informational <= INFORMATIONAL_MAX => {}
+                        Head::Informational => return Err(nonsense("too many informational answers")),
+                        Head::Upgraded => return Ok(Done::Upgraded),
+                        Head::Whole => break,
+                        Head::BodyFollows => {
+                            backend.set_patience(body_patience);
+                            is_answered = true;
+                        }
+                    }
+                }
+                Event::Answer(piece) => {
+                    let rest = self.pass_piece(session, ctx, piece).await?;
+                    if is_over(session, ctx, backend, rest).await? {
+                        break;
+                    }
+                }
+                Event::Ended => {
+                    self.say_farewell(session).await?;
+                    return Ok(Done::Answered);
+                }
+            }
+        }
+        Ok(if outbound.is_sent() { Done::Whole } else { Done::Answered })
+    }
+}
+
+/// A fault of the backend: what it sent is no answer.
+pub(super) fn nonsense(what: &'static str) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, what).into_up()
+}
+
+/// What comes next from the backend. Can be dropped and asked again.
+async fn from_backend(backend: &mut Backend, is_answered: bool) -> pingora::Result<Event<'_>> {
+    if is_answered {
+        return backend.read_body().await.map(Event::Answer).map_err(|error| error.into_up());
+    }
+    backend.read_head().await.map(|()| Event::Head).map_err(|error| error.into_up())
+}
+
+/// The next piece of the request, if it can be sent; otherwise waits until the client leaves. Can be
+/// dropped and asked again.
+async fn from_client(session: &mut Session, body: &mut RequestBody, is_wanted: bool) -> pingora::Result<Option<Bytes>> {
+    if is_wanted {
+        return body.next(session).await;
+    }
+    if !body.is_read() {
+        return std::future::pending().await;
+    }
+    match session.read_body_or_idle(true).await {
+        Err(error) => Err(error.into_down()),
+        Ok(_) => Err(Error::explain(ErrorType::ConnectionClosed, "the client sent more than a request").into_down()),
+    }
+}
+
+/// Whether a request asks for a WebSocket.
+fn is_upgrade(session: &Session, body: &RequestBody) -> bool {
+    let head = session.req_header();
+    let may_be = head.version == Version::HTTP_11 && head.method == Method::GET && body.is_read();
+    may_be && forward::is_websocket(&head.headers)
+}
+
+/// How a request's body is framed.
+fn framing(session: &Session, body: &RequestBody) -> Framing {
+    match forward::content_length(&session.req_header().headers) {
+        Some(length) => Framing::Length(length),
+        None if body.is_empty() => Framing::None,
+        None => Framing::Unknown,
+    }
+}
+
+/// Holds a body to its route's bound. A call of gRPC that streams has none.
+fn check_size(session: &Session, ctx: &mut Ctx, body: &RequestBody) -> pingora::Result<()> {
+    let route = ctx.place()?.1;
+    if body.bytes <= route.body_bytes_max || (route.protocols.grpc && answer::is_grpc(session)) {
+        return Ok(());
+    }
+    ctx.late_denial = Some(Denial::BodyTooLarge);
+    Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too large").into_down())
+}

@@ -1,0 +1,64 @@
+//! Connections to backends: made, taken from those that wait, and given back.
+
+use std::time::Duration;
+
+use pingora::connectors::http::Connector;
+use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::protocols::http::client::HttpSession;
+use pingora::{Error, ErrorType};
+
+use super::backend::Backend;
+use super::kept::IDLE;
+use super::wire::Wire;
+use super::{Member, Pool};
+
+/// Makes connections; shared by all listeners.
+pub struct Connections {
+    http1: TransportConnector,
+    http2: Connector,
+}
+
+impl Connections {
+    /// Connects as the options say.
+    pub fn new(options: ConnectorOptions) -> Self {
+        Connections { http1: TransportConnector::new(Some(options.clone())), http2: Connector::new(Some(options)) }
+    }
+
+    /// A connection to an address, or a stream of one. `is_http1` rules HTTP/2 out; `now_us` is on
+    /// the steady clock.
+    pub async fn reach(&self, pool: &Pool, member: &Member, is_http1: bool, now_us: u64) -> pingora::Result<Backend> {
+        // Only connections that speak HTTP/1.1 are kept there.
+        if let Some(wire) = member.kept.take(now_us) {
+            return Ok(Backend::http1(wire));
+        }
+        let peer = pool.peer(member, is_http1);
+        if is_http1 {
+            return Ok(Backend::http1(Wire::new(self.http1.new_stream(&peer).await?)));
+        }
+        match self.http2.get_http_session(&peer).await? {
+            (HttpSession::H2(stream), _) => Ok(Backend::Http2(Box::new(stream), Box::new(peer))),
+            (HttpSession::H1(session), _) => Ok(Backend::http1(Wire::new(session.into_inner()))),
+            (HttpSession::Custom(()), _) => Error::e_explain(ErrorType::InternalError, "a protocol of nobody"),
+        }
+    }
+
+    /// Gives a connection back. It is used again if both messages on it were whole and its backend
+    /// keeps it too. A stream is over in any case; its connection is not.
+    pub async fn give_back(&self, member: &Member, backend: Backend, is_whole: bool, now_us: u64) {
+        match backend {
+            Backend::Http1(session, wire) if is_whole => {
+                if let Some((wire, most)) = Backend::release(session, wire).await {
+                    member.kept.put(wire, most, now_us);
+                }
+            }
+            Backend::Http1(..) => {}
+            Backend::Http2(mut stream, peer) => {
+                if !is_whole {
+                    stream.shutdown();
+                }
+                let idle: Option<Duration> = Some(IDLE);
+                self.http2.release_http_session(HttpSession::H2(*stream), &*peer, idle).await;
+            }
+        }
+    }
+}

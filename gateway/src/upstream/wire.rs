@@ -1,0 +1,124 @@
+//! A connection to a backend that two hands can hold: one reads the answer while the other still
+//! sends the request. It counts what has come, because a request may be sent again only if no byte
+//! of an answer has.
+//!
+//! Both hands belong to one task, so the lock is never waited for.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, Stream, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// One of the hands.
+#[derive(Clone, Debug)]
+pub struct Wire(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    stream: Mutex<Stream>,
+    received: AtomicU64,
+}
+
+impl Wire {
+    /// Takes a connection.
+    pub fn new(stream: Stream) -> Self {
+        Wire(Arc::new(Shared { stream: Mutex::new(stream), received: AtomicU64::new(0) }))
+    }
+
+    fn stream(&self) -> MutexGuard<'_, Stream> {
+        self.0.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that came since the last [`Wire::begin`].
+    pub fn received(&self) -> u64 {
+        self.0.received.load(Ordering::Relaxed)
+    }
+
+    /// A request begins: nothing of its answer has come.
+    pub fn begin(&self) {
+        self.0.received.store(0, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut *self.stream()).poll_read(cx, buf);
+        let came = buf.filled().len().saturating_sub(before);
+        if came > 0 {
+            self.0.received.fetch_add(came as u64, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut *self.stream()).poll_write(cx, buf)
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut *self.stream()).poll_flush(cx)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut *self.stream()).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut *self.stream()).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream().is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Wire {
+    async fn shutdown(&mut self) {
+        let _ = std::future::poll_fn(|cx| Pin::new(&mut *self.stream()).poll_shutdown(cx)).await;
+    }
+}
+
+impl UniqueID for Wire {
+    fn id(&self) -> UniqueIDType {
+        self.stream().id()
+    }
+}
+
+impl Ssl for Wire {
+    fn get_ssl_digest(&self) -> Option<Arc<pingora::protocols::tls::SslDigest>> {
+        self.stream().get_ssl_digest()
+    }
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream().selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Wire {
+    fn get_timing_digest(&self) -> Vec<Option<pingora::protocols::TimingDigest>> {
+        // Nobody reads it of a connection to a backend.
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Wire {
+    fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Wire {
+    fn get_socket_digest(&self) -> Option<Arc<pingora::protocols::SocketDigest>> {
+        None
+    }
+}
+
+impl Peek for Wire {}
