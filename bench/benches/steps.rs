@@ -41,7 +41,9 @@ fn steps(c: &mut Criterion) {
 
     let large = policy(10_000);
     let api = &large.apis[0];
-    let parse = |path: &'static str| Target::parse("GET", path.as_bytes(), Some(b"api.iconflow.dev"), None).unwrap();
+    let parse = |path: &'static str| {
+        Target::parse("GET", path.as_bytes(), Some(b"api.iconflow.dev"), None, &policy::Bounds::DEFAULT).unwrap()
+    };
     let (first, deep, none) =
         (parse("/v2/packs"), parse("/v2/area7/things/x1234/parts9907"), parse("/v2/area7/nothing"));
     c.bench_function("route match among 10,000: literal", |b| b.iter(|| api.find(black_box(&first)).unwrap().index));

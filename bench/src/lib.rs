@@ -132,6 +132,7 @@ pub fn gate(policy: Policy, keys: u64) -> Bench {
         request_ids: RequestIds::new().unwrap(),
         trusted_proxies: Vec::new(),
         store_kind: "sqlite",
+        bounds: policy::Bounds::DEFAULT,
         idle_s: 60,
         drain: std::time::Duration::from_secs(30),
     };

@@ -1,5 +1,7 @@
 //! Answers that Tollgate writes itself, and the fields it adds to those of an upstream.
 
+mod links;
+
 use std::fmt::Write as _;
 
 use bytes::Bytes;
@@ -12,6 +14,8 @@ use policy::file::LimitHeadersFile as LimitHeaders;
 use policy::limit::Charges;
 use policy::route::Api;
 
+pub use self::links::OwnHosts;
+use self::links::may_name_hosts;
 use crate::deny::Denial;
 use crate::forward::{Nominations, names};
 use crate::limit::Standing;
@@ -85,6 +89,7 @@ pub enum Follows {
 pub fn pass_on(
     upstream: &ResponseHeader,
     follows: Follows,
+    own: &OwnHosts<'_>,
     dressing: &Dressing<'_>,
 ) -> pingora::Result<ResponseHeader> {
     let theirs = &upstream.headers;
@@ -99,7 +104,9 @@ pub fn pass_on(
             name => !is_replaced(name) && !nominations.contain(name),
         };
         if stays {
-            fields.append(name.clone(), value.clone());
+            let value =
+                if may_name_hosts(name) { own.over_https(value) } else { None }.unwrap_or_else(|| value.clone());
+            fields.append(name.clone(), value);
         }
     }
     let is_framed = |fields: &HeaderMap| {
@@ -277,8 +284,7 @@ pub async fn preflight(session: &mut Session, cors: Option<&Cors>, dressing: &Dr
     let mut fields = HeaderMap::with_capacity(8);
     dress(&mut fields, dressing)?;
     if let Some(cors) = cors.filter(|cors| dressing.origin.is_some_and(|o| cors.allow_origin(o).is_some())) {
-        let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
-        fields.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        fields.insert(header::ACCESS_CONTROL_ALLOW_METHODS, text(&cors.allow_methods)?);
         fields.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, text(&cors.allow_headers)?);
         fields.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(cors.max_age.as_secs()));
     }

@@ -4,6 +4,7 @@
 //! bound set. Only the second reaches the server. What the gateway decides is not here but in the
 //! policy files.
 
+mod bounds;
 mod secrets;
 
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,8 @@ use serde::Deserialize;
 
 use crate::digest::{Digest, Peppers};
 use crate::store::RedisSettings;
+
+pub use self::bounds::{Bounds, BoundsFile};
 
 type Text = Spanned<String>;
 
@@ -99,34 +102,6 @@ pub struct CertificateFile {
     pub key: Text,
 }
 
-/// Bounds of the process.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BoundsFile {
-    /// Most connections at once. Absent: 20000.
-    pub connections: Option<Spanned<u32>>,
-    /// Most connections of one address at once. Absent: 1000.
-    pub connections_per_address: Option<Spanned<u32>>,
-    /// Most keys cached. Absent: 1000000.
-    pub cached_keys: Option<Spanned<u32>>,
-    /// Most limit buckets held. Absent: 4000000.
-    pub buckets: Option<Spanned<u32>>,
-    /// Failed authentications per address and minute. Absent: 120; 0 for no bound.
-    pub failures_per_minute: Option<Spanned<u32>>,
-    /// How long the last known record of a key serves while the store cannot answer. Absent: 10m.
-    pub stale_for: Option<Text>,
-    /// Longest time for a TLS handshake. Absent: 5s.
-    pub handshake: Option<Text>,
-    /// Longest time for a request head, first byte to last. Absent: 10s.
-    pub head: Option<Text>,
-    /// Longest idle time of a kept connection. Absent: 60s.
-    pub idle: Option<Text>,
-    /// Slowest acceptable request body, in bytes per second. Absent: 500.
-    pub body_rate: Option<Spanned<u32>>,
-    /// Longest time that requests under way are given at a stop. Absent: 30s.
-    pub drain: Option<Text>,
-}
-
 /// What a listener speaks, ready to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenKind {
@@ -157,23 +132,6 @@ pub struct CertificatePaths {
     pub certificate: PathBuf,
     /// Private key.
     pub key: PathBuf,
-}
-
-/// Bounds, ready to run. Each is named where it is used.
-#[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "documented on BoundsFile, field by field")]
-pub struct Bounds {
-    pub connections: usize,
-    pub connections_per_address: u32,
-    pub cached_keys: usize,
-    pub buckets: usize,
-    pub failures_per_minute: u32,
-    pub stale_for: Duration,
-    pub handshake: Duration,
-    pub head: Duration,
-    pub idle: Duration,
-    pub body_rate: u32,
-    pub drain: Duration,
 }
 
 /// Everything a process needs to run.
@@ -313,7 +271,7 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
         ca: file.store_ca.as_ref().map(at),
         ..defaults
     };
-    let bounds = bounds(&file.bounds, problems);
+    let bounds = bounds::bounds(&file.bounds, problems);
     Some(Config {
         listen,
         certificates,
@@ -366,24 +324,6 @@ fn listeners(files: Option<&[ListenFile]>, problems: &mut Vec<Problem>) -> Vec<L
         list.push(Listen { address, kind });
     }
     list
-}
-
-fn bounds(file: &BoundsFile, problems: &mut Vec<Problem>) -> Bounds {
-    let number = |n: &Option<Spanned<u32>>, default: u32| n.as_ref().map_or(default, |n| **n);
-    let seconds = Duration::from_secs;
-    Bounds {
-        connections: number(&file.connections, 20_000) as usize,
-        connections_per_address: number(&file.connections_per_address, 1_000),
-        cached_keys: number(&file.cached_keys, 1_000_000) as usize,
-        buckets: number(&file.buckets, 4_000_000) as usize,
-        failures_per_minute: number(&file.failures_per_minute, 120),
-        stale_for: duration(file.stale_for.as_ref(), seconds(600), problems),
-        handshake: duration(file.handshake.as_ref(), seconds(5), problems),
-        head: duration(file.head.as_ref(), seconds(10), problems),
-        idle: duration(file.idle.as_ref(), seconds(60), problems),
-        body_rate: number(&file.body_rate, 500),
-        drain: duration(file.drain.as_ref(), seconds(30), problems),
-    }
 }
 
 /// The JSON Schema of the settings file.

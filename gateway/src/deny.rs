@@ -33,8 +33,8 @@ pub enum Denial {
     AliasedField,
     /// The target cannot be accepted.
     Target(TargetFault),
-    /// The route takes no escaped text outside ASCII.
-    UnicodePath,
+    /// The path has a form that the route does not take.
+    PathForm,
     /// Scopes are missing.
     InsufficientScope {
         /// What the route requires.
@@ -90,7 +90,8 @@ impl From<Refusal> for Denial {
         match refusal {
             Refusal::MissingCredential => Denial::MissingCredential,
             Refusal::NoSuchRoute => Denial::NoSuchRoute,
-            Refusal::UnicodePath => Denial::UnicodePath,
+            Refusal::MethodNotAllowed { allow } => Denial::MethodNotAllowed { allow },
+            Refusal::PathForm => Denial::PathForm,
             Refusal::MissingScopes { required } => Denial::InsufficientScope { required },
             Refusal::PublicKeyNotAccepted => Denial::PublicKeyNotAccepted,
             Refusal::AddressNotAllowed => Denial::AddressNotAllowed,
@@ -108,7 +109,7 @@ impl Denial {
     pub fn status(&self) -> u16 {
         match self {
             Denial::MissingCredential | Denial::InvalidCredential | Denial::DeadCredential(_) => 401,
-            Denial::UnreadableCredential(_) | Denial::AliasedField | Denial::UnicodePath | Denial::BrokenBody => 400,
+            Denial::UnreadableCredential(_) | Denial::AliasedField | Denial::PathForm | Denial::BrokenBody => 400,
             Denial::Head(HeadFault::TooLarge) => 431,
             Denial::Head(HeadFault::Expect) => 417,
             Denial::Head(
@@ -154,7 +155,7 @@ impl Denial {
             | Denial::AliasedField
             | Denial::Target(_)
             | Denial::BrokenBody
-            | Denial::UnicodePath => "invalid_request",
+            | Denial::PathForm => "invalid_request",
             Denial::InsufficientScope { .. } | Denial::PublicKeyNotAccepted => "insufficient_scope",
             Denial::HttpsRequired => "https_required",
             Denial::AddressNotAllowed => "address_not_allowed",
@@ -206,7 +207,7 @@ impl Denial {
             Denial::UnreadableCredential(_) => "The credential cannot be read",
             Denial::Head(HeadFault::TooLarge) => "The request head is too large",
             Denial::Target(TargetFault::TooLong) => "The request target is too long",
-            Denial::Head(_) | Denial::AliasedField | Denial::Target(_) | Denial::UnicodePath => {
+            Denial::Head(_) | Denial::AliasedField | Denial::Target(_) | Denial::PathForm => {
                 "The request cannot be accepted"
             }
             Denial::BrokenBody => "The request body could not be read",
@@ -242,7 +243,9 @@ impl Denial {
             Denial::Head(fault) => fault.detail(),
             Denial::AliasedField => "The request has a field whose name is reserved in another spelling.",
             Denial::Target(fault) => fault.detail(),
-            Denial::UnicodePath => "This path takes no escaped text outside ASCII.",
+            Denial::PathForm => {
+                "This path does not take such a form: an escaped `;`, `?`, `#` or dot, or text that is not in NFC."
+            }
             Denial::BrokenBody => "The body ended early, came too slowly, or was malformed.",
             Denial::InsufficientScope { required } => {
                 return Cow::Owned(format!("This needs the permission {required}. Use a key that has it."));
@@ -284,7 +287,7 @@ impl Denial {
             Denial::Head(_)
             | Denial::AliasedField
             | Denial::Target(_)
-            | Denial::UnicodePath
+            | Denial::PathForm
             | Denial::BrokenBody
             | Denial::HttpsRequired
             | Denial::AddressNotAllowed
@@ -345,7 +348,7 @@ mod tests {
             Denial::AliasedField,
             Denial::Target(TargetFault::Path(PathFault::DotSegment)),
             Denial::Target(TargetFault::TooLong),
-            Denial::UnicodePath,
+            Denial::PathForm,
             Denial::InsufficientScope { required: Scopes::parse("packs:read packs:write").unwrap() },
             Denial::PublicKeyNotAccepted,
             Denial::HttpsRequired,

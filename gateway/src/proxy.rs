@@ -5,6 +5,7 @@
 //! are in [`crate::hooks`].
 
 mod addressed;
+mod known;
 mod note;
 
 use std::net::IpAddr;
@@ -15,15 +16,16 @@ use ipnet::IpNet;
 use policy::credential::Secret;
 use policy::limit::Payer;
 use policy::route::{Api, CredentialKind, RouteClass};
-use policy::{Circumstances, Grant, Identity, KeyClass, Organization, Route, Target};
+use policy::{Circumstances, Grant, Identity, KeyClass, Route};
 
 use self::addressed::addressed;
+pub use self::known::{Known, RefusedKey};
 use crate::clock::{Clock, Moment};
 use crate::config::ListenKind;
 use crate::deny::Denial;
 use crate::identify::{Caller, FailureBudget, Found, Identified, Identities, Unidentified};
 use crate::inspect::{Inspection, inspect};
-use crate::limit::{Ask, Certainty, Limiter, Standing, Verdict};
+use crate::limit::{Ask, Limiter, Standing, Verdict};
 use crate::oauth::AuthorizationServer;
 use crate::observe::{AccessLog, Metrics, UsageLog};
 use crate::random::RequestIds;
@@ -57,6 +59,8 @@ pub struct Shared {
     pub trusted_proxies: Vec<IpNet>,
     /// Kind of store, for metrics.
     pub store_kind: &'static str,
+    /// Bounds of request heads.
+    pub bounds: policy::Bounds,
     /// Idle time of kept connections, in seconds.
     pub idle_s: u64,
     /// Longest time for requests under way when the gateway stops.
@@ -72,77 +76,6 @@ pub struct Gate {
     pub listener: ListenKind,
     /// Connects to backends.
     pub connections: Arc<Connections>,
-}
-
-/// What became known of a request on its way, for the answer's fields and the record. Filled step
-/// by step, so that a denial carries what was known when it was made.
-#[derive(Default)]
-pub struct Known {
-    /// Index of the API.
-    pub api: Option<u32>,
-    /// The caller.
-    pub caller: Option<(Caller, Arc<Organization>)>,
-    /// How the caller was found.
-    pub found: Option<Found>,
-    /// Index of the route, for a caller who may know it.
-    pub route: Option<u32>,
-    /// The limit to show.
-    pub standing: Option<(Arc<str>, Standing)>,
-    /// Canonical path, and the query behind it: the one text that outlives the head.
-    target: String,
-    path_len: usize,
-    /// The caller's address.
-    pub address: Option<IpAddr>,
-    /// When the request began: the instant by which it is judged.
-    pub now: Moment,
-    /// How its tokens were counted, when some were taken.
-    pub certainty: Option<Certainty>,
-    /// `Origin`.
-    pub origin: Option<Box<str>>,
-    /// Scopes were missing and only shadowed.
-    pub shadowed: bool,
-}
-
-impl Known {
-    /// Nothing but the instant.
-    pub fn at(now: Moment) -> Self {
-        Known { now, ..Known::default() }
-    }
-
-    /// What follows the first `?`; empty when there is nothing.
-    pub fn query(&self) -> &str {
-        self.target.get(self.path_len + 1..).unwrap_or_default()
-    }
-
-    /// Canonical path; empty when the target was refused.
-    pub fn path(&self) -> &str {
-        self.target.get(..self.path_len).unwrap_or_default()
-    }
-
-    /// What the upstream is asked for: byte for byte what was matched, and the query.
-    pub fn path_and_query(&self) -> &str {
-        &self.target
-    }
-
-    fn keep_target(&mut self, target: &Target<'_>) {
-        let (path, query) = (target.path.as_str(), target.query);
-        self.target = String::with_capacity(path.len() + query.map_or(0, |q| q.len() + 1));
-        self.target.push_str(path);
-        self.path_len = path.len();
-        if let Some(query) = query {
-            self.target.push('?');
-            self.target.push_str(query);
-        }
-    }
-
-    /// The caller as an identity.
-    pub fn identity(&self) -> Identity<'_> {
-        match &self.caller {
-            Some((Caller::Key(key), organization)) => Identity::Key(&key.facts, organization),
-            Some((Caller::Token(token, _), organization)) => Identity::Token(&token.facts, organization),
-            None => Identity::Anonymous,
-        }
-    }
 }
 
 /// Proof that a request may be forwarded. Holds no borrow, so it can wait for the engine.
@@ -201,7 +134,13 @@ impl Gate {
             Err(aside) => return Ok(aside),
         };
         if let Some(secret) = head.credential()? {
-            let identified = self.identify(api, secret, address, known.now.wall_ms).await?;
+            let identified = match self.identify(api, secret, address, known.now.wall_ms).await {
+                Ok(identified) => identified,
+                Err(denial) => {
+                    known.refused = self.refused_key(api, secret, &denial);
+                    return Err(denial);
+                }
+            };
             known.found = Some(identified.found);
             known.caller = Some((identified.caller, identified.organization));
         }
@@ -321,6 +260,16 @@ impl Gate {
             Unidentified::Dead(fault) => Denial::DeadCredential(fault),
             Unidentified::CannotKnow => Denial::TemporarilyUnavailable,
         })
+    }
+
+    /// Who was refused, if it is a key that exists and does not work. Its record was just read.
+    fn refused_key(&self, api: &Api, secret: Secret<'_>, denial: &Denial) -> Option<RefusedKey> {
+        let is_key =
+            matches!(denial, Denial::DeadCredential(_)) && matches!(api.classify(secret), CredentialKind::Key(_));
+        let key = is_key.then(|| self.shared.identities.peek(secret)).flatten()?;
+        let organization =
+            key.organization.current().map_or_else(|| "".into(), |organization| organization.id.to_string());
+        Some(RefusedKey { id: key.facts.id.to_string().into(), organization: organization.into() })
     }
 
     fn count_lookup(&self, answer: &Result<Identified, Unidentified>) {

@@ -10,8 +10,9 @@ use http::HeaderMap;
 use http::header::{self, HeaderValue};
 use ipnet::IpNet;
 use pingora::protocols::http::ServerSession as Session;
+use policy::Bounds;
 use policy::credential::{Secret, bearer};
-use policy::head::{FIELDS_MAX, HEAD_BYTES_MAX, HeadFault, lint};
+use policy::head::{HEAD_BYTES_MAX, HeadFault, lint};
 use policy::target::{Target, TargetFault};
 
 use crate::deny::Denial;
@@ -24,6 +25,7 @@ pub struct Head<'a> {
     host: Option<&'a [u8]>,
     authority: Option<&'a [u8]>,
     noted: Noted<'a>,
+    bounds: Bounds,
 }
 
 /// What a decision needs of the fields, noted in one walk over them.
@@ -32,9 +34,11 @@ struct Noted<'a> {
     /// The first two: more than one is a fault.
     authorization: [Option<&'a [u8]>; 2],
     origin: Option<&'a str>,
-    has_fetch_metadata: bool,
+    has_fetch_site: bool,
+    has_fetch_dest: bool,
     has_requested_method: bool,
     content_length: Option<u64>,
+    cookies: usize,
 }
 
 impl<'a> Noted<'a> {
@@ -46,7 +50,9 @@ impl<'a> Noted<'a> {
                 "origin" => {
                     noted.origin.get_or_insert(value.to_str().unwrap_or("null"));
                 }
-                "sec-fetch-mode" | "sec-fetch-site" => noted.has_fetch_metadata = true,
+                "sec-fetch-site" => noted.has_fetch_site = true,
+                "sec-fetch-dest" => noted.has_fetch_dest = true,
+                "cookie" => noted.cookies += 1,
                 "access-control-request-method" => noted.has_requested_method = true,
                 "content-length" => noted.content_length = value.to_str().ok().and_then(|text| text.parse().ok()),
                 _ => {}
@@ -70,11 +76,12 @@ impl<'a> Head<'a> {
             host: Some(host.as_bytes()),
             authority: None,
             noted: Noted::of(headers),
+            bounds: Bounds::DEFAULT,
         }
     }
 
     /// Checks the head of a session. `raw` is what [`raw_head`] gave.
-    pub fn check(session: &'a Session, raw: Option<&'a Bytes>) -> Result<Self, Denial> {
+    pub fn check(session: &'a Session, raw: Option<&'a Bytes>, bounds: Bounds) -> Result<Self, Denial> {
         let request = session.req_header();
         let headers = &request.headers;
         let (method, noted) = (request.method.as_str(), Noted::of(headers));
@@ -83,11 +90,13 @@ impl<'a> Head<'a> {
         }
         check_names(headers.keys().map(|name| name.as_str()))?;
         if let Some(raw) = raw {
-            let line = lint(raw).map_err(Denial::Head)?;
-            return Ok(Head { method, target: line.target, host: Some(line.host), authority: None, noted });
+            let line = lint(raw, bounds.fields).map_err(Denial::Head)?;
+            return Ok(Head { method, target: line.target, host: Some(line.host), authority: None, noted, bounds });
         }
         let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-        if headers.len() > FIELDS_MAX || size > HEAD_BYTES_MAX {
+        // Over HTTP/2 a cookie may come in many pieces, which are one field (RFC 9113 section 8.2.3).
+        let fields = headers.len() - noted.cookies.saturating_sub(1);
+        if fields > bounds.fields || size > HEAD_BYTES_MAX {
             return Err(Denial::Head(HeadFault::TooLarge));
         }
         let mut hosts = headers.get_all(header::HOST).iter();
@@ -106,12 +115,12 @@ impl<'a> Head<'a> {
             return Err(Denial::Head(HeadFault::Expect));
         }
         let authority = request.uri.authority().map(|a| a.as_str().as_bytes());
-        Ok(Head { method, target: request.raw_path(), host, authority, noted })
+        Ok(Head { method, target: request.raw_path(), host, authority, noted, bounds })
     }
 
     /// The target, canonical.
     pub fn target(&self) -> Result<Target<'a>, TargetFault> {
-        Target::parse(self.method, self.target, self.host, self.authority)
+        Target::parse(self.method, self.target, self.host, self.authority, &self.bounds)
     }
 
     /// The credential that was presented, if any.
@@ -124,9 +133,9 @@ impl<'a> Head<'a> {
         self.noted.origin
     }
 
-    /// Whether there are `Sec-Fetch-*` fields.
+    /// Whether it says what only browsers say of themselves (see `policy::Circumstances`).
     pub fn has_fetch_metadata(&self) -> bool {
-        self.noted.has_fetch_metadata
+        self.noted.has_fetch_site && self.noted.has_fetch_dest
     }
 
     /// Whether it is a CORS preflight.
@@ -161,15 +170,31 @@ pub fn caller_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
     let entries: Vec<&str> = values.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).collect();
     let mut caller = peer;
     for entry in entries.iter().rev().take(FORWARDED_MAX) {
-        match entry.trim().parse::<IpAddr>() {
-            Ok(address) => caller = address,
-            Err(_) => break,
+        match forwarded_address(entry.trim()) {
+            Some(address) => caller = address,
+            None => break,
         }
         if !is_trusted(&caller) {
             break;
         }
     }
     caller
+}
+
+/// An address as proxies write it: plain, or with a port, or (of IPv6) in brackets with or without one.
+fn forwarded_address(entry: &str) -> Option<IpAddr> {
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    let address = if let Some(rest) = entry.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        let is_whole = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        is_whole.then(|| address.parse().ok().map(IpAddr::V6))??
+    } else {
+        match entry.split_once(':') {
+            Some((address, port)) if is_port(port) && !address.is_empty() => IpAddr::V4(address.parse().ok()?),
+            Some(_) | None => entry.parse().ok()?,
+        }
+    };
+    Some(address.to_canonical())
 }
 
 #[cfg(test)]
@@ -193,6 +218,31 @@ mod tests {
         let seen = caller_address(proxy, &headers(&["1.1.1.1, 203.0.113.9", "10.0.0.7"]), &trusted);
         assert_eq!(seen, peer);
         assert_eq!(caller_address(proxy, &headers(&["nonsense"]), &trusted), proxy);
+    }
+
+    #[test]
+    fn an_address_with_a_port_or_brackets_is_that_address() {
+        for (entry, address) in [
+            ("203.0.113.7", Some("203.0.113.7")),
+            ("203.0.113.7:51234", Some("203.0.113.7")),
+            ("2001:db8::7", Some("2001:db8::7")),
+            ("[2001:db8::7]", Some("2001:db8::7")),
+            ("[2001:db8::7]:443", Some("2001:db8::7")),
+            ("::ffff:203.0.113.7", Some("203.0.113.7")),
+            ("[203.0.113.7]:443", None),
+            ("203.0.113.7:x", None),
+            ("203.0.113.7:99999", None),
+            ("[2001:db8::7]443", None),
+            ("unknown", None),
+            ("_hidden:443", None),
+            (":443", None),
+            ("", None),
+        ] {
+            assert_eq!(forwarded_address(entry), address.map(|a| a.parse().unwrap()), "{entry}");
+        }
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let seen = caller_address("10.0.0.1".parse().unwrap(), &headers(&["203.0.113.7:51234, 10.0.0.9:80"]), &trusted);
+        assert_eq!(seen, "203.0.113.7".parse::<IpAddr>().unwrap());
     }
 
     #[test]

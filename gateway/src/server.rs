@@ -200,6 +200,7 @@ fn shared(
         request_ids: RequestIds::new()?,
         trusted_proxies: config.trusted_proxies.clone(),
         store_kind: store.kind(),
+        bounds: config.bounds.requests,
         idle_s: config.bounds.idle.as_secs().max(1),
         drain: config.bounds.drain,
     }))

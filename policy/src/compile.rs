@@ -13,8 +13,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::file::PolicyFile;
+use crate::policy::Policy;
 use crate::problem::{Problem, Problems, Source};
-use crate::route::{Api, Names, Policy};
+use crate::route::{Api, Names};
 use crate::span::Span;
 use crate::{shape, tree};
 

@@ -19,6 +19,8 @@ pub enum Origins {
 pub struct Cors {
     /// Origins that may read answers.
     pub origins: Origins,
+    /// Value of `Access-Control-Allow-Methods`.
+    pub allow_methods: Box<str>,
     /// Value of `Access-Control-Allow-Headers`.
     pub allow_headers: Box<str>,
     /// Value of `Access-Control-Expose-Headers`.

@@ -3,9 +3,12 @@
 
 use std::fmt::Write as _;
 
+use crate::bounds::Bounds;
 use crate::identity::{Identity, KeyFault};
-use crate::route::{Access, Circumstances, Mode, Policy, Refusal};
-use crate::target::Target;
+use crate::path::PathFault;
+use crate::policy::Policy;
+use crate::route::{Access, Circumstances, Mode, Refusal};
+use crate::target::{Target, TargetFault};
 
 /// What is asked about.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub struct Question<'a> {
     pub circumstances: Circumstances<'a>,
     /// When, Unix milliseconds.
     pub now_ms: u64,
+    /// Bounds of the gateway.
+    pub bounds: Bounds,
 }
 
 /// One step of the decision.
@@ -62,9 +67,18 @@ impl Explanation {
 /// Explains what would happen, without spending anything.
 pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
     let mut told = Explanation { steps: Vec::new(), status: 200, code: None };
-    let parsed = Target::parse(question.method, question.target.as_bytes(), Some(question.host.as_bytes()), None);
+    let parsed = Target::parse(
+        question.method,
+        question.target.as_bytes(),
+        Some(question.host.as_bytes()),
+        None,
+        &question.bounds,
+    );
     let target = match parsed {
         Ok(target) => target,
+        Err(fault @ (TargetFault::TooLong | TargetFault::Path(PathFault::TooLong))) => {
+            return told.refuse("target", fault.detail(), 414, "too_large");
+        }
         Err(fault) => return told.refuse("target", fault.detail(), 400, "invalid_request"),
     };
     told.pass("target", format!("{} {} at {}", question.method, target.path.as_str(), target.host.as_str()));
@@ -161,8 +175,11 @@ fn refused(told: Explanation, refusal: Refusal, identity: Identity<'_>) -> Expla
     match refusal {
         Refusal::MissingCredential => told.refuse("route", "a credential is needed", 401, "missing_credential"),
         Refusal::NoSuchRoute => told.refuse("route", "no route for this method and path", 404, "no_such_route"),
-        Refusal::UnicodePath => {
-            told.refuse("route", "the route takes no escaped text outside ASCII", 400, "invalid_request")
+        Refusal::MethodNotAllowed { allow } => {
+            told.refuse("route", format!("the path takes {allow}"), 405, "method_not_allowed")
+        }
+        Refusal::PathForm => {
+            told.refuse("route", "the route does not take such a path (`paths_may`)", 400, "invalid_request")
         }
         Refusal::MissingScopes { required } => {
             told.refuse("scopes", format!("needs {required}; {}", have(identity)), 403, "insufficient_scope")

@@ -12,8 +12,10 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 mod oauth;
+mod route;
 
 pub use self::oauth::{AlgorithmFile, HandoffFile, IntrospectionFile, IssuerFile, LoginFile, OAuthFile, OidcFile};
+pub use self::route::{AccessFile, PathFormFile, PerFile, ProtocolFile, RouteClassFile, RouteFile, RouteLimitFile};
 use crate::identity::KeyClass;
 use crate::span::Spanned;
 
@@ -271,99 +273,6 @@ pub enum LimitHeadersFile {
     Ietf,
     /// Both.
     Both,
-}
-
-/// One route: which requests, and what they need.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RouteFile {
-    /// Short name, used in records and metrics; unique in the API.
-    pub id: Text,
-    /// Methods, such as `[GET, POST]`. GET covers HEAD.
-    pub methods: Vec<Text>,
-    /// Path patterns: `/v2/packs`, `/v2/packs/*` (one segment), `/v2/packs/**` (the rest).
-    pub paths: Vec<Text>,
-    /// Who may call it. There is no default.
-    pub access: AccessFile,
-    /// Whether public keys may call it. Absent: false.
-    pub public_keys: Option<bool>,
-    /// Limit class for credentials that have no class of their own. Absent: read for GET, else write.
-    pub class: Option<RouteClassFile>,
-    /// Tokens that a request takes from each of its limits. Absent: 1.
-    pub cost: Option<Spanned<u32>>,
-    /// Limits of this route alone, beside those of the plan.
-    #[serde(default)]
-    pub limits: Vec<RouteLimitFile>,
-    /// Largest request body. Absent: 10MiB.
-    pub body_max: Option<Text>,
-    /// Longest silence while waiting for the backend. Absent: that of the upstream.
-    pub timeout: Option<Text>,
-    /// Protocols beside plain requests and answers.
-    #[serde(default)]
-    pub allow: Vec<ProtocolFile>,
-    /// Whether WebSockets, event streams and gRPC calls under way end when their credential does.
-    /// Absent: true.
-    pub ends_with_credential: Option<bool>,
-    /// Whether escaped characters outside ASCII are accepted in the path. Absent: false.
-    pub unicode_paths: Option<bool>,
-    /// Overrides the API's.
-    pub outage: Option<OutageFile>,
-    /// Overrides the API's.
-    pub authorization: Option<ModeFile>,
-}
-
-/// Who may call a route.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum AccessFile {
-    /// Anyone, with or without a credential.
-    Public,
-    /// Any valid credential of the API.
-    Authenticated,
-    /// A valid credential with all of these scopes.
-    Scopes(Vec<Text>),
-}
-
-/// Limit class of a route.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum RouteClassFile {
-    /// Counts against the plan's read limit.
-    Read,
-    /// Counts against the plan's write limit.
-    Write,
-}
-
-/// A limit of one route.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RouteLimitFile {
-    /// Such as `10/min`.
-    pub rate: Text,
-    /// Whose requests are counted together. Absent: key.
-    pub per: Option<PerFile>,
-}
-
-/// Whose requests a limit counts together.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum PerFile {
-    /// Those of one key.
-    Key,
-    /// Those of one organization.
-    Organization,
-}
-
-/// A protocol that a route must allow before it passes.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum ProtocolFile {
-    /// WebSocket (RFC 6455).
-    Websocket,
-    /// Server-sent events: answers that never end.
-    Sse,
-    /// gRPC over HTTP/2.
-    Grpc,
 }
 
 /// The JSON Schema of a policy file, for editors and for `tollgate schema`.

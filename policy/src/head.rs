@@ -12,8 +12,6 @@ use crate::fields::NAME_BYTES_MAX;
 
 /// Largest head accepted, in bytes.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Most fields in a head.
-pub const FIELDS_MAX: usize = 100;
 /// Most digits in `Content-Length`.
 const LENGTH_DIGITS_MAX: usize = 15;
 /// Most tokens in `Connection`.
@@ -22,7 +20,7 @@ pub const CONNECTION_TOKENS_MAX: usize = 10;
 /// Why a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadFault {
-    /// Larger than [`HEAD_BYTES_MAX`] or more than [`FIELDS_MAX`] fields: 431.
+    /// Larger than [`HEAD_BYTES_MAX`] or more fields than are accepted: 431.
     TooLarge,
     /// It cannot be parsed at all.
     Unreadable,
@@ -69,7 +67,7 @@ pub struct RequestLine<'a> {
 }
 
 /// Checks a whole head, request line to blank line inclusive.
-pub fn lint(raw: &[u8]) -> Result<RequestLine<'_>, HeadFault> {
+pub fn lint(raw: &[u8], fields_max: usize) -> Result<RequestLine<'_>, HeadFault> {
     if raw.len() > HEAD_BYTES_MAX {
         return Err(HeadFault::TooLarge);
     }
@@ -82,7 +80,7 @@ pub fn lint(raw: &[u8]) -> Result<RequestLine<'_>, HeadFault> {
         if line.is_empty() {
             break;
         }
-        if count >= FIELDS_MAX {
+        if count >= fields_max {
             return Err(HeadFault::TooLarge);
         }
         let (name, value) = field(line)?;
@@ -207,6 +205,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const FIELDS: usize = crate::Bounds::DEFAULT.fields;
+
     fn head(fields: &str) -> Vec<u8> {
         format!("GET /v2/packs HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n").into_bytes()
     }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_clean_head_passes() {
         let raw = head("Accept: */*\r\nContent-Length: 5\r\nConnection: keep-alive, x-mine\r\nX-T: a\tb\r\n");
-        let line = lint(&raw).unwrap();
+        let line = lint(&raw, FIELDS).unwrap();
         assert_eq!((line.target, line.host), (&b"/v2/packs"[..], &b"a.example"[..]));
     }
 
@@ -251,7 +251,7 @@ mod tests {
             ("Expect: 200-ok\r\n", HeadFault::Expect),
         ];
         for (fields, fault) in cases {
-            assert_eq!(lint(&head(fields)), Err(*fault), "{fields:?}");
+            assert_eq!(lint(&head(fields), FIELDS), Err(*fault), "{fields:?}");
         }
         for raw in [
             &b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"[..],
@@ -261,19 +261,22 @@ mod tests {
             b"GET /\r\nHost: a\r\n\r\n",
             b"G(T / HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {
-            assert_eq!(lint(raw), Err(HeadFault::RequestLine));
+            assert_eq!(lint(raw, FIELDS), Err(HeadFault::RequestLine));
         }
-        assert_eq!(lint(b"GET / HTTP/1.1\r\n\r\n"), Err(HeadFault::Host));
-        assert_eq!(lint(b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"), Err(HeadFault::Framing));
-        assert_eq!(lint(&head(&"A: b\r\n".repeat(FIELDS_MAX))), Err(HeadFault::TooLarge));
-        assert_eq!(lint(&head(&format!("A: {}\r\n", "b".repeat(HEAD_BYTES_MAX)))), Err(HeadFault::TooLarge));
-        assert_eq!(lint(&head(&format!("{}: b\r\n", "a".repeat(NAME_BYTES_MAX + 1)))), Err(HeadFault::Field));
+        assert_eq!(lint(b"GET / HTTP/1.1\r\n\r\n", FIELDS), Err(HeadFault::Host));
+        assert_eq!(
+            lint(b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", FIELDS),
+            Err(HeadFault::Framing)
+        );
+        assert_eq!(lint(&head(&"A: b\r\n".repeat(FIELDS)), FIELDS), Err(HeadFault::TooLarge));
+        assert_eq!(lint(&head(&format!("A: {}\r\n", "b".repeat(HEAD_BYTES_MAX))), FIELDS), Err(HeadFault::TooLarge));
+        assert_eq!(lint(&head(&format!("{}: b\r\n", "a".repeat(NAME_BYTES_MAX + 1))), FIELDS), Err(HeadFault::Field));
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(raw in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let _ = lint(&raw);
+            let _ = lint(&raw, FIELDS);
         }
     }
 }

@@ -10,6 +10,7 @@
 //! The policy file: [`tree`] → [`shape`] → [`mod@file`] → [`mod@compile`], with [`problem`] for everything
 //! that is wrong with it. [`explain`] prints what these same functions return.
 
+mod bounds;
 mod bytes;
 pub mod compile;
 pub mod cors;
@@ -24,6 +25,7 @@ pub mod jws;
 pub mod limit;
 pub mod oauth;
 pub mod path;
+mod policy;
 pub mod problem;
 pub mod route;
 pub mod router;
@@ -35,8 +37,10 @@ pub mod units;
 pub mod upstream;
 pub mod window;
 
+pub use bounds::Bounds;
 pub use compile::compile;
 pub use identity::{Environment, Identity, Key, KeyClass, KeyFault, Organization, Scope, Scopes, Token};
+pub use policy::Policy;
 pub use problem::{Problem, Problems, Source};
-pub use route::{Access, Api, Circumstances, Grant, Policy, Refusal, Route};
+pub use route::{Access, Api, Circumstances, Grant, Refusal, Route};
 pub use target::{Method, Target, TargetFault};

@@ -115,6 +115,13 @@ pub fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>)
         .map(|(_, candidate)| candidate)
 }
 
+/// The candidate that a word in capitals is but for its case or one slip; none when it is one of them.
+pub fn slip<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let is_one = candidates.clone().into_iter().any(|candidate| candidate == written);
+    let upper = written.to_ascii_uppercase();
+    candidates.into_iter().find(|candidate| !is_one && distance(&upper, candidate) <= 1)
+}
+
 /// Edit distance with adjacent swaps (optimal string alignment) between two short words.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());

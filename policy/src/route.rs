@@ -16,8 +16,9 @@ pub use crate::file::OutageFile as Outage;
 use crate::identity::{Environment, Identity, Key, KeyClass, Organization, Scope, Scopes};
 use crate::limit::{Charges, Limit, Payer, Plan};
 use crate::oauth::{Issuer, OAuth};
+use crate::path::Forms;
 use crate::router::{RouteIndex, Router};
-use crate::target::{Host, Method, Target};
+use crate::target::{Method, Target};
 pub use crate::upstream::{Health, HttpVersion, Upstream, UpstreamTls};
 
 /// What a policy calls by name. Its keys come from the operator alone, so that a fast hash does: a
@@ -89,8 +90,8 @@ pub struct Route {
     pub ends_with_credential: bool,
     /// Protocols allowed.
     pub protocols: Protocols,
-    /// Whether paths with escaped characters outside ASCII match.
-    pub unicode_paths: bool,
+    /// Forms of paths that it takes beside the ordinary ones.
+    pub paths_may: Forms,
     /// What limits do while their store cannot answer.
     pub outage: Outage,
     /// Enforced or shadowed.
@@ -149,8 +150,13 @@ pub enum Refusal {
     MissingCredential,
     /// A known caller asked for what is not there.
     NoSuchRoute,
-    /// The path has escaped text that the route does not accept.
-    UnicodePath,
+    /// The path is there, and takes other methods.
+    MethodNotAllowed {
+        /// Those that the caller may know of, as `Allow` names them.
+        allow: Box<str>,
+    },
+    /// The path has a form that the route does not take.
+    PathForm,
     /// These scopes are needed and not all there.
     MissingScopes {
         /// What the route requires.
@@ -173,7 +179,8 @@ pub struct Circumstances<'a> {
     pub address: IpAddr,
     /// `Origin`, if sent.
     pub origin: Option<&'a str>,
-    /// Whether the request carries fetch metadata (`Sec-Fetch-*`), which only browsers send.
+    /// Whether it says what only browsers say of themselves: `Sec-Fetch-Site` with `Sec-Fetch-Dest`.
+    /// `Sec-Fetch-Mode` alone comes from Node's `fetch` too.
     pub has_fetch_metadata: bool,
 }
 
@@ -251,7 +258,7 @@ impl Api {
 
     /// The route that a target matches, if any.
     pub fn find(&self, target: &Target<'_>) -> Option<&Route> {
-        let index = self.router.find(target.path.as_str(), target.method)?;
+        let index = self.router.find(target.path.decoded(), target.method)?;
         self.routes.get(index as usize)
     }
 
@@ -282,11 +289,11 @@ impl Api {
         let route = match (self.find(target), identity) {
             (Some(route), Identity::Key(..) | Identity::Token(..)) => route,
             (Some(route), Identity::Anonymous) if route.access == Access::Public => route,
-            (Some(_) | None, Identity::Anonymous) => return Err(Refusal::MissingCredential),
-            (None, Identity::Key(..) | Identity::Token(..)) => return Err(Refusal::NoSuchRoute),
+            (Some(_), Identity::Anonymous) => return Err(Refusal::MissingCredential),
+            (None, identity) => return Err(self.unmatched(target, identity)),
         };
-        if target.path.has_unicode() && !route.unicode_paths {
-            return Err(Refusal::UnicodePath);
+        if !target.path.forms().are_among(route.paths_may) {
+            return Err(Refusal::PathForm);
         }
         let shadowed = match (route.check_scopes(identity), route.mode) {
             (Ok(()), Mode::Enforce | Mode::Shadow) => false,
@@ -296,10 +303,29 @@ impl Api {
         Ok(Grant { api: self, route, identity, shadowed })
     }
 
+    /// Why no route takes a request. Who is not known learns of public routes only.
+    fn unmatched(&self, target: &Target<'_>, identity: Identity<'_>) -> Refusal {
+        let is_known = !matches!(identity, Identity::Anonymous);
+        let may_know = |index: RouteIndex| {
+            is_known || self.routes.get(index as usize).is_some_and(|route| route.access == Access::Public)
+        };
+        let known = self.router.methods(target.path.decoded()).filter(|(_, index)| may_know(*index));
+        let mut methods: Vec<&str> = known.map(|(method, _)| method).collect();
+        if methods.contains(&Method::GET.as_str()) {
+            methods.push(Method::HEAD.as_str());
+        }
+        methods.sort_unstable();
+        match (methods.is_empty(), is_known) {
+            (true, true) if target.path.forms() != Forms::NONE => Refusal::PathForm,
+            (false, _) => Refusal::MethodNotAllowed { allow: methods.join(", ").into() },
+            (true, true) => Refusal::NoSuchRoute,
+            (true, false) => Refusal::MissingCredential,
+        }
+    }
+
     /// Whether a request asks for the caller's own rights and limits.
     pub fn is_inspection(&self, target: &Target<'_>) -> bool {
-        self.inspection.as_deref() == Some(target.path.as_str())
-            && matches!(target.method, Some(Method::Get | Method::Head))
+        self.inspection.as_deref() == Some(target.path.decoded()) && target.method.is_some_and(Method::is_read)
     }
 
     /// Decides whether a caller may see its own rights and limits: anyone may who is known, from
@@ -358,41 +384,5 @@ impl Route {
             Access::Scopes(required) if required.iter().all(|scope| identity.has(scope)) => Ok(()),
             Access::Scopes(required) => Err(Refusal::MissingScopes { required: required.clone() }),
         }
-    }
-}
-
-/// Everything that one set of policy files says. Immutable; replaced as a whole.
-#[derive(Clone, Debug, Default)]
-pub struct Policy {
-    /// The APIs.
-    pub apis: Box<[Api]>,
-    pub(crate) hosts: Names<usize>,
-    pub(crate) issuers: Names<usize>,
-}
-
-impl Policy {
-    /// The API whose authorization server has a host.
-    pub fn issuer_at(&self, host: &Host<'_>) -> Option<(&Api, &Arc<OAuth>)> {
-        let api = self.apis.get(*self.issuers.get(host.as_str())?)?;
-        Some((api, api.oauth.as_ref()?))
-    }
-
-    /// The API that a host belongs to.
-    pub fn api_at(&self, host: &Host<'_>) -> Option<&Api> {
-        self.apis.get(*self.hosts.get(host.as_str())?)
-    }
-
-    /// The API with that name.
-    pub fn api(&self, name: &str) -> Option<&Api> {
-        self.apis.iter().find(|api| &*api.name == name)
-    }
-
-    /// The API and environment that a prefix of the text opens, whatever host it came to.
-    pub fn api_of_key(&self, secret: Secret<'_>) -> Option<(&Api, &str, Environment)> {
-        self.apis.iter().find_map(|api| {
-            let (prefix, environment) =
-                api.prefixes.iter().find(|(prefix, _)| secret.expose().starts_with(&**prefix))?;
-            Some((api, &**prefix, *environment))
-        })
     }
 }

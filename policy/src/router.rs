@@ -8,9 +8,13 @@
 
 use memchr::memchr;
 
-use crate::path::SEGMENTS_MAX;
+use crate::bounds::Bounds;
+use crate::path::{CanonicalPath, Forms};
 use crate::route::Names;
 use crate::target::Method;
+
+/// Most segments of a pattern: what a gateway can be set to take.
+const SEGMENTS_MAX: usize = 256;
 
 /// Index of a route in its API.
 pub type RouteIndex = u32;
@@ -19,6 +23,8 @@ pub type RouteIndex = u32;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern {
     segments: Vec<Segment>,
+    /// Forms that its literals have, which its route must take.
+    pub(crate) forms: Forms,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,8 +59,17 @@ impl Pattern {
         }
         let literal: String =
             parts.iter().map(|p| if p.contains('*') { "/x".into() } else { format!("/{p}") }).collect();
-        match crate::path::CanonicalPath::parse(literal.as_bytes()) {
-            Ok(path) if path.as_str() == literal => Ok(Pattern { segments }),
+        match CanonicalPath::parse(literal.as_bytes(), &Bounds { segments: SEGMENTS_MAX, ..Bounds::DEFAULT }) {
+            Ok(path) if path.as_str() == literal => {
+                // What is matched is decoded.
+                let decoded = path.decoded().split('/').skip(1);
+                for (segment, text) in segments.iter_mut().zip(decoded) {
+                    if let Segment::Literal(literal) = segment {
+                        *literal = text.into();
+                    }
+                }
+                Ok(Pattern { segments, forms: path.forms() })
+            }
             Ok(path) => Err(format!("the pattern `{s}` is not canonical; write `{}`", path.as_str())),
             Err(fault) => Err(format!("no request can match `{s}`: {}", fault.detail())),
         }
@@ -69,7 +84,8 @@ struct Node {
     leaf: Option<Leaf>,
 }
 
-type Leaf = [Option<RouteIndex>; Method::ALL.len()];
+/// Routes by method: a handful, so that a list does.
+type Leaf = Vec<(Box<str>, RouteIndex)>;
 
 /// All patterns of an API as a tree; each tree node is visited at most once per look-up.
 #[derive(Clone, Debug)]
@@ -85,7 +101,7 @@ impl Default for Router {
 
 impl Router {
     /// Adds a pattern for a method; the route already there, if any, is returned and stays.
-    pub fn insert(&mut self, pattern: &Pattern, method: Method, route: RouteIndex) -> Option<RouteIndex> {
+    pub fn insert(&mut self, pattern: &Pattern, method: Method<'_>, route: RouteIndex) -> Option<RouteIndex> {
         let mut at = 0usize;
         let mut is_rest = false;
         for segment in &pattern.segments {
@@ -105,20 +121,23 @@ impl Router {
         }
         let node = self.nodes.get_mut(at)?;
         let leaf = if is_rest { &mut node.rest } else { &mut node.leaf };
-        let slot = leaf.get_or_insert_default().get_mut(method.rule() as usize)?;
-        match *slot {
-            Some(taken) => Some(taken),
-            None => {
-                *slot = Some(route);
-                None
-            }
+        let (leaf, method) = (leaf.get_or_insert_default(), method.rule().as_str());
+        let taken = leaf.iter().find(|(known, _)| **known == *method).map(|(_, route)| *route);
+        if taken.is_none() {
+            leaf.push((method.into(), route));
         }
+        taken
     }
 
-    /// The route for a path (which starts with a slash) and a method.
-    pub fn find(&self, path: &str, method: Option<Method>) -> Option<RouteIndex> {
-        let leaf = self.leaf(0, path.strip_prefix('/'))?;
-        leaf.get(method?.rule() as usize).copied().flatten()
+    /// The route for a decoded path (which starts with a slash) and a method.
+    pub fn find(&self, path: &str, method: Option<Method<'_>>) -> Option<RouteIndex> {
+        let (leaf, method) = (self.leaf(0, path.strip_prefix('/'))?, method?.rule().as_str());
+        leaf.iter().find(|(known, _)| **known == *method).map(|(_, route)| *route)
+    }
+
+    /// The routes of a path by method, whatever the request's.
+    pub fn methods(&self, path: &str) -> impl Iterator<Item = (&str, RouteIndex)> {
+        self.leaf(0, path.strip_prefix('/')).into_iter().flatten().map(|(method, route)| (&**method, *route))
     }
 
     fn leaf(&self, at: usize, rest: Option<&str>) -> Option<&Leaf> {
@@ -137,10 +156,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn post() -> Method<'static> {
+        Method::parse("POST").unwrap()
+    }
+
     fn router(patterns: &[&str]) -> Router {
         let mut router = Router::default();
         for (i, pattern) in patterns.iter().enumerate() {
-            let taken = router.insert(&Pattern::parse(pattern).unwrap(), Method::Get, i as u32);
+            let taken = router.insert(&Pattern::parse(pattern).unwrap(), Method::GET, i as u32);
             assert_eq!(taken, None, "{pattern}");
         }
         router
@@ -159,33 +182,59 @@ mod tests {
             ("/v2/packsX", Some(5)),
             ("/", Some(5)),
         ] {
-            assert_eq!(router.find(path, Some(Method::Get)), route, "{path}");
+            assert_eq!(router.find(path, Some(Method::GET)), route, "{path}");
         }
     }
 
     #[test]
     fn the_method_never_falls_through_to_a_wider_pattern() {
         let mut router = router(&["/a/b"]);
-        router.insert(&Pattern::parse("/a/*").unwrap(), Method::Post, 9);
-        assert_eq!(router.find("/a/b", Some(Method::Post)), None);
-        assert_eq!(router.find("/a/c", Some(Method::Post)), Some(9));
-        assert_eq!(router.find("/a/b", Some(Method::Head)), Some(0));
+        router.insert(&Pattern::parse("/a/*").unwrap(), post(), 9);
+        assert_eq!(router.find("/a/b", Some(post())), None);
+        assert_eq!(router.find("/a/c", Some(post())), Some(9));
+        assert_eq!(router.find("/a/b", Some(Method::HEAD)), Some(0));
         assert_eq!(router.find("/a/b", None), None);
     }
 
     #[test]
     fn a_rest_pattern_does_not_match_its_own_prefix() {
         let router = router(&["/v2/billing/**"]);
-        assert_eq!(router.find("/v2/billing", Some(Method::Get)), None);
-        assert_eq!(router.find("/v2/billingX/1", Some(Method::Get)), None);
-        assert_eq!(router.find("/v2/billing/usage/today", Some(Method::Get)), Some(0));
+        assert_eq!(router.find("/v2/billing", Some(Method::GET)), None);
+        assert_eq!(router.find("/v2/billingX/1", Some(Method::GET)), None);
+        assert_eq!(router.find("/v2/billing/usage/today", Some(Method::GET)), Some(0));
     }
 
     #[test]
     fn a_pattern_that_no_request_can_match_is_refused() {
-        for pattern in ["v2", "/v2/**/x", "/v2/pa*", "/v2//x", "/v2/../x", "/v2/%70acks", "/v2/a b", "/v2;x"] {
+        for pattern in ["v2", "/v2/**/x", "/v2/pa*", "/v2//x", "/v2/../x", "/v2/%70acks", "/v2/a b", "/v2/%7ex"] {
             assert!(Pattern::parse(pattern).is_err(), "{pattern}");
         }
+    }
+
+    /// An escape that a client is free to write must not lead round a narrower rule.
+    #[test]
+    fn a_literal_is_matched_however_a_client_escapes_it() {
+        let router = router(&["/v2/**", "/v2/admin:reset", "/v2/a%20b", "/v2/%C3%A9"]);
+        for (raw, route) in [
+            ("/v2/admin:reset", Some(1)),
+            ("/v2/admin%3areset", Some(1)),
+            ("/v2/%61dmin%3Areset", Some(1)),
+            ("/v2/a%20b", Some(2)),
+            ("/v2/%c3%a9", Some(3)),
+            ("/v2/other", Some(0)),
+        ] {
+            let path = CanonicalPath::parse(raw.as_bytes(), &Bounds::DEFAULT).unwrap();
+            assert_eq!(router.find(path.decoded(), Some(Method::GET)), route, "{raw}");
+        }
+    }
+
+    #[test]
+    fn the_methods_of_a_path_are_those_of_its_best_pattern() {
+        let mut router = router(&["/a/*", "/a/b"]);
+        router.insert(&Pattern::parse("/a/b").unwrap(), post(), 7);
+        assert_eq!(router.methods("/a/b").collect::<Vec<_>>(), [("GET", 1), ("POST", 7)]);
+        assert_eq!(router.methods("/a/c").collect::<Vec<_>>(), [("GET", 0)]);
+        assert_eq!(router.methods("/x").count(), 0);
     }
 
     proptest! {
@@ -195,7 +244,7 @@ mod tests {
         ) {
             let mut router = Router::default();
             for (i, p) in patterns.iter().enumerate() {
-                router.insert(&Pattern::parse(p).unwrap(), Method::Get, i as u32);
+                router.insert(&Pattern::parse(p).unwrap(), Method::GET, i as u32);
             }
             let fits = |pattern: &str| {
                 let (want, have): (Vec<_>, Vec<_>) = (pattern.split('/').collect(), path.split('/').collect());
@@ -204,7 +253,7 @@ mod tests {
                 (if open { have.len() > fixed } else { have.len() == fixed })
                     && want.iter().take(fixed).zip(&have).all(|(w, h)| *w == "*" || w == h)
             };
-            match router.find(&path, Some(Method::Get)) {
+            match router.find(&path, Some(Method::GET)) {
                 Some(i) => prop_assert!(fits(&patterns[i as usize])),
                 None => prop_assert!(!patterns.iter().any(|p| fits(p))),
             }

@@ -13,6 +13,13 @@ pub fn check(mut root: Node, schema: &Value, problems: &mut Vec<Problem>) -> Opt
     Walk { schema, problems }.node(&mut root, schema, "the policy").then_some(root)
 }
 
+/// Fields that there once were, and what to write instead.
+const GONE: [(&str, &str); 1] = [(
+    "unicode_paths",
+    "text outside ASCII is taken everywhere; for text that is not in the normal form NFC write \
+     `paths_may: [other_unicode]`",
+)];
+
 struct Walk<'s, 'p> {
     schema: &'s Value,
     problems: &'p mut Vec<Problem>,
@@ -134,6 +141,10 @@ impl<'s> Walk<'s, '_> {
         what: &str,
     ) -> Option<(&'s str, &'s Value)> {
         let names = || properties.into_iter().flat_map(|p| p.keys()).map(String::as_str);
+        if let Some((_, instead)) = GONE.iter().find(|(gone, _)| *gone == name) {
+            self.problems.push(Problem::at(at, format!("`{what}` has no field `{name}` any more")).help(*instead));
+            return None;
+        }
         let near = nearest(name, names());
         let problem = Problem::at(at, format!("`{what}` has no field `{}`", name.escape_debug()));
         self.problems.push(match near {

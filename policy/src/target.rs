@@ -8,73 +8,61 @@ use std::fmt;
 
 use memchr::memchr;
 
+use crate::bounds::Bounds;
 use crate::bytes::Class;
 use crate::path::{CanonicalPath, PathFault};
 
-/// Longest request target (path and query), in bytes.
-pub const TARGET_BYTES_MAX: usize = 8_192;
 /// Longest host name accepted, in bytes (RFC 1035 section 2.3.4), without port.
 pub const HOST_BYTES_MAX: usize = 253;
 
-/// The methods a route can name. Others (and TRACE, CONNECT) never match a route.
+/// Longest method accepted, in bytes.
+pub const METHOD_BYTES_MAX: usize = 32;
+
+/// A request's method: any token (RFC 9110 section 9.1), so also those of WebDAV and QUERY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are those of RFC 9110 section 9.3 and RFC 5789")]
-pub enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Patch,
-    Delete,
-    Options,
-}
+pub struct Method<'a>(&'a str);
 
-impl Method {
-    /// All of them.
-    pub const ALL: [Method; 7] =
-        [Method::Get, Method::Head, Method::Post, Method::Put, Method::Patch, Method::Delete, Method::Options];
+impl<'a> Method<'a> {
+    /// GET.
+    pub const GET: Method<'static> = Method("GET");
+    /// HEAD, for which the routes of GET hold.
+    pub const HEAD: Method<'static> = Method("HEAD");
 
-    /// Parses a method token; methods are case-sensitive (RFC 9110 section 9.1).
-    pub fn parse(s: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|m| m.as_str() == s)
+    /// Parses a method; methods are case-sensitive. CONNECT is none: nothing here is a tunnel to
+    /// elsewhere. Nor is TRACE: it would show a caller the fields that we add (RFC 9110 section 9.3.8).
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let is_method = (1..=METHOD_BYTES_MAX).contains(&text.len())
+            && Class::TOKEN.has_all(text.as_bytes())
+            && !matches!(text, "CONNECT" | "TRACE");
+        is_method.then_some(Method(text))
     }
 
     /// The token.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Method::Get => "GET",
-            Method::Head => "HEAD",
-            Method::Post => "POST",
-            Method::Put => "PUT",
-            Method::Patch => "PATCH",
-            Method::Delete => "DELETE",
-            Method::Options => "OPTIONS",
-        }
+    pub fn as_str(self) -> &'a str {
+        self.0
     }
 
     /// The method whose routes apply: HEAD is GET.
     pub fn rule(self) -> Self {
-        match self {
-            Method::Head | Method::Get => Method::Get,
-            Method::Post => Method::Post,
-            Method::Put => Method::Put,
-            Method::Patch => Method::Patch,
-            Method::Delete => Method::Delete,
-            Method::Options => Method::Options,
-        }
+        if self == Method::HEAD { Method::GET } else { self }
+    }
+
+    /// Whether it only reads, as GET and HEAD do.
+    pub fn is_read(self) -> bool {
+        self.rule() == Method::GET
     }
 }
 
-impl fmt::Display for Method {
+impl fmt::Display for Method<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(self.0)
     }
 }
 
 /// Why a target is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetFault {
-    /// Longer than [`TARGET_BYTES_MAX`]: 414.
+    /// Longer than accepted: 414.
     TooLong,
     /// Neither origin-form nor absolute-form.
     Form,
@@ -164,7 +152,7 @@ fn check_port(port: &str) -> Result<(), TargetFault> {
 #[derive(Clone, Debug)]
 pub struct Target<'a> {
     /// The method; `None` for one that no route can name.
-    pub method: Option<Method>,
+    pub method: Option<Method<'a>>,
     /// The host it is for.
     pub host: Host<'a>,
     /// The path, as matched and forwarded.
@@ -177,12 +165,13 @@ impl<'a> Target<'a> {
     /// Parses an untrusted target. `host` is the value of the single `Host` field (HTTP/1) and
     /// `authority` that of `:authority` (HTTP/2); where both are there they must agree.
     pub fn parse(
-        method: &str,
+        method: &'a str,
         raw: &'a [u8],
         host: Option<&'a [u8]>,
         authority: Option<&'a [u8]>,
+        bounds: &Bounds,
     ) -> Result<Self, TargetFault> {
-        if raw.len() > TARGET_BYTES_MAX {
+        if raw.len() > bounds.target_bytes {
             return Err(TargetFault::TooLong);
         }
         let (in_target, origin_form) = split_absolute(raw)?;
@@ -206,7 +195,7 @@ impl<'a> Target<'a> {
             Some(_) => return Err(TargetFault::Query),
             None => None,
         };
-        let path = CanonicalPath::parse(path).map_err(|fault| match fault {
+        let path = CanonicalPath::parse(path, bounds).map_err(|fault| match fault {
             PathFault::TooLong => TargetFault::TooLong,
             PathFault::NotAbsolute => TargetFault::Form,
             PathFault::RawByte
@@ -243,7 +232,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse<'a>(raw: &'a str, host: &'a str) -> Result<Target<'a>, TargetFault> {
-        Target::parse("GET", raw.as_bytes(), Some(host.as_bytes()), None)
+        Target::parse("GET", raw.as_bytes(), Some(host.as_bytes()), None, &Bounds::DEFAULT)
     }
 
     #[test]
@@ -297,16 +286,27 @@ mod tests {
     }
 
     #[test]
+    fn any_token_is_a_method_but_those_that_no_gateway_forwards() {
+        for method in ["GET", "PROPFIND", "QUERY", "M-SEARCH", "get"] {
+            assert_eq!(Method::parse(method).map(Method::as_str), Some(method));
+        }
+        for method in ["", "GE T", "GET/", "CONNECT", "TRACE", &"A".repeat(METHOD_BYTES_MAX + 1)] {
+            assert_eq!(Method::parse(method), None, "{method}");
+        }
+        assert_eq!(Method::HEAD.rule(), Method::GET);
+    }
+
+    #[test]
     fn two_names_for_the_host_must_agree() {
-        let refused = Target::parse("GET", b"/", Some(b"a.example"), Some(b"b.example"));
+        let refused = Target::parse("GET", b"/", Some(b"a.example"), Some(b"b.example"), &Bounds::DEFAULT);
         assert_eq!(refused.unwrap_err(), TargetFault::AuthorityMismatch);
-        assert_eq!(Target::parse("GET", b"/", None, None).unwrap_err(), TargetFault::Host);
+        assert_eq!(Target::parse("GET", b"/", None, None, &Bounds::DEFAULT).unwrap_err(), TargetFault::Host);
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(raw in proptest::collection::vec(any::<u8>(), 0..300), host in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let _ = Target::parse("GET", &raw, Some(&host), None);
+            let _ = Target::parse("GET", &raw, Some(&host), None, &Bounds::DEFAULT);
         }
     }
 }

@@ -41,7 +41,7 @@ apis:
     outage: opne
     routes:
       - id: packs
-        methods: [GET, FETCH]
+        methods: [GET, patch]
         paths: [/v2/packs, /v2/pa*ks]
         access: { scopes: ["pakcs:read"] }
       - id: packs

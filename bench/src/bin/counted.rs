@@ -32,7 +32,7 @@ fn main() {
     let Some(step) = arguments.next() else { return println!("{}", STEPS.join(" ")) };
     let times: u32 = arguments.next().unwrap().parse().unwrap();
     match step.as_str() {
-        "lint" => repeat(times, || lint(black_box(RAW)).unwrap()),
+        "lint" => repeat(times, || lint(black_box(RAW), policy::Bounds::DEFAULT.fields).unwrap()),
         "target" => repeat(times, || target("/v2/area7/things/x1234/parts9907?q=1")),
         "route" => {
             let large = policy(10_000);
@@ -62,7 +62,7 @@ fn main() {
 }
 
 fn target(text: &'static str) -> Target<'static> {
-    Target::parse("GET", black_box(text.as_bytes()), Some(b"api.iconflow.dev"), None).unwrap()
+    Target::parse("GET", black_box(text.as_bytes()), Some(b"api.iconflow.dev"), None, &policy::Bounds::DEFAULT).unwrap()
 }
 
 fn admit(gate: &Gate, credential: &str, times: u32) {

@@ -58,6 +58,7 @@ impl Explain {
             None => None,
         };
         let question = Question {
+            bounds: desk.config.bounds.requests,
             method: &self.method,
             target: &target,
             host: &host,
@@ -98,7 +99,13 @@ impl Explain {
         question: &Question<'_>,
         told: &mut Explanation,
     ) -> Result<(), Failure> {
-        let parsed = Target::parse(question.method, question.target.as_bytes(), Some(question.host.as_bytes()), None);
+        let parsed = Target::parse(
+            question.method,
+            question.target.as_bytes(),
+            Some(question.host.as_bytes()),
+            None,
+            &question.bounds,
+        );
         let api = parsed.as_ref().ok().and_then(|target| policy.api_at(&target.host));
         let (Ok(target), Some(api)) = (&parsed, api) else { return Ok(()) };
         let Ok(grant) = api.authorize(target, question.caller, &question.circumstances) else { return Ok(()) };

@@ -91,7 +91,7 @@ impl Gate {
 
         ctx.changes = self.shared.identities.live.changes();
         let raw = raw_head(session);
-        let decision = match Head::check(session, raw.as_ref()) {
+        let decision = match Head::check(session, raw.as_ref(), self.shared.bounds) {
             Ok(head) => {
                 ctx.known.origin = head.origin().map(Into::into);
                 self.admit(&head, address, &ctx.snapshot, &mut ctx.known).await

@@ -10,6 +10,7 @@ use policy::Route;
 use policy::route::{Api, Upstream};
 
 use super::{Ctx, Outcome};
+use crate::answer::OwnHosts;
 use crate::config::ListenKind;
 use crate::forward::{self, Origin, Shape};
 use crate::proxy::Gate;
@@ -20,6 +21,13 @@ impl Ctx {
     pub(super) fn place(&self) -> pingora::Result<(&Api, &Route)> {
         let place = self.permit.as_ref().and_then(|permit| permit.place(&self.snapshot));
         place.ok_or_else(|| Error::explain(ErrorType::InternalError, "no permit"))
+    }
+
+    /// The names under which the client reaches the API.
+    pub(super) fn own_hosts<'a>(&'a self, head: &'a RequestHeader) -> pingora::Result<OwnHosts<'a>> {
+        let authority = head.uri.authority().map(|authority| authority.as_str());
+        let host = || head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        Ok(OwnHosts { hosts: &self.place()?.0.hosts, named: authority.or_else(host).unwrap_or_default() })
     }
 
     /// The backends of a permitted request.

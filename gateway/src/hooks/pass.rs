@@ -58,7 +58,12 @@ impl Gate {
         }
         if status.is_informational() && !is_tunnel {
             if session.req_header().version >= Version::HTTP_11 {
-                let ours = answer::pass_on(theirs, Follows::Nothing, &self.dressing(ctx))?;
+                let ours = answer::pass_on(
+                    theirs,
+                    Follows::Nothing,
+                    &ctx.own_hosts(session.req_header())?,
+                    &self.dressing(ctx),
+                )?;
                 session.write_response_header(Box::new(ours)).await.map_err(|error| error.into_down())?;
             }
             return Ok(Head::Informational);
@@ -73,7 +78,8 @@ impl Gate {
             (false, true) if request.version < Version::HTTP_11 => Follows::BodyWithoutChunks,
             (false, true) => Follows::Body,
         };
-        let ours = Box::new(answer::pass_on(theirs, follows, &self.dressing(ctx))?);
+        let ours =
+            Box::new(answer::pass_on(theirs, follows, &ctx.own_hosts(session.req_header())?, &self.dressing(ctx))?);
         let is_over = !is_tunnel && (!has_body || is_done);
         let write = async {
             match is_over {

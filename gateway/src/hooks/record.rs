@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pingora::protocols::http::ServerSession as Session;
 use policy::Identity;
+use policy::target::METHOD_BYTES_MAX;
 
 use super::{Ctx, Outcome};
 use crate::limit::Certainty;
@@ -11,9 +12,10 @@ use crate::observe::Record;
 use crate::proxy::{Gate, found_label};
 
 /// What a record says of the messages themselves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Facts {
-    method: &'static str,
+    /// None of a head that could not be read.
+    method: Option<http::Method>,
     protocol: &'static str,
     /// Bytes of the request's body.
     pub(crate) bytes_in: usize,
@@ -26,7 +28,7 @@ impl Facts {
     pub(crate) fn of(session: &Session) -> Self {
         let request = session.req_header();
         Facts {
-            method: policy::Method::parse(request.method.as_str()).map_or("other", |m| m.as_str()),
+            method: Some(request.method.clone()),
             protocol: if request.version == http::Version::HTTP_2 { "h2" } else { "http/1.1" },
             bytes_in: session.body_bytes_read(),
             bytes_out: session.body_bytes_sent(),
@@ -35,7 +37,7 @@ impl Facts {
 
     /// Of a head that could not be read.
     pub(crate) fn unread() -> Self {
-        Facts { method: "other", protocol: "http/1.1", bytes_in: 0, bytes_out: 0 }
+        Facts { method: None, protocol: "http/1.1", bytes_in: 0, bytes_out: 0 }
     }
 }
 
@@ -88,13 +90,17 @@ impl Gate {
             Identity::Token(token, _) => ("", &*token.grant, &*token.client, &*token.user),
         };
         let organization = known.identity().organization().map_or("", |organization| &*organization.id);
+        let (key, organization) = match &known.refused {
+            Some(refused) => (&*refused.id, &*refused.organization),
+            None => (key, organization),
+        };
         self.shared.access_log.write(&Record {
             time: crate::clock::rfc3339(ctx.started.wall_ms),
             request_id: &ctx.request_id,
             api,
             route,
             environment: if known.caller.is_none() { "" } else { known.identity().environment().as_str() },
-            method: facts.method,
+            method: facts.method.as_ref().map_or("", |m| Some(m.as_str()).filter(is_short).unwrap_or("other")),
             path: known.path(),
             protocol: facts.protocol,
             address: known.address.map(|a| a.to_string()).unwrap_or_default(),
@@ -116,6 +122,10 @@ impl Gate {
             upstream: ctx.chosen.as_ref().map(|member| member.address.to_string()).unwrap_or_default(),
         });
     }
+}
+
+fn is_short(method: &&str) -> bool {
+    method.len() <= METHOD_BYTES_MAX
 }
 
 fn label(outcome: Outcome) -> &'static str {

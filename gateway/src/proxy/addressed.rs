@@ -26,7 +26,7 @@ pub(super) fn addressed<'s>(
     if head.is_preflight() {
         return Ok(Err(Admission::Preflight));
     }
-    let is_read = matches!(target.method, Some(Method::Get | Method::Head));
+    let is_read = target.method.is_some_and(Method::is_read);
     if api.oauth.is_some() && is_read && target.path.as_str() == RESOURCE_METADATA_PATH {
         return Ok(Err(Admission::Describe));
     }

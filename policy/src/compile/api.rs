@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{oauth, routes};
+use crate::bounds::Bounds;
 use crate::bytes::Class;
 use crate::cors::{Cors, Origins};
 use crate::file::{self, ApiFile, Text};
@@ -55,8 +56,8 @@ pub(super) fn compile(api: &ApiFile, problems: &mut Vec<Problem>) -> Option<Api>
     let plans = plans(api, problems);
     let default_plan: Box<str> = default_plan(api, problems);
     let (routes, router) = routes::compile(api, &scopes, plans.values().map(Plan::limits).max().unwrap_or(1), problems);
-    let live = upstream(&api.upstreams.live, problems);
-    let test = api.upstreams.test.as_ref().map(|file| upstream(file, problems));
+    let live = upstream(&api.upstreams.live, (api, "live"), problems);
+    let test = api.upstreams.test.as_ref().map(|file| upstream(file, (api, "test"), problems));
     let hosts = hosts(api, problems);
     let compiled = Api {
         index: 0,
@@ -73,7 +74,7 @@ pub(super) fn compile(api: &ApiFile, problems: &mut Vec<Problem>) -> Option<Api>
         plans,
         default_plan,
         browser_keys: api.browser_keys.clone().unwrap_or_else(|| vec![KeyClass::Read, KeyClass::Public]).into(),
-        cors: api.cors.as_ref().map(|file| cors(file, problems)),
+        cors: api.cors.as_ref().map(|file| cors(file, &api.routes, problems)),
         inspection: inspection(api, problems),
         limit_headers: api.limit_headers.unwrap_or(file::LimitHeadersFile::Both),
         live,
@@ -92,8 +93,8 @@ fn inspection(api: &ApiFile, problems: &mut Vec<Problem>) -> Option<Box<str>> {
     if **text == "off" {
         return None;
     }
-    parse(text, problems, |text| match CanonicalPath::parse(text.as_bytes()) {
-        Ok(path) if path.as_str() == text => Ok(text.into()),
+    parse(text, problems, |text| match CanonicalPath::parse(text.as_bytes(), &Bounds::DEFAULT) {
+        Ok(path) if path.as_str() == text => Ok(path.decoded().into()),
         Ok(path) => Err(format!("`{text}` is not how the path would be matched; write `{}`", path.as_str())),
         Err(fault) => Err(format!("`{}` is not a path: {}; or write `off`", text.escape_debug(), fault.detail())),
     })
@@ -235,7 +236,7 @@ fn default_plan(api: &ApiFile, problems: &mut Vec<Problem>) -> Box<str> {
     }
 }
 
-fn cors(file: &file::CorsFile, problems: &mut Vec<Problem>) -> Cors {
+fn cors(file: &file::CorsFile, routes: &[file::RouteFile], problems: &mut Vec<Problem>) -> Cors {
     let origins = if file.origins.iter().any(|o| o.as_str() == "*") {
         if let Some(other) = file.origins.iter().find(|o| o.as_str() != "*") {
             problems.push(Problem::at(other.span, "`*` already allows this origin"));
@@ -256,15 +257,27 @@ fn cors(file: &file::CorsFile, problems: &mut Vec<Problem>) -> Cors {
     };
     let mut expose = vec![EXPOSED.to_owned()];
     expose.extend(file.expose.iter().map(|t| field(t, problems)));
+    // What is always said, and what else a route names.
+    let mut methods = vec!["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+    for method in routes.iter().flat_map(|route| &route.methods) {
+        if !methods.contains(&method.as_str()) && crate::Method::parse(method).is_some() {
+            methods.push(method);
+        }
+    }
     Cors {
         origins,
+        allow_methods: methods.join(", ").into(),
         allow_headers: allow.into(),
         expose_headers: expose.join(", ").into(),
         max_age: parse_or(file.max_age.as_ref(), Duration::from_secs(600), problems, duration),
     }
 }
 
-fn upstream(file: &file::UpstreamFile, problems: &mut Vec<Problem>) -> Upstream {
+fn upstream(file: &file::UpstreamFile, (api, which): (&ApiFile, &str), problems: &mut Vec<Problem>) -> Upstream {
+    if file.addresses.is_empty() {
+        let text = format!("the upstream `{which}` of `{}` has no addresses: every request would be a 502", *api.name);
+        problems.push(Problem::at(api.name.span, text).help("write `addresses: [\"127.0.0.1:9000\"]`"));
+    }
     let mut addresses: Vec<Box<str>> = Vec::new();
     for text in &file.addresses {
         let port = text.rsplit_once(':').map(|(_, port)| port.parse::<u16>().is_ok_and(|p| p > 0));

@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use super::ROUTES_MAX;
 use super::api::{parse, parse_or};
-use crate::file::{self, AccessFile, ApiFile, ProtocolFile, RouteFile};
+use crate::file::{self, AccessFile, ApiFile, PathFormFile, ProtocolFile, RouteFile};
 use crate::identity::{Scope, Scopes};
 use crate::limit::{CHARGES_MAX, Limit, Per};
-use crate::problem::{Problem, nearest};
+use crate::path::Forms;
+use crate::problem::{Problem, nearest, slip};
 use crate::route::{Access, Mode, Protocols, Route, RouteClass};
 use crate::router::{Pattern, Router};
 use crate::target::Method;
 use crate::units::{Rate, duration, is_name, size};
+
+/// Methods that are often meant.
+const COMMON_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Largest request body when a route says nothing.
 const BODY_BYTES_DEFAULT: u64 = 10 << 20;
@@ -52,18 +56,21 @@ fn insert(file: &RouteFile, index: u32, router: &mut Router, api: &ApiFile, prob
     let mut methods = Vec::new();
     for text in &file.methods {
         match Method::parse(text) {
-            Some(Method::Head) => {
+            Some(Method::HEAD) => {
                 problems.push(Problem::at(text.span, "HEAD follows GET and is not listed").help("write GET"))
             }
-            Some(method) => methods.push(method),
-            None => {
-                let names: Vec<&str> = Method::ALL.iter().map(|m| m.as_str()).filter(|m| *m != "HEAD").collect();
-                let problem = Problem::at(text.span, format!("`{}` is not a method", text.escape_debug()));
-                problems.push(match nearest(&text.to_ascii_uppercase(), names.iter().copied()) {
-                    Some(near) => problem.help(format!("did you mean `{near}`?")),
-                    None => problem.help(format!("methods: {}", names.join(", "))),
-                });
-            }
+            // Any token is a method; one that is a slip of the pen away from a common one is hardly meant.
+            Some(method) => match slip(text, COMMON_METHODS) {
+                Some(near) => problems.push(
+                    Problem::at(text.span, format!("`{method}` is hardly meant: methods are {near} and the like"))
+                        .help(format!("did you mean `{near}`?")),
+                ),
+                None => methods.push(method),
+            },
+            None => problems.push(
+                Problem::at(text.span, format!("`{}` is not a method", text.escape_debug()))
+                    .help("a method is a token such as GET, POST, PROPFIND; CONNECT and TRACE are never forwarded"),
+            ),
         }
     }
     if file.methods.is_empty() || file.paths.is_empty() {
@@ -71,6 +78,13 @@ fn insert(file: &RouteFile, index: u32, router: &mut Router, api: &ApiFile, prob
     }
     for text in &file.paths {
         let Some(pattern) = parse(text, problems, Pattern::parse) else { continue };
+        for form in pattern.forms.beyond(forms(file)) {
+            let name = PathFormFile::of(form).as_str();
+            problems.push(
+                Problem::at(text.span, format!("the route does not take the form of its own pattern `{}`", **text))
+                    .help(format!("write `paths_may: [{name}]`")),
+            );
+        }
         for method in &methods {
             if let Some(taken) = router.insert(&pattern, *method, index) {
                 let other = api.routes.get(taken as usize);
@@ -142,10 +156,14 @@ fn route(
             sse: file.allow.contains(&ProtocolFile::Sse),
             grpc: file.allow.contains(&ProtocolFile::Grpc),
         },
-        unicode_paths: file.unicode_paths.unwrap_or(false),
+        paths_may: forms(file),
         outage: file.outage.or(api.outage).unwrap_or(file::OutageFile::LocalShare),
         mode,
     }
+}
+
+fn forms(file: &RouteFile) -> Forms {
+    file.paths_may.iter().fold(Forms::NONE, |forms, form| forms.with(form.form()))
 }
 
 fn limits(file: &RouteFile, api: &ApiFile, cost: u32, problems: &mut Vec<Problem>) -> Box<[Limit]> {

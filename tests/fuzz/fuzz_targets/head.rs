@@ -4,7 +4,7 @@ use libfuzzer_sys::fuzz_target;
 use policy::head::lint;
 
 fuzz_target!(|raw: &[u8]| {
-    if let Ok(line) = lint(raw) {
+    if let Ok(line) = lint(raw, policy::Bounds::DEFAULT.fields) {
         assert!(raw.ends_with(b"\r\n\r\n"));
         assert!(!line.target.is_empty());
         let lower = raw.to_ascii_lowercase();
