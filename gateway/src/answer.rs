@@ -15,7 +15,6 @@ use policy::limit::Charges;
 use policy::route::Api;
 
 pub use self::links::OwnHosts;
-use self::links::may_name_hosts;
 use crate::deny::Denial;
 use crate::forward::{Nominations, names};
 use crate::limit::Standing;
@@ -96,17 +95,21 @@ pub fn pass_on(
     let nominations = Nominations::of(theirs);
     let mut fields = HeaderMap::with_capacity(theirs.len() + OURS_MAX);
     for (name, value) in theirs {
+        let mut link = None;
         let stays = match name.as_str() {
             "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" => false,
             // RFC 9110 section 15.5.22 wants it there.
             "upgrade" => upstream.status == http::StatusCode::UPGRADE_REQUIRED,
             "transfer-encoding" => follows == Follows::Body,
-            name => !is_replaced(name) && !nominations.contain(name),
+            name if is_replaced(name) || nominations.contain(name) => false,
+            "location" | "link" | "content-location" | "refresh" => {
+                link = own.over_https(value);
+                true
+            }
+            _ => true,
         };
         if stays {
-            let value =
-                if may_name_hosts(name) { own.over_https(value) } else { None }.unwrap_or_else(|| value.clone());
-            fields.append(name.clone(), value);
+            fields.append(name.clone(), link.unwrap_or_else(|| value.clone()));
         }
     }
     let is_framed = |fields: &HeaderMap| {

@@ -39,7 +39,7 @@ pub struct ConfigFile {
     pub store: Option<Text>,
     /// Certificate authority of a Redis that speaks TLS.
     pub store_ca: Option<Text>,
-    /// Longest wait for an answer of Redis. Absent: 50ms.
+    /// Longest wait for an answer of Redis. Absent: 250ms.
     pub store_timeout: Option<Text>,
     /// File with the pepper of the key hashes, 64 hexadecimal characters.
     pub pepper_file: Option<Text>,

@@ -73,8 +73,10 @@ pub enum Denial {
         /// Seconds to wait.
         retry_after_s: u64,
     },
-    /// The store or the limiter cannot answer.
+    /// The store cannot say what a credential is.
     TemporarilyUnavailable,
+    /// The limiter cannot say what is left.
+    LimitsUnavailable,
     /// No backend could be reached, or it broke off.
     UpstreamUnreachable,
     /// The backend was too slow.
@@ -133,7 +135,7 @@ impl Denial {
             Denial::MethodNotAllowed { .. } => 405,
             Denial::BodyTooLarge => 413,
             Denial::LimitExceeded { .. } | Denial::TooManyFailures { .. } => 429,
-            Denial::TemporarilyUnavailable => 503,
+            Denial::TemporarilyUnavailable | Denial::LimitsUnavailable => 503,
             Denial::UpstreamUnreachable => 502,
             Denial::UpstreamTimeout => 504,
             Denial::NotPermitted => 500,
@@ -164,7 +166,7 @@ impl Denial {
             Denial::NoSuchRoute => "no_such_route",
             Denial::MethodNotAllowed { .. } => "method_not_allowed",
             Denial::LimitExceeded { .. } | Denial::TooManyFailures { .. } => "limit_exceeded",
-            Denial::TemporarilyUnavailable => "temporarily_unavailable",
+            Denial::TemporarilyUnavailable | Denial::LimitsUnavailable => "temporarily_unavailable",
             Denial::UpstreamUnreachable => "upstream_unreachable",
             Denial::UpstreamTimeout => "upstream_timeout",
             Denial::NotPermitted => "internal_error",
@@ -221,7 +223,7 @@ impl Denial {
             Denial::BodyTooLarge => "The request body is too large",
             Denial::LimitExceeded { .. } => "The limit is exceeded",
             Denial::TooManyFailures { .. } => "Too many failed attempts",
-            Denial::TemporarilyUnavailable => "Temporarily unavailable",
+            Denial::TemporarilyUnavailable | Denial::LimitsUnavailable => "Temporarily unavailable",
             Denial::UpstreamUnreachable => "The API's backend cannot be reached",
             Denial::UpstreamTimeout => "The API's backend did not answer in time",
             Denial::NotPermitted => "Internal error",
@@ -265,6 +267,7 @@ impl Denial {
             Denial::LimitExceeded { .. } => "Wait until the window resets, as Retry-After says.",
             Denial::TooManyFailures { .. } => "Wait, as Retry-After says, and check the credential.",
             Denial::TemporarilyUnavailable => "The credential could not be checked. Try again.",
+            Denial::LimitsUnavailable => "The limit could not be checked; the credential is not at fault. Try again.",
             Denial::UpstreamUnreachable | Denial::UpstreamTimeout => "Try again later.",
             Denial::NotPermitted => "The request was not forwarded.",
         })
@@ -299,6 +302,7 @@ impl Denial {
             | Denial::LimitExceeded { .. }
             | Denial::TooManyFailures { .. }
             | Denial::TemporarilyUnavailable
+            | Denial::LimitsUnavailable
             | Denial::UpstreamUnreachable
             | Denial::UpstreamTimeout
             | Denial::NotPermitted => return None,
@@ -361,6 +365,7 @@ mod tests {
             Denial::LimitExceeded { limit: "minute".into(), standing, retry_after_s: 17 },
             Denial::TooManyFailures { retry_after_s: 30 },
             Denial::TemporarilyUnavailable,
+            Denial::LimitsUnavailable,
             Denial::UpstreamUnreachable,
             Denial::UpstreamTimeout,
             Denial::BrokenBody,

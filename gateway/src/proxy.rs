@@ -298,7 +298,7 @@ impl Gate {
         let ask = Ask { charges: &charges, version, outage: grant.route.outage, now };
         let verdict = match self.shared.limiter.admit_now(&ask) {
             Some(verdict) => verdict,
-            None => self.shared.limiter.admit(&ask).await.map_err(|_| Denial::TemporarilyUnavailable)?,
+            None => self.shared.limiter.admit(&ask).await.map_err(|_| Denial::LimitsUnavailable)?,
         };
         let name = match verdict {
             Verdict::Admitted { .. } => charges.first.name,

@@ -2,6 +2,7 @@
 
 mod jobs;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -71,6 +72,9 @@ fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError 
 /// How often a stopping gateway looks whether its last client has left.
 const LOOK_FOR_END: Duration = Duration::from_millis(100);
 
+/// How often a starting gateway looks whether its listeners accept.
+const LOOK_FOR_LISTENERS: Duration = Duration::from_millis(10);
+
 /// Longest wait of an upgrade for a limiter that may answer.
 const UPGRADE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -117,6 +121,7 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
 
     threads.spawn(jobs::prepare(store.clone(), shared.clone(), health.clone(), gateway_id.clone()));
     threads.spawn(watch(keeper, certificates.clone(), seen_certificates));
+    health.wait_for(LISTENERS, "the listeners do not accept connections yet");
     let admin = admin(&config, &shared, &health, &caps, &certificates);
     let listener = admin.bind().map_err(system(format!("cannot listen on {} (admin)", config.admin)))?;
     threads.spawn(admin.serve(listener));
@@ -130,7 +135,8 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     }
     let server = server(&config, start, &shared, &certificates.resolver, &caps)?;
     let (phases, has_stopped_accepting) = (server.watch_execution_phase(), Arc::new(AtomicBool::new(false)));
-    threads.spawn(watch_phases(phases, health, has_stopped_accepting.clone()));
+    threads.spawn(watch_phases(phases, health.clone(), has_stopped_accepting.clone()));
+    threads.spawn(accepting(config.listen.iter().map(|listen| listen.address).collect(), health.clone()));
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || server.run(RunArgs::default()));
     let engine = engine.map_err(system("cannot start the engine"))?;
     // After a stop the engine sleeps for the whole drain time; we leave when the last client has.
@@ -294,6 +300,24 @@ fn server(
         log::info!(target: "tollgate::start", "listening on {} ({:?})", listen.address, listen.kind);
     }
     Ok(server)
+}
+
+/// Under which readiness speaks of them.
+const LISTENERS: &str = "listeners";
+
+/// Makes sure, from outside, that every listener accepts: traffic sent before that is refused.
+async fn accepting(addresses: Vec<SocketAddr>, health: Arc<Health>) {
+    for mut address in addresses {
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            tokio::time::sleep(LOOK_FOR_LISTENERS).await;
+        }
+    }
+    health.arrived(LISTENERS);
 }
 
 async fn watch_phases(

@@ -85,7 +85,30 @@ struct Node {
 }
 
 /// Routes by method: a handful, so that a list does.
-type Leaf = Vec<(Box<str>, RouteIndex)>;
+type Leaf = Vec<(Tag, Box<str>, RouteIndex)>;
+
+/// A method in one word, by which most are told apart without comparing texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tag(u64);
+
+impl Tag {
+    /// The first seven bytes, and the length (in which longer methods are alike).
+    fn of(method: &str) -> Self {
+        let mut word = [0u8; 8];
+        for (to, from) in word.iter_mut().zip(method.bytes().take(7)) {
+            *to = from;
+        }
+        let [.., last] = &mut word;
+        *last = u8::try_from(method.len()).unwrap_or(u8::MAX);
+        Tag(u64::from_le_bytes(word))
+    }
+}
+
+fn in_leaf(leaf: &Leaf, method: &str) -> Option<RouteIndex> {
+    let (tag, is_short) = (Tag::of(method), method.len() <= 7);
+    let found = leaf.iter().find(|(known, text, _)| *known == tag && (is_short || **text == *method));
+    found.map(|(_, _, route)| *route)
+}
 
 /// All patterns of an API as a tree; each tree node is visited at most once per look-up.
 #[derive(Clone, Debug)]
@@ -122,22 +145,21 @@ impl Router {
         let node = self.nodes.get_mut(at)?;
         let leaf = if is_rest { &mut node.rest } else { &mut node.leaf };
         let (leaf, method) = (leaf.get_or_insert_default(), method.rule().as_str());
-        let taken = leaf.iter().find(|(known, _)| **known == *method).map(|(_, route)| *route);
+        let taken = in_leaf(leaf, method);
         if taken.is_none() {
-            leaf.push((method.into(), route));
+            leaf.push((Tag::of(method), method.into(), route));
         }
         taken
     }
 
     /// The route for a decoded path (which starts with a slash) and a method.
     pub fn find(&self, path: &str, method: Option<Method<'_>>) -> Option<RouteIndex> {
-        let (leaf, method) = (self.leaf(0, path.strip_prefix('/'))?, method?.rule().as_str());
-        leaf.iter().find(|(known, _)| **known == *method).map(|(_, route)| *route)
+        in_leaf(self.leaf(0, path.strip_prefix('/'))?, method?.rule().as_str())
     }
 
     /// The routes of a path by method, whatever the request's.
     pub fn methods(&self, path: &str) -> impl Iterator<Item = (&str, RouteIndex)> {
-        self.leaf(0, path.strip_prefix('/')).into_iter().flatten().map(|(method, route)| (&**method, *route))
+        self.leaf(0, path.strip_prefix('/')).into_iter().flatten().map(|(_, method, route)| (&**method, *route))
     }
 
     fn leaf(&self, at: usize, rest: Option<&str>) -> Option<&Leaf> {
@@ -226,6 +248,20 @@ mod tests {
             let path = CanonicalPath::parse(raw.as_bytes(), &Bounds::DEFAULT).unwrap();
             assert_eq!(router.find(path.decoded(), Some(Method::GET)), route, "{raw}");
         }
+    }
+
+    #[test]
+    fn methods_that_begin_alike_are_told_apart() {
+        let method = |text: &'static str| Method::parse(text).unwrap();
+        let mut router = Router::default();
+        let names = ["GET", "PUT", "MKCALENDAR", "MKCALENDAX", "MKCALEN", "VERSION-CONTROL"];
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(router.insert(&Pattern::parse("/a").unwrap(), method(name), at as u32), None);
+        }
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(router.find("/a", Some(method(name))), Some(at as u32), "{name}");
+        }
+        assert_eq!(router.find("/a", Some(method("MKCALENDAY"))), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Links in an upstream's answer that lead its client back to this API.
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::HeaderValue;
 
 /// Under which names a client reaches an API.
 #[derive(Clone, Copy, Debug)]
@@ -9,11 +9,6 @@ pub struct OwnHosts<'a> {
     pub hosts: &'a [Box<str>],
     /// Host and port as the client named them.
     pub named: &'a str,
-}
-
-/// Fields that lead a client on.
-pub(super) fn may_name_hosts(name: &HeaderName) -> bool {
-    matches!(*name, header::LOCATION | header::LINK | header::CONTENT_LOCATION | header::REFRESH)
 }
 
 impl OwnHosts<'_> {

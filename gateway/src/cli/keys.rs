@@ -85,10 +85,15 @@ impl Wait {
             let gateways = desk.store.gateways(System.now_ms()).await?;
             let acknowledged = gateways.iter().filter(|g| desk.store.is_at(&g.position, position)).count();
             let within_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            if acknowledged == gateways.len() {
+            if acknowledged > 0 && acknowledged == gateways.len() {
                 return Ok(Some(Acknowledged { acknowledged, gateways: gateways.len(), within_ms }));
             }
             if started.elapsed() >= Duration::from_secs(self.wait_timeout) {
+                if gateways.is_empty() {
+                    return Err(Failure::Refused(format!(
+                        "the change is stored, but no gateway has acknowledged it within {within_ms} ms: none is heard of on this store"
+                    )));
+                }
                 let silent: Vec<&str> = gateways
                     .iter()
                     .filter(|g| !desk.store.is_at(&g.position, position))

@@ -6,7 +6,9 @@
 //! request is sent again only as [`Again`] allows; an error says whose fault it is.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::header::EXPECT;
@@ -25,11 +27,15 @@ use crate::forward::{self, Shape};
 use crate::guarded::Phase;
 use crate::proxy::Gate;
 use crate::upstream::backend::{Again, Backend, Piece};
-use crate::upstream::outbound::Framing;
+use crate::upstream::outbound::{Framing, Outbound};
 use crate::upstream::{Member, Pool};
 
 /// Most informational answers before the final one, whatever the protocols.
 const INFORMATIONAL_MAX: usize = 8;
+
+/// Largest body that is sent before an answer is looked for, in bytes. The buffers of a connection
+/// hold as much.
+const SMALL_BYTES: u64 = 16 * 1024;
 
 /// How an exchange ended well.
 pub(super) enum End {
@@ -139,6 +145,14 @@ impl Gate {
         backend.set_patience(head_patience);
         let sent = backend.send_head(request, framing, (pool.is_tls(), head_patience)).await;
         let mut outbound = sent.map_err(|error| error.into_up())?;
+        // A small body mostly comes with its head: it is sent before an answer is looked for.
+        if matches!(framing, Framing::Length(1..=SMALL_BYTES)) {
+            while outbound.is_ready() {
+                let piece = futures_util::poll!(pin!(body.next(session)));
+                let Poll::Ready(piece) = piece else { break };
+                self.send_piece(session, ctx, body, &mut outbound, piece?).await?;
+            }
+        }
         let mut informational = 0;
         let mut is_answered = false;
         loop {
@@ -153,13 +167,8 @@ impl Gate {
             };
             match event {
                 Event::Sent => {}
-                Event::Request(Some(piece)) => {
-                    check_size(session, ctx, body)?;
-                    outbound.push(piece)?;
-                }
-                Event::Request(None) => {
-                    set_phase(session, Phase::Quiet);
-                    outbound.finish().map_err(|error| error.into_down())?;
+                Event::Request(piece) => {
+                    self.send_piece(session, ctx, body, &mut outbound, piece).await?;
                 }
                 Event::Head => {
                     informational += 1;
@@ -190,6 +199,28 @@ impl Gate {
             }
         }
         Ok(if outbound.is_sent() { Done::Whole } else { Done::Answered })
+    }
+
+    /// Takes a piece of the request, and sends what the backend takes at once.
+    async fn send_piece(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        body: &RequestBody,
+        outbound: &mut Outbound,
+        piece: Option<Bytes>,
+    ) -> pingora::Result<()> {
+        if let Some(piece) = piece {
+            check_size(session, ctx, body)?;
+            outbound.push(piece)?;
+        }
+        if body.is_over() {
+            set_phase(session, Phase::Quiet);
+            outbound.finish().map_err(|error| error.into_down())?;
+        }
+        // When it fails, the backend takes no more; it may have answered.
+        let _ = futures_util::poll!(pin!(outbound.drive()));
+        Ok(())
     }
 }
 

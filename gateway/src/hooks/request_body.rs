@@ -34,6 +34,11 @@ impl RequestBody {
         self.is_read && self.bytes == 0
     }
 
+    /// Whether nothing of it is left to be sent.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_read && self.again.is_empty()
+    }
+
     /// Whether the client has sent all of it.
     pub(super) fn is_read(&self) -> bool {
         self.is_read
@@ -60,6 +65,8 @@ impl RequestBody {
             Some(piece) => {
                 self.bytes += piece.len() as u64;
                 self.keep(piece);
+                // Over HTTP/1.1 the end is known with the last piece.
+                self.is_read = session.as_http1().is_some() && session.is_body_done();
             }
         }
         Ok(piece)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Identities;
 use crate::clock::Clock;
+use crate::observe::Health;
 use crate::store::{Change, GatewaySeen, Position, Store, StoreError};
 
 /// Pause after the store could not answer.
@@ -16,31 +17,46 @@ const SIGN_OF_LIFE_MS: u64 = 3_000;
 struct Follower {
     gateway: String,
     position: Position,
-    said_ms: u64,
+    /// Changes that could not be forgotten yet; they are not told again.
+    unforgotten: Vec<Change>,
+    /// What was acknowledged last, and when. An acknowledgement counts once it is written.
+    said: Option<(Position, u64)>,
 }
 
 /// Runs until it is dropped: forgets what changes, and says how far it has come. While the store
-/// cannot be reached, the cache is told that nobody pushes changes.
-pub async fn follow(gateway: String, identities: Arc<Identities>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
-    let mut follower = Follower { gateway, position: Position::default(), said_ms: 0 };
+/// cannot be reached, the cache is told that nobody pushes changes, and readiness says why.
+pub async fn follow(
+    gateway: String,
+    identities: Arc<Identities>,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    health: Arc<Health>,
+) {
+    let mut follower = Follower { gateway, position: Position::default(), unforgotten: Vec::new(), said: None };
     let mut was_away = true;
     loop {
         match follower.step(was_away, &identities, &*store, &*clock).await {
             Ok(()) => {
                 identities.set_following(true);
+                health.restore(SUBJECT);
                 was_away = false;
             }
             Err(error) => {
                 identities.set_following(false);
+                let why = format!("changes of keys cannot be followed: {error}");
                 if !was_away {
-                    log::warn!(target: "tollgate::store", "changes cannot be followed: {error}");
+                    log::warn!(target: "tollgate::store", "{why}");
                 }
+                health.degrade(SUBJECT, why);
                 was_away = true;
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 }
+
+/// Under which readiness speaks of this.
+const SUBJECT: &str = "changes";
 
 impl Follower {
     async fn step(
@@ -56,21 +72,28 @@ impl Follower {
             identities.forget(&[Change::Everything]).await?;
             self.acknowledge(store, clock).await?;
         }
-        let changes = store.changes(&self.position).await?;
-        if !changes.list.is_empty() {
-            identities.forget(&changes.list).await?;
+        if self.unforgotten.is_empty() {
+            let changes = store.changes(&self.position).await?;
+            (self.unforgotten, self.position) = (changes.list, changes.position);
         }
-        let moved = changes.position != self.position;
-        self.position = changes.position;
-        if moved || clock.now_ms().saturating_sub(self.said_ms) >= SIGN_OF_LIFE_MS {
+        if !self.unforgotten.is_empty() {
+            identities.forget(&self.unforgotten).await?;
+            self.unforgotten.clear();
+        }
+        let is_due = self.said.as_ref().is_none_or(|(position, at_ms)| {
+            *position != self.position || clock.now_ms().abs_diff(*at_ms) >= SIGN_OF_LIFE_MS
+        });
+        if is_due {
             self.acknowledge(store, clock).await?;
         }
         Ok(())
     }
 
     async fn acknowledge(&mut self, store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
-        self.said_ms = clock.now_ms();
-        let position = self.position.0.clone();
-        store.acknowledge(&GatewaySeen { id: self.gateway.clone(), position, seen_ms: self.said_ms }).await
+        let (position, seen_ms) = (self.position.clone(), clock.now_ms());
+        let seen = GatewaySeen { id: self.gateway.clone(), position: position.0.clone(), seen_ms };
+        store.acknowledge(&seen).await?;
+        self.said = Some((position, seen_ms));
+        Ok(())
     }
 }

@@ -20,7 +20,7 @@ pub(super) async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: 
     let limiter: Arc<dyn Limiter> = shared.limiter.clone();
     let (usage, clock) = (shared.usage.clone(), shared.clock.clone());
     tokio::join!(
-        follow(gateway_id.clone(), shared.identities.clone(), store.clone(), clock.clone()),
+        follow(gateway_id.clone(), shared.identities.clone(), store.clone(), clock.clone(), health.clone()),
         async {
             restore_quotas(&*store, &shared).await;
             health.arrived("store");

@@ -7,10 +7,15 @@
 
 mod documents;
 mod link;
+mod master;
 mod names;
+mod usage;
 pub(crate) mod way;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -18,14 +23,15 @@ use policy::window::Tally;
 use redis::{Cmd, FromRedisValue, Value, cmd};
 
 use self::link::Link;
+use self::master::Master;
 use self::names::{
     ADD, ALL_KEYS, CHANGES, CHANGES_KEPT, COUNTERS, COUNTERS_AT_ONCE, DROP, GATEWAYS, ORGANIZATIONS, SWAP, TRIES_MAX,
-    WAIT_MS, counter_field, digest_by_id, key_by_digest, keys_of, organization_by_id, texts, usage_by_id,
+    WAIT_MS, counter_field, digest_by_id, key_by_digest, keys_of, organization_by_id, texts,
 };
 pub use self::way::RedisSettings;
 use super::{
-    Change, Changes, Counter, Document, Documents as _, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, Kind,
-    LIST_MAX, OrganizationChange, OrganizationRecord, Position, Sighting, Store, StoreError, Usage, json, text,
+    Change, Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
+    OrganizationRecord, Position, Store, StoreError, Usage, json, text,
 };
 use crate::digest::Digest;
 
@@ -36,7 +42,15 @@ const NOTES_AT_ONCE: usize = 64;
 pub struct RedisStore {
     commands: Link,
     feed: Link,
+    master: Arc<Master>,
+    /// After how many replacements of the master everything was last said to be forgotten.
+    forgotten: AtomicU64,
+    /// When it was last made sure who the master is.
+    looked: Mutex<Option<Instant>>,
 }
+
+/// How often it is made sure that the master is still the one that is spoken to.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Stream ids as numbers: milliseconds and sequence.
 fn stream_id(id: &str) -> (u64, u64) {
@@ -49,9 +63,14 @@ type Entries = Vec<(String, HashMap<String, String>)>;
 impl RedisStore {
     /// Reads the URL; connects on first use.
     pub fn open(url: &str, settings: &RedisSettings) -> Result<Self, StoreError> {
+        let master = Arc::<Master>::default();
+        let patience = Duration::from_millis(WAIT_MS) + settings.connect_timeout;
         Ok(RedisStore {
-            commands: Link::new(url, settings, settings.timeout)?,
-            feed: Link::new(url, settings, std::time::Duration::from_millis(WAIT_MS) + settings.connect_timeout)?,
+            commands: Link::new(url, settings, settings.timeout, master.clone())?,
+            feed: Link::new(url, settings, patience, master.clone())?,
+            master,
+            forgotten: AtomicU64::new(0),
+            looked: Mutex::default(),
         })
     }
 
@@ -88,11 +107,16 @@ impl RedisStore {
         Err(StoreError::Unavailable(format!("{what} is being changed by too many writers at once")))
     }
 
-    async fn with_usage(&self, mut key: KeyRecord) -> Result<KeyRecord, StoreError> {
-        let seen: HashMap<String, String> = self.ask(cmd("HGETALL").arg(usage_by_id(&key.id))).await?;
-        key.last_use = seen.get("last_use").map(|t| json(t)).transpose()?;
-        key.exposed = seen.get("exposed").map(|t| json(t)).transpose()?;
-        Ok(key)
+    async fn look_who_answers(&self) -> Result<(), StoreError> {
+        let is_due = {
+            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
+            if is_due {
+                *looked = Some(Instant::now());
+            }
+            is_due
+        };
+        if is_due { self.feed.look_who_answers().await } else { Ok(()) }
     }
 
     /// Whether the stream still holds everything after a position.
@@ -109,27 +133,6 @@ impl RedisStore {
             }
             (_, _) => at == (0, 0),
         })
-    }
-
-    async fn note_usage(&self, seen: &Usage) -> Result<(), StoreError> {
-        match &seen.sighting {
-            Sighting::Used(last) => {
-                let mut set = cmd("HSET");
-                set.arg(usage_by_id(&seen.key)).arg("last_use").arg(text(last)?);
-                self.ask::<i64>(&set).await.map(|_| ())
-            }
-            Sighting::GrantUsed(at_ms, drop_ms) => {
-                let (kind, id) = (Kind::GrantUse, seen.key.clone());
-                let record = at_ms.to_string();
-                let document = Document { kind, id, lists: Vec::new(), record, expires_ms: Some(*drop_ms) };
-                self.put_document(&document).await
-            }
-            Sighting::Exposed(ms, how) => {
-                let mut set = cmd("HSETNX");
-                set.arg(usage_by_id(&seen.key)).arg("exposed").arg(text(&(ms, how))?);
-                self.ask::<i64>(&set).await.map(|_| ())
-            }
-        }
     }
 }
 
@@ -299,8 +302,14 @@ impl Store for RedisStore {
     }
 
     async fn changes(&self, after: &Position) -> Result<Changes, StoreError> {
-        if !self.is_gapless(after).await? {
-            return Ok(Changes { list: vec![Change::Everything], position: self.position().await? });
+        self.look_who_answers().await?;
+        let is_gapless = self.is_gapless(after).await?;
+        // What was read from the server before may be older than what its successor knows.
+        let replaced = self.master.replaced();
+        if replaced != self.forgotten.load(Ordering::Acquire) || !is_gapless {
+            let position = self.position().await?;
+            self.forgotten.store(replaced, Ordering::Release);
+            return Ok(Changes { list: vec![Change::Everything], position });
         }
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(10_000).arg("BLOCK").arg(WAIT_MS).arg("STREAMS").arg(CHANGES).arg(&after.0);

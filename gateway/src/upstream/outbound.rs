@@ -15,6 +15,9 @@ use tokio::io::AsyncWrite;
 
 use super::wire::Wire;
 
+/// The end of a body in chunks.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 /// How long a body is, as far as its head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -126,9 +129,15 @@ impl Outbound {
         if self.stage != Stage::Open {
             return Ok(());
         }
+        if !self.waiting.is_empty() && matches!(self.way, Way::Chunked(_)) {
+            // The last chunk waits for its turn.
+            self.waiting = [&*self.waiting, LAST_CHUNK].concat().into();
+            self.stage = Stage::Ending;
+            return Ok(());
+        }
         match &self.way {
             Way::Length(_, 1..) => return Error::e_explain(ErrorType::ReadError, "less than was announced"),
-            Way::Chunked(_) => self.waiting = Bytes::from_static(b"0\r\n\r\n"),
+            Way::Chunked(_) => self.waiting = Bytes::from_static(LAST_CHUNK),
             Way::Nowhere | Way::Length(..) | Way::Stream(_) => {}
         }
         self.stage = Stage::Ending;
@@ -138,8 +147,14 @@ impl Outbound {
     /// Sends what waits. When it fails, the backend takes no more.
     pub async fn drive(&mut self) -> pingora::Result<()> {
         let patience = self.patience;
-        let sent = tokio::time::timeout(patience, std::future::poll_fn(|cx| self.poll_drive(cx))).await;
-        let sent = sent.unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, "the backend takes no more"));
+        let mut send = std::future::poll_fn(|cx| self.poll_drive(cx));
+        // Mostly it is sent at once, and no timer is due.
+        let sent = match futures_util::poll!(&mut send) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => tokio::time::timeout(patience, send)
+                .await
+                .unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, "the backend takes no more")),
+        };
         if sent.is_err() {
             self.stage = Stage::Refused;
             self.waiting = Bytes::new();

@@ -275,12 +275,13 @@ impl Node {
         let limit = connect_limit(&self.way, self.common.connect_timeout);
         let connecting = tokio::time::timeout(limit, async {
             let mut connection = self.way.connect(&config).await?;
-            let mut text: String = cmd("INFO").arg("server").query_async(&mut connection).await?;
-            text += &cmd("INFO").arg("replication").query_async::<String>(&mut connection).await?;
-            let () = cmd("PING").query_async(&mut connection).await?;
-            let _: String = cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut connection).await?;
+            // In one go: a server that is 50 ms away must not take a quarter of a second to begin with.
+            let mut questions = redis::pipe();
+            questions.cmd("INFO").arg("server").cmd("INFO").arg("replication").cmd("PING").ignore();
+            questions.cmd("SCRIPT").arg("LOAD").arg(SCRIPT).ignore();
+            let (server, replication): (String, String) = questions.query_async(&mut connection).await?;
             let () = cmd("SUBSCRIBE").arg(RECALLS).query_async(&mut connection).await?;
-            Ok::<_, RedisError>((connection, text))
+            Ok::<_, RedisError>((connection, server + &replication))
         });
         let (connection, text) = match connecting.await {
             Ok(done) => done.map_err(|error| {
@@ -348,7 +349,7 @@ impl Node {
 fn connect_limit(way: &Way, connect_timeout: Duration) -> Duration {
     match way {
         Way::Alone(_) => connect_timeout,
-        Way::Sentinel(_) | Way::Cluster(..) => connect_timeout * 4,
+        Way::Sentinel(_) | Way::Cluster(..) => connect_timeout * 2,
     }
 }
 

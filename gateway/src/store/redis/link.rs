@@ -1,17 +1,21 @@
 //! One connection to Redis in whatever arrangement the URL names, with deadlines and a breaker.
 //!
 //! A call never waits longer than its deadline. After a failure the connection is dropped, so that
-//! the next call finds the new master or topology, and for a moment calls fail at once.
+//! the next call finds the new master or topology, and for a moment calls fail at once. A server that
+//! answers that it cannot serve us is such a failure: over RESP3 that comes as a value, not as an
+//! error of the connection.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError};
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, Value};
 use tokio::sync::Mutex;
 
 use super::super::StoreError;
+use super::master::{Master, role_and_id};
 use super::way::{RedisSettings, Way, describe, way};
 
 /// After a failure, calls fail at once for this long.
@@ -23,23 +27,40 @@ enum Connection {
     Cluster(ClusterConnection),
 }
 
+/// A connection in use.
+#[derive(Clone)]
+struct Current {
+    /// Tells it from those before it.
+    generation: u64,
+    /// Which turn of the master it belongs to, see [`Master`].
+    turn: u64,
+    connection: Connection,
+}
+
 /// A connection that comes back.
 pub(super) struct Link {
     way: Way,
     timeout: Duration,
     connect_timeout: Duration,
-    connection: Mutex<Option<(u64, Connection)>>,
+    master: Arc<Master>,
+    connection: Mutex<Option<Current>>,
     generation: AtomicU64,
     started: Instant,
     closed_until_ms: AtomicU64,
 }
 
 impl Link {
-    pub(super) fn new(url: &str, settings: &RedisSettings, timeout: Duration) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        url: &str,
+        settings: &RedisSettings,
+        timeout: Duration,
+        master: Arc<Master>,
+    ) -> Result<Self, StoreError> {
         Ok(Link {
             way: way(url, settings)?,
             timeout,
             connect_timeout: settings.connect_timeout,
+            master,
             connection: Mutex::new(None),
             generation: AtomicU64::new(0),
             started: Instant::now(),
@@ -53,25 +74,51 @@ impl Link {
         if now < self.closed_until_ms.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("it did not answer a moment ago".to_owned()));
         }
-        let (generation, mut connection) = self.connected().await?;
+        let Current { generation, turn, mut connection } = self.connected().await?;
         let answer = tokio::time::timeout(self.timeout, async {
-            match &mut connection {
+            let answer = match &mut connection {
                 Connection::Alone(c) => c.req_packed_command(command).await,
                 Connection::Cluster(c) => c.req_packed_command(command).await,
-            }
+            };
+            answer.and_then(Value::extract_error)
         });
-        let error = match answer.await {
-            Ok(Ok(value)) => {
-                return T::from_redis_value(value).map_err(|e| StoreError::Corrupt(e.to_string()));
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer,
+            // What the server before says does not count any more.
+            () = self.master.turned(turn) => {
+                self.forget(generation).await;
+                return Err(StoreError::Unavailable("another server is the master now".to_owned()));
             }
-            Ok(Err(error)) if !is_about_the_server(&error) => {
-                return Err(StoreError::Corrupt(describe(&error)));
-            }
-            Ok(Err(error)) => describe(&error),
+        };
+        let error = match answer {
+            Ok(Ok(value)) => return T::from_redis_value(value).map_err(|e| StoreError::Corrupt(e.to_string())),
+            Ok(Err(error)) => match meaning(&error) {
+                Meaning::BadValue => return Err(StoreError::Corrupt(describe(&error))),
+                Meaning::CannotNow => {
+                    self.forget(generation).await;
+                    return Err(StoreError::Unavailable(describe(&error)));
+                }
+                Meaning::NoMaster => {
+                    self.master.turn();
+                    describe(&error)
+                }
+                Meaning::Broken => describe(&error),
+            },
             Err(_) => format!("no answer within {} ms", self.timeout.as_millis()),
         };
-        self.fail(generation).await;
+        self.open_breaker();
+        self.forget(generation).await;
         Err(StoreError::Unavailable(error))
+    }
+
+    /// Makes sure that whoever would be connected to now is the server that is spoken to: a name may
+    /// have moved, or Sentinel may have chosen another, without the server before saying a word.
+    pub(super) async fn look_who_answers(&self) -> Result<(), StoreError> {
+        if matches!(self.way, Way::Cluster(..)) {
+            return Ok(());
+        }
+        self.connect().await.map(|_| ())
     }
 
     fn elapsed_ms(&self) -> u64 {
@@ -83,29 +130,56 @@ impl Link {
         self.closed_until_ms.store(until, Ordering::Relaxed);
     }
 
-    async fn fail(&self, generation: u64) {
-        self.open_breaker();
+    async fn forget(&self, generation: u64) {
         let mut slot = self.connection.lock().await;
-        if slot.as_ref().is_some_and(|(g, _)| *g == generation) {
+        if slot.as_ref().is_some_and(|current| current.generation == generation) {
             *slot = None;
         }
     }
 
-    async fn connected(&self) -> Result<(u64, Connection), StoreError> {
+    async fn connected(&self) -> Result<Current, StoreError> {
         // Whoever finds another connecting waits no longer than for an answer.
         let waited = tokio::time::timeout(self.timeout, self.connection.lock()).await;
         let mut slot = waited.map_err(|_| StoreError::Unavailable("it is being connected to".to_owned()))?;
-        if let Some(known) = slot.as_ref() {
+        if let Some(known) = slot.as_ref().filter(|current| current.turn == self.master.now()) {
             return Ok(known.clone());
         }
         if self.elapsed_ms() < self.closed_until_ms.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("it did not answer a moment ago".to_owned()));
         }
+        *slot = None;
+        let made = self.connect().await;
+        let (connection, turn) = made.inspect_err(|_| self.open_breaker())?;
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+        let current = Current { generation, turn, connection };
+        *slot = Some(current.clone());
+        Ok(current)
+    }
+
+    /// A new connection to the master, and the turn it belongs to.
+    async fn connect(&self) -> Result<(Connection, u64), StoreError> {
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
         let connecting = async {
             match &self.way {
-                Way::Cluster(client, _) => client.get_async_connection().await.map(Connection::Cluster),
-                one @ (Way::Alone(_) | Way::Sentinel(_)) => one.connect(&config).await.map(Connection::Alone),
+                Way::Cluster(client, _) => client.get_async_connection().await.map(|c| (Connection::Cluster(c), None)),
+                one @ (Way::Alone(_) | Way::Sentinel(_)) => {
+                    let mut connection = one.connect(&config).await?;
+                    // A user that may not ask this is not stopped by it.
+                    let info: Result<String, RedisError> = async {
+                        let mut both = redis::pipe();
+                        both.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+                        let (server, replication): (String, String) = both.query_async(&mut connection).await?;
+                        Ok(server + &replication)
+                    }
+                    .await;
+                    match info {
+                        Ok(info) => Ok((Connection::Alone(connection), Some(info))),
+                        Err(error) if matches!(error.code(), Some("NOPERM")) => {
+                            Ok((Connection::Alone(connection), None))
+                        }
+                        Err(error) => Err(error),
+                    }
+                }
             }
         };
         // Several nodes may have to be tried, some of them dark.
@@ -113,25 +187,68 @@ impl Link {
             Way::Alone(_) => self.connect_timeout,
             Way::Cluster(..) | Way::Sentinel(_) => self.connect_timeout * 4,
         };
-        let connection = match tokio::time::timeout(limit, connecting).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => {
-                self.open_breaker();
-                return Err(StoreError::Unavailable(describe(&error)));
-            }
-            Err(_) => {
-                self.open_breaker();
-                return Err(StoreError::Unavailable(format!("no connection within {} ms", limit.as_millis())));
-            }
+        let (connection, info) = match tokio::time::timeout(limit, connecting).await {
+            Ok(Ok(made)) => made,
+            Ok(Err(error)) => return Err(StoreError::Unavailable(describe(&error))),
+            Err(_) => return Err(StoreError::Unavailable(format!("no connection within {} ms", limit.as_millis()))),
         };
-        let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-        *slot = Some((generation, connection.clone()));
-        Ok((generation, connection))
+        let turn = match info.as_deref().map(role_and_id) {
+            Some((Some("master") | None, id)) => self.master.met(id),
+            Some((Some(_), _)) => {
+                return Err(StoreError::Unavailable("it is a replica, not a master".to_owned()));
+            }
+            None => self.master.now(),
+        };
+        Ok((connection, turn))
     }
 }
 
-/// Whether an error means "this server cannot serve us now", as opposed to "this value is wrong".
-fn is_about_the_server(error: &RedisError) -> bool {
-    !matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse)
-        && !matches!(error.code(), Some("WRONGTYPE"))
+/// What an error means for the connection that it came over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// The value is not what the command wants: the server is all right.
+    BadValue,
+    /// The server cannot do this now; it may do other things.
+    CannotNow,
+    /// The server is not, or not yet, the one that should be asked.
+    NoMaster,
+    /// The connection does not work.
+    Broken,
+}
+
+fn meaning(error: &RedisError) -> Meaning {
+    match (error.kind(), error.code()) {
+        (_, Some("READONLY" | "MASTERDOWN" | "UNBLOCKED" | "LOADING" | "CLUSTERDOWN")) => Meaning::NoMaster,
+        (_, Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "TRYAGAIN" | "NOPERM")) => Meaning::CannotNow,
+        (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) | (_, Some("WRONGTYPE" | "ERR" | "NOSCRIPT")) => {
+            Meaning::BadValue
+        }
+        (_, _) => Meaning::Broken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_itself_is_not_taken_for_a_bad_value() {
+        for (line, expected) in [
+            ("READONLY You can't write against a read only replica.", Meaning::NoMaster),
+            ("MASTERDOWN Link with MASTER is down", Meaning::NoMaster),
+            ("LOADING Redis is loading the dataset in memory", Meaning::NoMaster),
+            ("UNBLOCKED force unblock from blocking operation", Meaning::NoMaster),
+            ("CLUSTERDOWN Hash slot not served", Meaning::NoMaster),
+            ("NOAUTH Authentication required.", Meaning::Broken),
+            ("WRONGPASS invalid username-password pair", Meaning::Broken),
+            ("OOM command not allowed when used memory > 'maxmemory'.", Meaning::CannotNow),
+            ("MISCONF Redis is configured to save RDB snapshots", Meaning::CannotNow),
+            ("NOREPLICAS Not enough good replicas to write.", Meaning::CannotNow),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", Meaning::BadValue),
+        ] {
+            let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
+            let error = answer.and_then(Value::extract_error).unwrap_err();
+            assert_eq!(meaning(&error), expected, "{line}");
+        }
+    }
 }

@@ -24,7 +24,7 @@ pub struct RedisSettings {
 
 impl Default for RedisSettings {
     fn default() -> Self {
-        RedisSettings { timeout: Duration::from_millis(50), connect_timeout: Duration::from_millis(250), ca: None }
+        RedisSettings { timeout: Duration::from_millis(250), connect_timeout: Duration::from_millis(500), ca: None }
     }
 }
 
@@ -133,6 +133,52 @@ pub(crate) fn way(url: &str, settings: &RedisSettings) -> Result<Way, StoreError
     }
 }
 
+/// Undoes percent-encoding, as the library does in the URL of one server; a plus is a plus.
+fn percent_decoded(text: &str) -> String {
+    let as_form = format!("={}", text.replace('+', "%2B").replace('&', "%26"));
+    form_urlencoded::parse(as_form.as_bytes()).map(|(_, value)| value.into_owned()).collect()
+}
+
+/// What may stand behind the master's name: how the sentinels themselves are spoken to, and which
+/// database is used.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct SentinelOptions {
+    user: Option<String>,
+    password: Option<String>,
+    tls: Option<bool>,
+    db: Option<i64>,
+}
+
+impl SentinelOptions {
+    fn parse(query: &str) -> Result<Self, StoreError> {
+        let mut options = SentinelOptions::default();
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let value = percent_decoded(value);
+            let not = |what: &str| bad_url(format!("`{name}` must be {what}"));
+            match name {
+                "sentinel_user" => options.user = Some(value),
+                "sentinel_password" => options.password = Some(value),
+                "sentinel_tls" => {
+                    options.tls = Some(match value.as_str() {
+                        "yes" => true,
+                        "no" => false,
+                        _ => return Err(not("`yes` or `no`")),
+                    });
+                }
+                "db" => options.db = Some(value.parse().map_err(|_| not("a number"))?),
+                _ => {
+                    return Err(bad_url(format!(
+                        "`{}` is no option; there are sentinel_user, sentinel_password, sentinel_tls and db",
+                        name.escape_debug()
+                    )));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
 fn sentinel(
     hosts: &str,
     path: &str,
@@ -140,29 +186,75 @@ fn sentinel(
     login: &str,
     certificates: Option<TlsCertificates>,
 ) -> Result<SentinelClient, StoreError> {
+    let (master, query) = path.split_once('?').unwrap_or((path, ""));
+    let options = SentinelOptions::parse(query)?;
+    // What the master is spoken to by is how its sentinels are, unless they have their own way.
+    let sentinel_tls = options.tls.unwrap_or(tls);
     let mut addresses = Vec::new();
     for host in hosts.split(',') {
         let (name, port) = host.rsplit_once(':').unwrap_or((host, "26379"));
-        let port = port.parse().map_err(|_| bad_url(format!("`{host}` has no usable port")))?;
-        addresses.push(redis::ConnectionAddr::Tcp(name.to_owned(), port));
+        let (host, port) = (name.to_owned(), port.parse());
+        let port = port.map_err(|_| bad_url(format!("`{name}` has no usable port")))?;
+        addresses.push(match sentinel_tls {
+            true => redis::ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+            false => redis::ConnectionAddr::Tcp(host, port),
+        });
     }
-    let master = path.split(['/', '?']).next().filter(|name| !name.is_empty());
-    let master = master.ok_or_else(|| bad_url("a Sentinel URL ends in the master's name"))?;
-    let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)
+    let master = percent_decoded(master);
+    if master.is_empty() || master.contains('/') {
+        return Err(bad_url("a Sentinel URL ends in the master's name"));
+    }
+    let mut builder = SentinelClientBuilder::new(addresses, &master, SentinelServerType::Master)
         .map_err(|e| bad_url(describe(&e)))?
         .set_client_to_redis_protocol(redis::ProtocolVersion::RESP3);
-    let (user, password) = login.trim_end_matches('@').split_once(':').unwrap_or_default();
+    let (user, password) = login.trim_end_matches('@').split_once(':').unwrap_or((login.trim_end_matches('@'), ""));
     if !password.is_empty() {
-        builder = builder.set_client_to_redis_password(password);
+        builder = builder.set_client_to_redis_password(percent_decoded(password));
     }
     if !user.is_empty() {
-        builder = builder.set_client_to_redis_username(user);
+        builder = builder.set_client_to_redis_username(percent_decoded(user));
+    }
+    if let Some(user) = options.user {
+        builder = builder.set_client_to_sentinel_username(user);
+    }
+    if let Some(password) = options.password {
+        builder = builder.set_client_to_sentinel_password(password);
+    }
+    if let Some(db) = options.db {
+        builder = builder.set_client_to_redis_db(db);
     }
     if tls {
         builder = builder.set_client_to_redis_tls_mode(redis::TlsMode::Secure);
     }
+    if sentinel_tls {
+        builder = builder.set_client_to_sentinel_tls_mode(redis::TlsMode::Secure);
+    }
     if let Some(certificates) = certificates {
+        if sentinel_tls {
+            builder = builder.set_client_to_sentinel_certificates(certificates.clone());
+        }
         builder = builder.set_client_to_redis_certificates(certificates);
     }
     builder.build().map_err(|e| bad_url(describe(&e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_a_sentinel_url_are_percent_encoded_as_everywhere() {
+        assert_eq!(percent_decoded("p%40ss%3aw+rd%25&x"), "p@ss:w+rd%&x");
+        let options = SentinelOptions::parse("sentinel_user=s&sentinel_password=p%26q&sentinel_tls=no&db=2").unwrap();
+        let expected = SentinelOptions {
+            user: Some("s".to_owned()),
+            password: Some("p&q".to_owned()),
+            tls: Some(false),
+            db: Some(2),
+        };
+        assert_eq!(options, expected);
+        for bad in ["sentinel_tls=maybe", "db=x", "colour=red"] {
+            assert!(SentinelOptions::parse(bad).is_err(), "{bad}");
+        }
+    }
 }

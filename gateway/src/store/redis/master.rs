@@ -1,0 +1,89 @@
+//! Which server is the master: both connections of a store must speak to the same one.
+//!
+//! A server that was replaced may go on answering, with records from before. So a turn is counted:
+//! whoever meets another server than before, or hears that this one is no master any more, begins a
+//! new turn, and connections of earlier turns are given up. After another server was met, everything
+//! that is cached must be forgotten: it may have been read from the one before after it was replaced.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+/// The master as it is known.
+pub(super) struct Master {
+    id: Mutex<Option<String>>,
+    turn: watch::Sender<u64>,
+    replaced: AtomicU64,
+}
+
+impl Default for Master {
+    fn default() -> Self {
+        Master { id: Mutex::default(), turn: watch::Sender::new(0), replaced: AtomicU64::new(0) }
+    }
+}
+
+impl Master {
+    /// The turn now.
+    pub(super) fn now(&self) -> u64 {
+        *self.turn.borrow()
+    }
+
+    /// Begins a new turn: whoever is connected looks again.
+    pub(super) fn turn(&self) {
+        self.turn.send_modify(|turn| *turn += 1);
+    }
+
+    /// A master was met; gives the turn that a connection to it belongs to.
+    pub(super) fn met(&self, id: Option<&str>) -> u64 {
+        let Some(id) = id else { return self.now() };
+        let before = self.id.lock().unwrap_or_else(PoisonError::into_inner).replace(id.to_owned());
+        if before.is_some_and(|before| before != id) {
+            self.replaced.fetch_add(1, Ordering::AcqRel);
+            self.turn();
+        }
+        self.now()
+    }
+
+    /// Waits until a turn is over.
+    pub(super) async fn turned(&self, turn: u64) {
+        let mut watch = self.turn.subscribe();
+        if watch.wait_for(|now| *now != turn).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// How often another server was met than before.
+    pub(super) fn replaced(&self) -> u64 {
+        self.replaced.load(Ordering::Acquire)
+    }
+}
+
+/// Role and run id of a server, from what `INFO` says of it.
+pub(super) fn role_and_id(info: &str) -> (Option<&str>, Option<&str>) {
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim));
+    (field("role"), field("run_id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_server_begins_a_turn_and_the_same_one_does_not() {
+        let master = Master::default();
+        let first = master.met(Some("a"));
+        assert_eq!((master.met(Some("a")), master.replaced()), (first, 0));
+        let second = master.met(Some("b"));
+        assert!(second != first && master.replaced() == 1);
+        master.turn();
+        assert!(master.now() != second && master.replaced() == 1);
+    }
+
+    #[test]
+    fn role_and_id_are_found_in_the_text_of_info() {
+        let info = "# Server\r\nredis_version:7.0\r\nrun_id:abc\r\n# Replication\r\nrole:slave\r\n";
+        assert_eq!(role_and_id(info), (Some("slave"), Some("abc")));
+        assert_eq!(role_and_id(""), (None, None));
+    }
+}
