@@ -85,8 +85,12 @@ impl Sentinel {
 
     /// Where it says that the master is.
     pub fn master(&self) -> String {
-        let question = ["sentinel", "get-master-addr-by-name", "mymaster"];
-        let out = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(question).output().unwrap();
+        self.cli(&["sentinel", "get-master-addr-by-name", "mymaster"])
+    }
+
+    /// Asks it something.
+    pub fn cli(&self, command: &[&str]) -> String {
+        let out = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(command).output().unwrap();
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 

@@ -108,11 +108,28 @@ impl World {
         world
     }
 
-    /// The same without a gateway.
+    /// One gateway on a store that is the test's own, with limits that nothing reaches.
+    pub fn start_on(store: &str) -> Self {
+        let generous = |policy: String| policy.replace("1000/min", "1000000/min").replace("200/min", "200000/min");
+        let mut world = Self::prepare_on(store.to_owned(), None, "", generous);
+        world.add_gateway();
+        world
+    }
+
+    /// The same as [`World::start_with`], without a gateway.
     pub fn prepare(kind: StoreKind, extra_settings: &str, edit: impl Fn(String) -> String) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let redis = (kind == StoreKind::Redis).then(Redis::start);
         let store = redis.as_ref().map_or_else(|| "sqlite://../tollgate.db".to_owned(), Redis::url);
+        Self::prepare_on(store, redis, extra_settings, edit)
+    }
+
+    fn prepare_on(
+        store: String,
+        redis: Option<Redis>,
+        extra_settings: &str,
+        edit: impl Fn(String) -> String,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let world = World {
             live: Upstream::start("iconflow-live"),
             test: Upstream::start("iconflow-sandbox"),

@@ -1,0 +1,204 @@
+//! After a failover of Redis the new server is followed, in every arrangement, and no stale server lets
+//! a revoked key live. Known keys work all the while.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tests::{Cluster, Key, MovingName, Redis, Sentinel, World, until};
+
+const PACKS: &str = "https://api.iconflow.dev/v2/packs";
+
+fn status(world: &World, key: &Key) -> u16 {
+    world.gateway().get(PACKS, key).status
+}
+
+/// A key that may read packs.
+fn key(world: &World) -> Key {
+    world.key("iconflow", "read", &["--scopes", "packs:read"])
+}
+
+fn follow(replica: &Redis, master: &Redis) {
+    replica.cli(&["replicaof", "127.0.0.1", &master.port.to_string()]);
+    until("the replica follows", || replica.cli(&["info", "replication"]).contains("master_link_status:up"));
+}
+
+fn promote(replica: &Redis) {
+    until("everything is copied", || {
+        let text = replica.cli(&["info", "replication"]);
+        text.contains("master_sync_in_progress:0") && text.contains("master_link_status:up")
+    });
+    assert_eq!(replica.cli(&["replicaof", "no", "one"]).trim(), "OK");
+}
+
+/// Runs what happens to the servers while a known key is used without a pause; none may fail.
+fn while_in_use(world: &World, known: &Key, events: impl FnOnce()) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let user = scope.spawn(|| {
+            let mut used = 0;
+            while !stop.load(Ordering::SeqCst) {
+                assert_eq!(status(world, known), 200, "a known key goes on working");
+                used += 1;
+            }
+            used
+        });
+        events();
+        stop.store(true, Ordering::SeqCst);
+        assert!(user.join().unwrap() > 10);
+    });
+}
+
+/// What a gateway that follows its master can do.
+fn works(world: &World, doomed: &Key) {
+    let revoked = world.json(&["keys", "revoke", &doomed.id, "--wait", "--wait-timeout", "15"]);
+    assert_eq!((&revoked["wait"]["acknowledged"], &revoked["wait"]["gateways"]), (&1.into(), &1.into()));
+    assert_eq!(status(world, doomed), 401, "acknowledged is refused");
+    let fresh = key(world);
+    until("a fresh key works", || status(world, &fresh) == 200);
+    until("it is ready without reserve", || world.gateway().readiness().1["status"] == "ready");
+}
+
+fn two_servers() -> (Redis, Redis, MovingName) {
+    let (old, new) = (Redis::start(), Redis::start_with(&["--repl-diskless-sync-delay", "0"]));
+    let name = MovingName::of(old.port);
+    (old, new, name)
+}
+
+#[test]
+fn a_master_that_is_demoted_and_keeps_its_connections() {
+    let (old, new, name) = two_servers();
+    let world = World::start_on(&name.url());
+    world.organization("acme");
+    let (known, doomed) = (key(&world), key(&world));
+    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    while_in_use(&world, &known, || {
+        follow(&new, &old);
+        promote(&new);
+        name.move_to(new.port);
+        follow(&old, &new);
+        works(&world, &doomed);
+    });
+}
+
+/// The old server was never told: it takes itself for the master, and answers as it always did.
+#[test]
+fn a_name_that_moves_away_from_a_server_that_does_not_know() {
+    let (old, new, name) = two_servers();
+    let world = World::start_on(&name.url());
+    world.organization("acme");
+    let (known, doomed) = (key(&world), key(&world));
+    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    while_in_use(&world, &known, || {
+        follow(&new, &old);
+        promote(&new);
+        name.move_to(new.port);
+        works(&world, &doomed);
+    });
+    assert!(old.cli(&["role"]).starts_with("master"), "it still takes itself for one");
+}
+
+#[test]
+fn a_replica_that_serves_no_stale_data_is_no_corrupt_store() {
+    let (old, new, name) = two_servers();
+    let world = World::start_on(&name.url());
+    world.organization("acme");
+    let (known, doomed, unseen) = (key(&world), key(&world), key(&world));
+    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    while_in_use(&world, &known, || {
+        follow(&new, &old);
+        promote(&new);
+        // Its master is nowhere: MASTERDOWN is all that it says.
+        old.cli(&["config", "set", "replica-serve-stale-data", "no"]);
+        old.cli(&["replicaof", "127.0.0.1", "1"]);
+        until("readiness says why", || {
+            let (code, readiness) = world.gateway().readiness();
+            code == 200 && readiness["reasons"]["changes"].as_str().is_some_and(|why| why.contains("replica"))
+        });
+        assert_eq!(status(&world, &unseen), 503, "an outage is never a 401");
+        name.move_to(new.port);
+        until("the new server is asked", || status(&world, &unseen) == 200);
+        works(&world, &doomed);
+    });
+}
+
+#[test]
+fn a_password_that_was_changed_is_said_and_known_keys_go_on() {
+    let redis = Redis::start();
+    let world = World::start_on(&redis.url());
+    world.organization("acme");
+    let (known, doomed) = (key(&world), key(&world));
+    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    while_in_use(&world, &known, || {
+        redis.cli(&["config", "set", "requirepass", "another"]);
+        redis.cli(&["-a", "another", "client", "kill", "type", "normal"]);
+        until("readiness says why", || {
+            let (_, readiness) = world.gateway().readiness();
+            readiness["reasons"]["changes"].as_str().is_some_and(|why| why.contains("NOAUTH"))
+        });
+        redis.cli(&["-a", "another", "config", "set", "requirepass", ""]);
+        works(&world, &doomed);
+    });
+}
+
+#[test]
+fn a_store_that_takes_no_writes_for_want_of_memory_still_finds_keys() {
+    let redis = Redis::start();
+    let world = World::start_on(&redis.url());
+    world.organization("acme");
+    let (known, unseen, doomed) = (key(&world), key(&world), key(&world));
+    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    while_in_use(&world, &known, || {
+        redis.cli(&["config", "set", "maxmemory", "1"]);
+        until("a key that was never seen is found", || status(&world, &unseen) != 503);
+        let out = world.tollgate(&["keys", "revoke", &doomed.id]);
+        assert!(String::from_utf8_lossy(&out.stderr).contains("OOM"), "{out:?}");
+        redis.cli(&["config", "set", "maxmemory", "0"]);
+        works(&world, &doomed);
+    });
+}
+
+#[test]
+fn sentinel_names_another_master() {
+    let (old, new) = (Redis::start(), Redis::start_with(&["--repl-diskless-sync-delay", "0"]));
+    follow(&new, &old);
+    let sentinel = Sentinel::start(&old);
+    until("the sentinel knows the replica", || sentinel.cli(&["sentinel", "replicas", "mymaster"]).contains(&new.port.to_string()));
+    let world = World::start_on(&sentinel.url());
+    world.organization("acme");
+    let (known, doomed) = (key(&world), key(&world));
+    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    while_in_use(&world, &known, || {
+        until("the sentinel begins", || sentinel.cli(&["sentinel", "failover", "mymaster"]).trim() == "OK");
+        until("there is another master", || sentinel.master().contains(&new.port.to_string()));
+        works(&world, &doomed);
+    });
+}
+
+#[test]
+fn a_cluster_hands_a_slot_to_a_replica() {
+    let cluster = Cluster::start(3, 1);
+    let world = World::start_on(&cluster.url());
+    world.organization("acme");
+    let (known, doomed) = (key(&world), key(&world));
+    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    while_in_use(&world, &known, || {
+        for replica in cluster.nodes.iter().filter(|node| node.cli(&["role"]).starts_with("slave")) {
+            assert_eq!(replica.cli(&["cluster", "failover"]).trim(), "OK");
+            until("it is the master", || replica.cli(&["role"]).starts_with("master"));
+        }
+        works(&world, &doomed);
+    });
+}
+
+#[test]
+fn waiting_for_gateways_where_there_is_none_is_no_success() {
+    let redis = Redis::start();
+    let mut world = World::start_on(&redis.url());
+    world.organization("acme");
+    let doomed = key(&world);
+    world.gateway_mut().stop();
+    let out = world.tollgate(&["keys", "revoke", &doomed.id, "--wait", "--wait-timeout", "1"]);
+    assert!(!out.status.success(), "{out:?}");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(said.contains("the change is stored, but no gateway has acknowledged it"), "{said}");
+}
