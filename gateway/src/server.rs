@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pingora::connectors::ConnectorOptions;
+use pingora::listeners::TcpSocketOptions;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{ExecutionPhase, RunArgs, Server};
 use pingora::services::listening::Service;
@@ -31,7 +32,7 @@ use crate::reload::{CertificateKeeper, watch};
 use crate::snapshot::PolicyKeeper;
 use crate::store::{Store, StoreError};
 use crate::tls::{Resolver, acceptor};
-use crate::upstream::Connections;
+use crate::upstream::{Connections, keepalive};
 
 /// Why a gateway did not start. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +102,11 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::new()?);
     let health = Arc::new(Health::default());
     let store = threads.block_on(crate::store::open(&config.store, &config.redis))?;
-    let keeper = Arc::new(PolicyKeeper::start(config.policy.clone(), &config.state, metrics.clone(), health.clone())?);
+    let conf = server_conf(&config);
+    let connections = Arc::new(Connections::new(ConnectorOptions::from_server_conf(&conf)));
+    let (paths, state) = (config.policy.clone(), &config.state);
+    let keeper = PolicyKeeper::start(paths, state, connections.clone(), metrics.clone(), health.clone())?;
+    let keeper = Arc::new(keeper);
     let certificates = Arc::new(CertificateKeeper {
         paths: config.certificates.clone(),
         resolver: Arc::new(Resolver::default()),
@@ -133,7 +138,7 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     } else {
         check_listeners(&config)?;
     }
-    let server = server(&config, start, &shared, &certificates.resolver, &caps)?;
+    let server = server(&config, (conf, start), &shared, connections, &certificates.resolver, &caps)?;
     let (phases, has_stopped_accepting) = (server.watch_execution_phase(), Arc::new(AtomicBool::new(false)));
     threads.spawn(watch_phases(phases, health.clone(), has_stopped_accepting.clone()));
     threads.spawn(accepting(config.listen.iter().map(|listen| listen.address).collect(), health.clone()));
@@ -251,28 +256,30 @@ fn admin(
     }
 }
 
-fn server(
-    config: &Config,
-    start: Start,
-    shared: &Arc<Shared>,
-    resolver: &Arc<Resolver>,
-    caps: &Arc<Caps>,
-) -> Result<Server, StartError> {
-    let drain_s = config.bounds.drain.as_secs();
-    let conf = ServerConf {
+fn server_conf(config: &Config) -> ServerConf {
+    ServerConf {
         threads: config.threads,
         upgrade_sock: config.state.join("upgrade.sock").display().to_string(),
         pid_file: config.state.join("tollgate.pid").display().to_string(),
         ca_file: config.upstream_ca.as_ref().map(|p| p.display().to_string()),
-        grace_period_seconds: Some(drain_s),
+        grace_period_seconds: Some(config.bounds.drain.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         upstream_keepalive_pool_size: 1_024,
         ..ServerConf::default()
-    };
+    }
+}
+
+fn server(
+    config: &Config,
+    (conf, start): (ServerConf, Start),
+    shared: &Arc<Shared>,
+    connections: Arc<Connections>,
+    resolver: &Arc<Resolver>,
+    caps: &Arc<Caps>,
+) -> Result<Server, StartError> {
     let opt = Opt { upgrade: start.upgrade, ..Opt::default() };
     let mut server = Server::new_with_opt_and_conf(Some(opt), conf);
     server.bootstrap();
-    let connections = Arc::new(Connections::new(ConnectorOptions::from_server_conf(&server.configuration)));
     for listen in &config.listen {
         let gate = Gate { shared: shared.clone(), listener: listen.kind.clone(), connections: connections.clone() };
         let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
@@ -295,7 +302,9 @@ fn server(
             metrics: shared.metrics.clone(),
         };
         let mut service = Service::new(format!("edge {}", listen.address), edge);
-        service.add_tcp(&listen.address.to_string());
+        let mut socket = TcpSocketOptions::default();
+        socket.tcp_keepalive = Some(keepalive());
+        service.add_tcp_with_settings(&listen.address.to_string(), socket);
         server.add_service(service);
         log::info!(target: "tollgate::start", "listening on {} ({:?})", listen.address, listen.kind);
     }

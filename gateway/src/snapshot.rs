@@ -12,7 +12,7 @@ use policy::route::Api;
 use policy::{Environment, Policy, Problems, Source};
 
 use crate::observe::{ApiMetrics, Health, Metrics, RouteMetrics};
-use crate::upstream::{ApiPools, Pool, Pools};
+use crate::upstream::{ApiPools, Connections, Pool, Pools};
 
 /// One policy in force, with what belongs to it.
 pub struct Snapshot {
@@ -133,11 +133,12 @@ impl PolicyKeeper {
     pub fn start(
         paths: Vec<PathBuf>,
         state: &Path,
+        connections: Arc<Connections>,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
     ) -> Result<Self, PolicyError> {
         let last_good = state.join("last-good-policy.json");
-        let pools = Pools::default();
+        let pools = Pools::new(connections);
         let compiled = read(&paths).and_then(|sources| {
             let print = fingerprint(&sources);
             let policy = policy::compile(sources.clone()).map_err(PolicyError::Wrong)?;
@@ -172,7 +173,7 @@ impl PolicyKeeper {
 
     /// Builds a keeper around a policy that is already compiled: for tests and benches.
     pub fn fixed(policy: Policy, metrics: Arc<Metrics>) -> Self {
-        let pools = Pools::default();
+        let pools = Pools::new(Arc::new(Connections::new(pingora::connectors::ConnectorOptions::new(1))));
         let snapshot = Snapshot::new(policy, blake3::hash(b"fixed"), 0, &pools);
         let now = ArcSwap::from_pointee(snapshot);
         PolicyKeeper { paths: Vec::new(), last_good: PathBuf::new(), pools, now, metrics, health: Arc::default() }

@@ -8,6 +8,7 @@
 
 pub mod backend;
 mod connections;
+mod health;
 mod kept;
 pub mod outbound;
 pub mod wire;
@@ -19,8 +20,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use pingora::lb::Backend;
-use pingora::lb::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
 use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use policy::Policy;
@@ -88,13 +87,16 @@ impl Member {
 #[derive(Debug)]
 pub struct Pool {
     upstream: Upstream,
+    /// The host that clients name, where no other one is sent to the backend.
+    host: Box<str>,
+    connections: Arc<Connections>,
     members: ArcSwap<Vec<Arc<Member>>>,
     next: AtomicUsize,
 }
 
 impl Pool {
-    fn new(upstream: Upstream) -> Self {
-        let pool = Pool { upstream, members: ArcSwap::default(), next: AtomicUsize::new(0) };
+    fn new(upstream: Upstream, host: &str, connections: Arc<Connections>) -> Self {
+        let pool = Pool { upstream, host: host.into(), connections, members: ArcSwap::default(), next: AtomicUsize::new(0) };
         // Looked up before the pool is used: a reload must not put an empty pool in force. This
         // waits, and is called where that is allowed: at the start and on a blocking thread.
         let resolve = |name: &str| name.to_socket_addrs().map(Iterator::collect).unwrap_or_else(|_| Vec::new());
@@ -149,32 +151,14 @@ impl Pool {
         }
     }
 
-    async fn check(&self, check: &(dyn HealthCheck + Send + Sync)) {
+    async fn check(&self, path: Option<&str>) {
         for member in self.members.load().iter() {
-            let Ok(backend) = Backend::new(&member.address.to_string()) else { continue };
-            let is_healthy = check.check(&backend).await.is_ok();
+            let is_healthy = health::is_healthy(self, member, path).await;
             if member.is_healthy.swap(is_healthy, Ordering::Relaxed) != is_healthy {
                 let now = if is_healthy { "healthy again" } else { "unhealthy" };
                 log::warn!(target: "tollgate::upstream", "{} is {now}", member.address);
             }
         }
-    }
-
-    fn health_check(&self) -> Option<Box<dyn HealthCheck + Send + Sync>> {
-        let health = self.upstream.health.as_ref()?;
-        let tls = self.upstream.tls.as_ref();
-        let Some(path) = &health.path else {
-            return Some(match tls {
-                Some(tls) => TcpHealthCheck::new_tls(&tls.name),
-                None => TcpHealthCheck::new(),
-            });
-        };
-        let host = self.upstream.host.as_deref().or(tls.map(|t| &*t.name)).unwrap_or("localhost");
-        let mut check = HttpHealthCheck::new(host, tls.is_some());
-        check.req.set_raw_path(path.as_bytes()).ok()?;
-        check.peer_template.options.connection_timeout = Some(self.upstream.connect_timeout);
-        check.peer_template.options.read_timeout = Some(self.upstream.connect_timeout);
-        Some(Box::new(check))
     }
 
     /// Keeps addresses and health up to date until it is dropped.
@@ -183,18 +167,18 @@ impl Pool {
     }
 
     async fn watch_backends(&self) {
-        let check = self.health_check();
+        let health = self.upstream.health.as_ref();
         let needs_names = self.upstream.addresses.iter().any(|a| a.parse::<SocketAddr>().is_err());
-        let every = self.upstream.health.as_ref().map_or(self.upstream.resolve_every, |h| h.every);
-        if !needs_names && check.is_none() {
+        let every = health.map_or(self.upstream.resolve_every, |h| h.every);
+        if !needs_names && health.is_none() {
             return;
         }
         loop {
             if needs_names {
                 self.resolve().await;
             }
-            if let Some(check) = &check {
-                self.check(&**check).await;
+            if let Some(health) = health {
+                self.check(health.path.as_deref()).await;
             }
             tokio::time::sleep(every.min(self.upstream.resolve_every)).await;
         }
@@ -285,20 +269,26 @@ impl Drop for Watched {
 }
 
 /// All pools, kept over reloads.
-#[derive(Default)]
 pub struct Pools {
+    connections: Arc<Connections>,
     by_name: Mutex<HashMap<String, Watched>>,
 }
 
 impl Pools {
+    /// None yet; connections to backends are made by these.
+    pub fn new(connections: Arc<Connections>) -> Self {
+        Pools { connections, by_name: Mutex::default() }
+    }
+
     /// The pools of a policy, API by API. Pools whose description changed are made anew, those no
     /// longer named are dropped; requests under way keep the pool they have.
     pub fn of(&self, policy: &Policy) -> Vec<ApiPools> {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut take = |name: String, upstream: &Upstream| {
-            let known = by_name.get(&name).filter(|w| w.pool.upstream == *upstream).map(|w| w.pool.clone());
+        let mut take = |name: String, upstream: &Upstream, host: &str| {
+            let is_same = |pool: &Pool| pool.upstream == *upstream && *pool.host == *host;
+            let known = by_name.get(&name).filter(|w| is_same(&w.pool)).map(|w| w.pool.clone());
             known.unwrap_or_else(|| {
-                let pool = Arc::new(Pool::new(upstream.clone()));
+                let pool = Arc::new(Pool::new(upstream.clone(), host, self.connections.clone()));
                 let task = tokio::runtime::Handle::try_current().ok().map(|h| h.spawn(pool.clone().watch()));
                 by_name.insert(name, Watched { pool: pool.clone(), task });
                 pool
@@ -309,7 +299,8 @@ impl Pools {
         for api in &policy.apis {
             let (live, test) = (format!("{}/live", api.name), format!("{}/test", api.name));
             named.extend([live.clone(), test.clone()]);
-            pools.push((take(live, &api.live), api.test.as_ref().map(|upstream| take(test, upstream))));
+            let host = api.hosts.first().map_or("localhost", |host| host);
+            pools.push((take(live, &api.live, host), api.test.as_ref().map(|upstream| take(test, upstream, host))));
         }
         by_name.retain(|name, _| named.contains(name));
         pools
@@ -318,10 +309,12 @@ impl Pools {
 
 #[cfg(test)]
 mod tests {
+    use pingora::connectors::ConnectorOptions;
+
     use super::*;
 
     fn pool(addresses: &[&str]) -> Pool {
-        Pool::new(Upstream {
+        let upstream = Upstream {
             addresses: addresses.iter().map(|a| (*a).into()).collect(),
             tls: None,
             http: HttpVersion::H1,
@@ -331,7 +324,8 @@ mod tests {
             timeout: Duration::from_secs(1),
             retries: 1,
             host: None,
-        })
+        };
+        Pool::new(upstream, "api.example", Arc::new(Connections::new(ConnectorOptions::new(1))))
     }
 
     #[test]
@@ -342,6 +336,33 @@ mod tests {
         pool.pick(0, &[]).unwrap().eject(0);
         assert_eq!(ports(0), [2, 2, 2, 2]);
         assert!(ports(EJECTED_MS).contains(&1));
+    }
+
+    #[test]
+    fn one_request_at_a_time_finds_out_whether_an_address_is_back() {
+        let pool = pool(&["127.0.0.1:1", "127.0.0.1:2"]);
+        let dark = pool.pick(0, &[]).unwrap();
+        dark.eject(0);
+        let ports = |now| (0..4).map(|_| pool.pick(now, &[]).unwrap().address.port()).collect::<Vec<_>>();
+        let first = ports(EJECTED_MS);
+        assert_eq!(first.iter().filter(|port| **port == 1).count(), 1, "one probe: {first:?}");
+        dark.eject(EJECTED_MS);
+        assert_eq!(ports(2 * EJECTED_MS), [2; 4], "the second time it is passed over for longer");
+        assert!(ports(3 * EJECTED_MS).contains(&1));
+        dark.connected();
+        assert_eq!(ports(3 * EJECTED_MS).iter().filter(|port| **port == 1).count(), 2, "it is one of two again");
+    }
+
+    #[test]
+    fn an_address_that_this_request_could_not_reach_is_not_tried_twice() {
+        let pool = pool(&["127.0.0.1:1", "127.0.0.1:2"]);
+        let mut failed = Vec::new();
+        while let Some(member) = pool.pick(0, &failed) {
+            member.eject(0);
+            failed.push(member.address);
+        }
+        failed.sort_unstable();
+        assert_eq!(failed.iter().map(SocketAddr::port).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]

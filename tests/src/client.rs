@@ -176,7 +176,7 @@ impl Connection {
                 continue;
             }
             let by_name: HashMap<&str, &str> = fields.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-            let body = if to_head || status == 204 || status == 304 || status == 101 {
+            let body = if to_head || status == 204 || status == 304 || (101..200).contains(&status) {
                 Vec::new()
             } else if by_name.get("transfer-encoding") == Some(&"chunked") {
                 self.chunked()?

@@ -5,7 +5,9 @@
 //! (sends limit and CORS fields of its own), `garbage`, `two-lengths`, `big` (a 1 MiB answer),
 //! `reset` (closes without an answer), `last` (closes after one), `hints` (103 before the answer),
 //! `inner` (fields of the connection), `until-close` (no length), `pieces` (chunks and a trailer, torn
-//! apart), `nothing` (204), `not-modified` (304), `early` (413 before the body was read). A WebSocket handshake is accepted and echoed.
+//! apart), `nothing` (204), `not-modified` (304), `early` (413 before the body was read), `half` (breaks off
+//! in the middle of its answer), `half-a-head`, `unasked-101`, `created` (201), `links` (to itself over http),
+//! `many-hints` (nine of them). A WebSocket handshake is accepted and echoed.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -175,6 +177,35 @@ impl Upstream {
                 // Until the other side goes away: it must not take this for a connection to keep.
                 let _ = stream.read_to_end(&mut Vec::new());
                 false
+            }
+            "half" => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this");
+                false
+            }
+            "half-a-head" => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-le");
+                false
+            }
+            "unasked-101" => {
+                let _ = stream.write_all(
+                    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nraw bytes",
+                );
+                let _ = stream.read(&mut [0u8; 1]);
+                false
+            }
+            "created" => {
+                let own = "HTTP/1.1 201 Created\r\ncontent-length: 0\r\nlocation: http://api.iconflow.dev/v2/packs/7\r\n\r\n";
+                stream.write_all(own.as_bytes()).is_ok()
+            }
+            "links" => {
+                let own = "link: <http://api.iconflow.dev/v2/packs?page=2>; rel=\"next\", <http://cdn.example/x>; rel=\"x\"\r\n";
+                stream.write_all(plain(own, &body).as_bytes()).is_ok()
+            }
+            "many-hints" => {
+                for _ in 0..9 {
+                    let _ = stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n");
+                }
+                stream.write_all(plain("", &body).as_bytes()).is_ok()
             }
             "reset" => false,
             _ => stream.write_all(plain("", &body).as_bytes()).is_ok(),

@@ -171,13 +171,15 @@ impl Gate {
                     self.send_piece(session, ctx, body, &mut outbound, piece).await?;
                 }
                 Event::Head => {
-                    informational += 1;
+                    informational += usize::from(backend.is_informational());
+                    if informational > INFORMATIONAL_MAX {
+                        return Err(nonsense("too many informational answers"));
+                    }
                     if !body.is_read() {
                         session.set_keepalive(None);
                     }
                     match self.pass_head(session, ctx, backend, is_upgrade).await? {
-                        Head::Informational if informational <= INFORMATIONAL_MAX => {}
-                        Head::Informational => return Err(nonsense("too many informational answers")),
+                        Head::Informational => {}
                         Head::Upgraded => return Ok(Done::Upgraded),
                         Head::Whole => break,
                         Head::BodyFollows => {

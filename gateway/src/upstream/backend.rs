@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{HeaderMap, Version};
+use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::v1::client::HttpSession as Http1;
 use pingora::protocols::http::v2::client::Http2Session as Http2;
@@ -115,6 +115,11 @@ impl Backend {
             Backend::Http1(session, _) => session.resp_header(),
             Backend::Http2(session, _) => session.response_header(),
         }
+    }
+
+    /// Whether another head follows the one that came last.
+    pub fn is_informational(&self) -> bool {
+        self.head().is_some_and(|head| head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS)
     }
 
     /// The next bytes of the body; `None` at its end.

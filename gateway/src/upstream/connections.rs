@@ -12,10 +12,16 @@ use super::kept::IDLE;
 use super::wire::Wire;
 use super::{Member, Pool};
 
-/// Makes connections; shared by all listeners.
+/// Makes connections; shared by all listeners and pools.
 pub struct Connections {
     http1: TransportConnector,
     http2: Connector,
+}
+
+impl std::fmt::Debug for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connections").finish_non_exhaustive()
+    }
 }
 
 impl Connections {
@@ -31,6 +37,11 @@ impl Connections {
         if let Some(wire) = member.kept.take(now_us) {
             return Ok(Backend::http1(wire));
         }
+        self.make(pool, member, is_http1).await
+    }
+
+    /// A new connection, or a stream of one.
+    pub async fn make(&self, pool: &Pool, member: &Member, is_http1: bool) -> pingora::Result<Backend> {
         let peer = pool.peer(member, is_http1);
         if is_http1 {
             return Ok(Backend::http1(Wire::new(self.http1.new_stream(&peer).await?)));
