@@ -110,3 +110,55 @@ pub fn parse_instant(s: &str) -> Result<u64, String> {
     let explain = || format!("`{s}` is not a time; write `2027-01-31` or `2027-01-31T12:00:00Z`");
     instant.ok().and_then(|at| u64::try_from(at.as_millisecond()).ok()).ok_or_else(explain)
 }
+
+/// Durations in JSON; every other number whose name ends in `_ms` is an instant.
+const DURATIONS: [&str; 1] = ["within_ms"];
+
+/// The same JSON with all instants in one format: `created_ms: 1790000000000` becomes
+/// `created_at: "2026-09-21T14:13:20.000Z"` (RFC 3339). An instant of 0 is none, `null`.
+pub fn dated(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Array(list) => Value::Array(list.into_iter().map(dated).collect()),
+        Value::Object(map) => map.into_iter().map(|(name, value)| dated_entry(name, value)).collect(),
+        plain @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => plain,
+    }
+}
+
+fn dated_entry(name: String, value: serde_json::Value) -> (String, serde_json::Value) {
+    let stem = match name.as_str() {
+        name if DURATIONS.contains(&name) => None,
+        "ms" => Some(""),
+        "not_after_ms" => Some("expires_"),
+        name => name.strip_suffix("ms").filter(|stem| stem.ends_with('_')),
+    };
+    match (stem, value.as_u64()) {
+        (Some(stem), Some(ms)) => {
+            let instant = if ms == 0 { serde_json::Value::Null } else { rfc3339(ms).into() };
+            (format!("{stem}at"), instant)
+        }
+        (Some(stem), None) if value.is_null() => (format!("{stem}at"), value),
+        (Some(_), None) | (None, _) => (name, dated(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instant_in_json_is_written_alike() {
+        let at = 1_790_000_000_000u64;
+        let value = serde_json::json!({
+            "created_ms": at, "revoked_ms": null, "changed_ms": 0, "within_ms": 7, "not_after_ms": at,
+            "last_use": { "ms": at, "route": "r" }, "items": [{ "seen_ms": 1_000 }],
+        });
+        let expected = serde_json::json!({
+            "created_at": "2026-09-21T14:13:20.000Z", "revoked_at": null, "changed_at": null, "within_ms": 7,
+            "expires_at": "2026-09-21T14:13:20.000Z",
+            "last_use": { "at": "2026-09-21T14:13:20.000Z", "route": "r" },
+            "items": [{ "seen_at": "1970-01-01T00:00:01.000Z" }],
+        });
+        assert_eq!(dated(value), expected);
+    }
+}

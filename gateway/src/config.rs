@@ -178,6 +178,9 @@ impl Config {
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause: cause.to_string() })?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+        if !looks_like_settings(&text) {
+            return Err(ConfigError::NotSettings { path: path.to_owned() });
+        }
         let source = Source { name: path.display().to_string(), text };
         let mut problems = Vec::new();
         let config = parse(&source.text, &folder, &mut problems);
@@ -185,7 +188,8 @@ impl Config {
             Some(config) if problems.is_empty() => Ok(config),
             Some(_) | None => {
                 problems.sort_by_key(|p| p.span);
-                Err(ConfigError::Wrong(Problems { list: problems, sources: vec![source] }))
+                let (sources, subject) = (vec![source], "the settings were");
+                Err(ConfigError::Wrong(Problems { list: problems, sources, subject }))
             }
         }
     }
@@ -202,9 +206,28 @@ pub enum ConfigError {
         /// Why.
         cause: String,
     },
+    /// It is some other file. Nothing of it is shown: it may be a secret.
+    #[error(
+        "{} is no settings file: it has no field `policy`; name one with --config, or make one with `tollgate init`",
+        path.display()
+    )]
+    NotSettings {
+        /// The file.
+        path: PathBuf,
+    },
     /// It says something wrong.
     #[error("{0}")]
     Wrong(Problems),
+}
+
+/// Whether a file has the one field that settings must have. What has not is not looked into further:
+/// problems are shown with excerpts, and any file can be named by mistake.
+fn looks_like_settings(text: &str) -> bool {
+    let is_field = |line: &str| {
+        let field = line.trim_start_matches(['{', ' ', '\t', '"']).strip_prefix("policy");
+        field.is_some_and(|rest| rest.trim_start_matches('"').trim_start().starts_with(':'))
+    };
+    text.lines().any(is_field) || text.trim_start().starts_with('{') && text.contains("\"policy\"")
 }
 
 fn parse(text: &str, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {
@@ -271,6 +294,11 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
         ca: file.store_ca.as_ref().map(at),
         ..defaults
     };
+    if let Some(text) = &file.store
+        && let Err(why) = crate::store::check_url(&store, &redis)
+    {
+        problems.push(Problem::at(text.span, why));
+    }
     let bounds = bounds::bounds(&file.bounds, problems);
     Some(Config {
         listen,

@@ -58,9 +58,27 @@ impl CertificateKeeper {
     /// Loads, proves and puts in force, or says why not.
     pub fn load(&self) -> Result<(), crate::tls::CertificateFault> {
         let now_s = i64::try_from(self.clock.now_ms() / 1_000).unwrap_or(i64::MAX);
-        let certificates = Certificates::load(&self.paths, now_s)?;
+        let certificates = Certificates::load(&self.paths, now_s)?.in_force()?;
         self.resolver.replace(certificates);
         self.refresh_days();
+        Ok(())
+    }
+
+    /// Puts the first certificates in force. One that has expired is better than none: it is said,
+    /// and looked at again.
+    pub fn start(&self) -> Result<(), crate::tls::CertificateFault> {
+        let now_s = i64::try_from(self.clock.now_ms() / 1_000).unwrap_or(i64::MAX);
+        let certificates = Certificates::load(&self.paths, now_s)?;
+        let fault = certificates.out_of_date().cloned();
+        self.resolver.replace(certificates);
+        self.refresh_days();
+        self.metrics.in_force.with_label_values(&["certificates"]).set(i64::from(fault.is_none()));
+        if let Some(fault) = fault {
+            let line = format!("a certificate in use is out of date: {fault}");
+            log::error!(target: "tollgate::reload", "{line}");
+            self.health.degrade("certificates", line);
+            self.retry_at_ms.store(self.clock.now_ms() + RETRY_MS, Ordering::Relaxed);
+        }
         Ok(())
     }
 

@@ -117,8 +117,7 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     });
     let seen_certificates = certificates.fingerprint();
     if !config.certificates.is_empty() {
-        certificates.load()?;
-        metrics.in_force.with_label_values(&["certificates"]).set(1);
+        certificates.start()?;
     }
     let shared = shared(&config, &keeper, &store, &metrics, &clock)?;
     let gateway_id = format!("gw_{}", base62(16)?);

@@ -1,7 +1,8 @@
 //! TLS towards clients: certificates by host name, replaced while running, 256-bit suites only.
 //!
 //! A certificate is proved before it is used: the key belongs to it, it is in force now, and it
-//! has not expired. A bad file on disk changes nothing; the certificates in force stay.
+//! has not expired. A bad file on disk changes nothing; the certificates in force stay. A gateway that
+//! starts with an expired one serves it all the same, and says so: no certificate would be worse.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -33,6 +34,8 @@ pub struct Certificates {
     first: Option<Arc<CertifiedKey>>,
     /// First instant at which one of them is out of force, Unix seconds.
     pub not_after_s: Option<i64>,
+    /// The first one that is not in force now, and why.
+    out_of_date: Option<CertificateFault>,
 }
 
 /// The crypto provider with 256-bit suites only (the page promises "256-bit TLS encryption") and
@@ -64,7 +67,20 @@ pub fn install_provider() {
 }
 
 impl Certificates {
-    /// Loads and proves certificates. `now_s` is Unix seconds.
+    /// These, if all of them are in force now.
+    pub fn in_force(self) -> Result<Self, CertificateFault> {
+        match self.out_of_date {
+            Some(fault) => Err(fault),
+            None => Ok(self),
+        }
+    }
+
+    /// Why one of them is not in force now.
+    pub fn out_of_date(&self) -> Option<&CertificateFault> {
+        self.out_of_date.as_ref()
+    }
+
+    /// Loads certificates and proves all but that they are in force. `now_s` is Unix seconds.
     pub fn load(paths: &[CertificatePaths], now_s: i64) -> Result<Self, CertificateFault> {
         let mut loaded = Certificates::default();
         for pair in paths {
@@ -86,7 +102,7 @@ impl Certificates {
         let (from_s, until_s) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
         if now_s < from_s || now_s >= until_s {
             let what = if now_s < from_s { "is not in force yet" } else { "has expired" };
-            return Err(at(&pair.certificate, format!("the certificate {what}")));
+            self.out_of_date.get_or_insert_with(|| at(&pair.certificate, format!("the certificate {what}")));
         }
         let names = names(&parsed);
         if names.is_empty() {
@@ -221,7 +237,8 @@ mod tests {
         let (one, two) = (pair(folder.path(), "one", &["a.example"]), pair(folder.path(), "two", &["a.example"]));
         let mixed = CertificatePaths { certificate: one.certificate.clone(), key: two.key };
         let fault = |paths: &CertificatePaths, now_s| {
-            Certificates::load(std::slice::from_ref(paths), now_s).unwrap_err().to_string()
+            let loaded = Certificates::load(std::slice::from_ref(paths), now_s).and_then(Certificates::in_force);
+            loaded.unwrap_err().to_string()
         };
         assert!(fault(&mixed, NOW_S).contains("does not fit"));
         assert!(fault(&one, 100_000_000_000).contains("has expired"));

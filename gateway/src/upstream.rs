@@ -96,7 +96,8 @@ pub struct Pool {
 
 impl Pool {
     fn new(upstream: Upstream, host: &str, connections: Arc<Connections>) -> Self {
-        let pool = Pool { upstream, host: host.into(), connections, members: ArcSwap::default(), next: AtomicUsize::new(0) };
+        let pool =
+            Pool { upstream, host: host.into(), connections, members: ArcSwap::default(), next: AtomicUsize::new(0) };
         // Looked up before the pool is used: a reload must not put an empty pool in force. This
         // waits, and is called where that is allowed: at the start and on a blocking thread.
         let resolve = |name: &str| name.to_socket_addrs().map(Iterator::collect).unwrap_or_else(|_| Vec::new());

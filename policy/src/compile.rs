@@ -71,7 +71,7 @@ pub fn compile(sources: Vec<Source>) -> Result<Policy, Problems> {
     problems.sort_by_key(|p| p.span);
     problems.dedup();
     problems.truncate(PROBLEMS_MAX);
-    Err(Problems { list: problems, sources })
+    Err(Problems { list: problems, sources, subject: "the policy was" })
 }
 
 fn read(number: u32, text: &str, schema: &serde_json::Value, problems: &mut Vec<Problem>) -> Option<PolicyFile> {

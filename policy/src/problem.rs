@@ -45,25 +45,52 @@ pub struct Problems {
     pub list: Vec<Problem>,
     /// The files they point into.
     pub sources: Vec<Source>,
+    /// What was not accepted: `the policy was`, `the settings were`.
+    pub subject: &'static str,
 }
 
 /// Longest excerpt line printed, in characters.
 const EXCERPT_CHARS_MAX: usize = 160;
 
+/// How parts of a problem stand out (ECMA-48, select graphic rendition); nothing where there is no colour.
+#[derive(Clone, Copy)]
+struct Paint {
+    error: &'static str,
+    place: &'static str,
+    help: &'static str,
+    end: &'static str,
+}
+
+impl Paint {
+    const PLAIN: Paint = Paint { error: "", place: "", help: "", end: "" };
+    const COLOUR: Paint = Paint { error: "\u{1b}[1;31m", place: "\u{1b}[34m", help: "\u{1b}[1;36m", end: "\u{1b}[0m" };
+}
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in &self.list {
-            self.render(f, problem)?;
-        }
-        let n = self.list.len();
-        let plural = if n == 1 { "" } else { "s" };
-        write!(f, "{n} problem{plural}; the policy was not accepted")
+        self.write(f, Paint::PLAIN)
     }
 }
 
 impl std::error::Error for Problems {}
 
 impl Problems {
+    /// All of them, in colour where that is wanted.
+    pub fn shown(&self, is_coloured: bool) -> String {
+        let mut text = String::new();
+        let _ = self.write(&mut text, if is_coloured { Paint::COLOUR } else { Paint::PLAIN });
+        text
+    }
+
+    fn write(&self, f: &mut impl fmt::Write, paint: Paint) -> fmt::Result {
+        for problem in &self.list {
+            self.render(f, problem, paint)?;
+        }
+        let n = self.list.len();
+        let plural = if n == 1 { "" } else { "s" };
+        write!(f, "{n} problem{plural}; {} not accepted", self.subject)
+    }
+
     /// One line for a log or a readiness answer: the first problem and how many more there are.
     pub fn summary(&self) -> String {
         let Some(first) = self.list.first() else { return "no problems".to_owned() };
@@ -79,10 +106,11 @@ impl Problems {
         self.sources.get(span.file as usize).map_or("policy", |s| s.name.as_str())
     }
 
-    fn render(&self, f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Result {
+    fn render(&self, f: &mut impl fmt::Write, problem: &Problem, paint: Paint) -> fmt::Result {
+        let Paint { error, place, help: hint, end } = paint;
         let Span { line, column, length, .. } = problem.span;
-        writeln!(f, "error: {}", problem.message)?;
-        writeln!(f, "  --> {}:{line}:{column}", self.name(problem.span))?;
+        writeln!(f, "{error}error:{end} {}", problem.message)?;
+        writeln!(f, "  {place}-->{end} {}:{line}:{column}", self.name(problem.span))?;
         let text = self
             .sources
             .get(problem.span.file as usize)
@@ -94,12 +122,13 @@ impl Problems {
             let before = (column as usize).saturating_sub(1);
             let rest = shown.chars().count().saturating_sub(before);
             let carets = (length as usize).clamp(1, rest.max(1));
-            writeln!(f, "{:gutter$} |", "")?;
-            writeln!(f, "{line} | {shown}")?;
-            writeln!(f, "{:gutter$} | {}{}", "", " ".repeat(before.min(EXCERPT_CHARS_MAX)), "^".repeat(carets))?;
+            let (carets, indent) = ("^".repeat(carets), " ".repeat(before.min(EXCERPT_CHARS_MAX)));
+            writeln!(f, "{place}{:gutter$} |{end}", "")?;
+            writeln!(f, "{place}{line} |{end} {shown}")?;
+            writeln!(f, "{place}{:gutter$} |{end} {indent}{error}{carets}{end}", "")?;
         }
         if let Some(help) = &problem.help {
-            writeln!(f, "  help: {help}")?;
+            writeln!(f, "  {hint}help:{end} {help}")?;
         }
         writeln!(f)
     }

@@ -194,7 +194,8 @@ impl Upstream {
                 false
             }
             "created" => {
-                let own = "HTTP/1.1 201 Created\r\ncontent-length: 0\r\nlocation: http://api.iconflow.dev/v2/packs/7\r\n\r\n";
+                let own =
+                    "HTTP/1.1 201 Created\r\ncontent-length: 0\r\nlocation: http://api.iconflow.dev/v2/packs/7\r\n\r\n";
                 stream.write_all(own.as_bytes()).is_ok()
             }
             "links" => {

@@ -123,12 +123,7 @@ impl World {
         Self::prepare_on(store, redis, extra_settings, edit)
     }
 
-    fn prepare_on(
-        store: String,
-        redis: Option<Redis>,
-        extra_settings: &str,
-        edit: impl Fn(String) -> String,
-    ) -> Self {
+    fn prepare_on(store: String, redis: Option<Redis>, extra_settings: &str, edit: impl Fn(String) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let world = World {
             live: Upstream::start("iconflow-live"),

@@ -52,7 +52,9 @@ fn last_record(world: &World, has: &str) -> serde_json::Value {
 #[test]
 fn a_request_that_may_have_been_executed_is_not_repeated() {
     let (world, key) = world_with(on_first_route("        timeout: 500ms\n"));
-    for (behave, status, times) in [("slow", 504, 1), ("garbage", 502, 1), ("half-a-head", 502, 1), ("two-lengths", 502, 1)] {
+    for (behave, status, times) in
+        [("slow", 504, 1), ("garbage", 502, 1), ("half-a-head", 502, 1), ("two-lengths", 502, 1)]
+    {
         let mut client = world.gateway().connect(HOST);
         assert_eq!(ask(&mut client, &key, "GET /v2/packs", "", ""), 200, "the backend keeps a connection");
         assert_eq!(ask(&mut client, &key, "GET /v2/packs", &format!("x-behave: {behave}\r\n"), ""), status, "{behave}");
@@ -120,7 +122,8 @@ fn a_backend_that_dies_in_the_middle_of_its_answer_is_on_record() {
     let port = world.add_trusted_listener();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let answer = runtime.block_on(async {
-        let request = Request::get(PACKS).header("authorization", format!("Bearer {}", key.secret)).header("x-behave", "half");
+        let request =
+            Request::get(PACKS).header("authorization", format!("Bearer {}", key.secret)).header("x-behave", "half");
         Http2::connect(port).await.ask(request.body(()).unwrap()).await
     });
     assert!(answer.is_err(), "{answer:?}");
@@ -152,8 +155,11 @@ fn silence_before_a_head_is_a_504_on_routes_with_streams_too() {
     assert_eq!((answer.status, answer.code().as_str()), (504, "upstream_timeout"));
     let mut stream = world.gateway().connect(HOST);
     stream.send(
-        format!("GET /v2/packs HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\nx-behave: sse\r\n\r\n", key.secret)
-            .as_bytes(),
+        format!(
+            "GET /v2/packs HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\nx-behave: sse\r\n\r\n",
+            key.secret
+        )
+        .as_bytes(),
     );
     assert!(String::from_utf8_lossy(&stream.receive().body).contains("data: 2"), "after a head it may be silent");
     let output = world.gateway().output();
@@ -166,10 +172,14 @@ fn nine_informational_answers_are_too_many_and_eight_are_passed_on() {
     assert_eq!(world.gateway().ask("GET", PACKS, Some(&key.secret), &[("x-behave", "hints")]).status, 103);
     let mut client = world.gateway().connect(HOST);
     client.send(
-        format!("GET /v2/packs HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\nx-behave: many-hints\r\n\r\n", key.secret)
-            .as_bytes(),
+        format!(
+            "GET /v2/packs HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\nx-behave: many-hints\r\n\r\n",
+            key.secret
+        )
+        .as_bytes(),
     );
-    let statuses: Vec<u16> = std::iter::from_fn(|| client.try_receive(true).ok().flatten().map(|a| a.status)).take(9).collect();
+    let statuses: Vec<u16> =
+        std::iter::from_fn(|| client.try_receive(true).ok().flatten().map(|a| a.status)).take(9).collect();
     assert_eq!(statuses, [103, 103, 103, 103, 103, 103, 103, 103, 502]);
 }
 

@@ -36,23 +36,44 @@ const SERVERS: [(&str, &[(&str, &str)]); 5] = [
     ),
     ("Deno's fetch", &[("accept", "*/*"), ("accept-language", "*"), ("user-agent", "Deno/2.1.4")]),
     ("Bun's fetch", &[("accept", "*/*"), ("user-agent", "Bun/1.1.42"), ("connection", "keep-alive")]),
-    ("Python's requests", &[("user-agent", "python-requests/2.32"), ("accept", "*/*"), ("accept-encoding", "gzip, deflate")]),
+    (
+        "Python's requests",
+        &[("user-agent", "python-requests/2.32"), ("accept", "*/*"), ("accept-encoding", "gzip, deflate")],
+    ),
 ];
 
 const BROWSERS: [(&str, &[(&str, &str)]); 5] = [
     (
         "Chromium, cross-site",
-        &[("origin", "https://app.example"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")],
+        &[
+            ("origin", "https://app.example"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "cors"),
+            ("sec-fetch-dest", "empty"),
+        ],
     ),
     (
         "Chromium, same-origin GET: no Origin",
-        &[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty"), ("sec-ch-ua", "\"Chromium\"")],
+        &[
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-mode", "cors"),
+            ("sec-fetch-dest", "empty"),
+            ("sec-ch-ua", "\"Chromium\""),
+        ],
     ),
     (
         "Firefox, a typed address",
-        &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document"), ("sec-fetch-user", "?1")],
+        &[
+            ("sec-fetch-site", "none"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+            ("sec-fetch-user", "?1"),
+        ],
     ),
-    ("Safari, cross-site", &[("origin", "https://app.example"), ("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "empty")]),
+    (
+        "Safari, cross-site",
+        &[("origin", "https://app.example"), ("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "empty")],
+    ),
     ("an old browser", &[("origin", "https://app.example")]),
 ];
 
@@ -86,7 +107,10 @@ fn an_exposure_can_be_cleared_and_says_by_whom(kind: StoreKind) {
     assert_eq!(cleared["exposed"], serde_json::Value::Null);
     let note = &world.json(&["keys", "show", &key.id])["exposure_cleared"];
     assert_eq!(note["reason"], "a test of the page, rotated since");
-    assert!(note["by"].as_str().is_some_and(|by| !by.is_empty()) && note["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{note}");
+    assert!(
+        note["by"].as_str().is_some_and(|by| !by.is_empty()) && note["at"].as_str().is_some_and(|at| at.ends_with('Z')),
+        "{note}"
+    );
     assert_eq!(world.gateway().ask("GET", PACKS, Some(&key.secret), browser).status, 403);
     until("it is marked again", || world.json(&["keys", "show", &key.id])["exposed"].is_object());
 }
@@ -167,7 +191,9 @@ fn who_still_uses_a_refused_key_is_on_record() {
         let output = world.gateway().output();
         output.lines().find(|line| line.starts_with('{') && line.contains("late-1")).is_some_and(|line| {
             let record: serde_json::Value = serde_json::from_str(line).unwrap();
-            record["key"] == key.id.as_str() && record["organization"] == "acme" && record["outcome"] == "revoked_credential"
+            record["key"] == key.id.as_str()
+                && record["organization"] == "acme"
+                && record["outcome"] == "revoked_credential"
         })
     });
 }
@@ -195,7 +221,11 @@ fn a_head_that_cannot_be_read_gets_our_problem_and_a_record() {
     let id = answer.field("x-request-id").unwrap().to_owned();
     assert!(client.is_closed());
     until("it is on record", || {
-        world.gateway().output().lines().any(|line| line.starts_with('{') && line.contains(&id) && line.contains("\"status\":400"))
+        world
+            .gateway()
+            .output()
+            .lines()
+            .any(|line| line.starts_with('{') && line.contains(&id) && line.contains("\"status\":400"))
     });
 }
 
@@ -205,7 +235,10 @@ fn pipelined_bodies_of_both_kinds_are_each_answered_and_recorded() {
     let (world, key) = world(StoreKind::Sqlite);
     let mut client = world.gateway().connect(HOST);
     let head = |line: &str, id: &str, more: &str| {
-        format!("{line} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\nX-Request-Id: {id}\r\n{more}\r\n", key.secret)
+        format!(
+            "{line} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\nX-Request-Id: {id}\r\n{more}\r\n",
+            key.secret
+        )
     };
     let mut bytes = head("POST /v2/packs", "pipe-1", "Transfer-Encoding: chunked\r\n") + "3\r\nabc\r\n0\r\n\r\n";
     bytes += &(head("PUT /v2/packs/7", "pipe-2", "Content-Length: 2\r\n") + "ok");
@@ -215,6 +248,8 @@ fn pipelined_bodies_of_both_kinds_are_each_answered_and_recorded() {
         assert_eq!(client.receive().status, 200);
     }
     for id in ["pipe-1", "pipe-2", "pipe-3"] {
-        until("there is one record", || world.gateway().output().matches(&format!("\"request_id\":\"{id}\"")).count() == 1);
+        until("there is one record", || {
+            world.gateway().output().matches(&format!("\"request_id\":\"{id}\"")).count() == 1
+        });
     }
 }

@@ -102,3 +102,34 @@ fn every_line_that_the_demo_prints_does_what_it_says() {
         [8443, 9101, 9201].iter().all(|port| std::net::TcpStream::connect(("127.0.0.1", *port)).is_err())
     });
 }
+
+#[test]
+fn a_second_demo_leaves_the_first_alone_and_closing_the_terminal_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = Running(
+        Command::new(tests::binary())
+            .arg("demo")
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let mut printed = BufReader::new(demo.0.stdout.take().unwrap()).lines();
+    assert!(printed.by_ref().map_while(Result::ok).any(|line| line.contains("Ctrl-C stops everything")));
+    let store = folder.path().join(".demo/tollgate.db");
+    let before = std::fs::metadata(&store).unwrap().modified().unwrap();
+    let second = Command::new(tests::binary()).arg("demo").current_dir(folder.path()).output().unwrap();
+    assert_eq!((second.status.code(), second.stdout.is_empty()), (Some(1), true));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("a demo is running in"), "{second:?}");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let third = Command::new(tests::binary()).arg("demo").current_dir(elsewhere.path()).output().unwrap();
+    assert!(String::from_utf8_lossy(&third.stderr).contains("nothing was changed"), "{third:?}");
+    assert_eq!(std::fs::metadata(&store).unwrap().modified().unwrap(), before);
+    let mode = |name: &str| {
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(folder.path().join(name)).unwrap().permissions())
+    };
+    assert_eq!(mode(".demo/pepper") & 0o777, 0o600);
+    assert!(Command::new("kill").args(["-HUP", &demo.0.id().to_string()]).status().unwrap().success());
+    assert!(demo.0.wait().unwrap().success());
+}

@@ -162,7 +162,9 @@ fn sentinel_names_another_master() {
     let (old, new) = (Redis::start(), Redis::start_with(&["--repl-diskless-sync-delay", "0"]));
     follow(&new, &old);
     let sentinel = Sentinel::start(&old);
-    until("the sentinel knows the replica", || sentinel.cli(&["sentinel", "replicas", "mymaster"]).contains(&new.port.to_string()));
+    until("the sentinel knows the replica", || {
+        sentinel.cli(&["sentinel", "replicas", "mymaster"]).contains(&new.port.to_string())
+    });
     let world = World::start_on(&sentinel.url());
     world.organization("acme");
     let (known, doomed) = (key(&world), key(&world));

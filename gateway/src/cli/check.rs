@@ -1,42 +1,127 @@
-//! `tollgate check`: every problem of policy files, with line, excerpt and suggestion.
+//! `tollgate check`: every problem of what a gateway would start with, or of some policy files, with
+//! line, excerpt and suggestion.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::{Failure, print};
+use crate::clock::{Clock as _, System};
+use crate::config::{Config, ConfigError};
+use crate::tls::Certificates;
 
-/// Policy files to check, together as a gateway would load them.
+/// What to check.
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// Policy files.
-    #[arg(required = true, value_name = "POLICY")]
+    /// Policy files, checked together as a gateway would load them. Without any, everything that the
+    /// settings name is checked: settings, policies, certificates, keys, pepper, authorities, store URL.
+    #[arg(value_name = "POLICY")]
     files: Vec<PathBuf>,
 }
 
 impl Check {
-    pub(super) fn run(&self, json: bool) -> Result<(), Failure> {
-        let sources = crate::snapshot::read(&self.files).map_err(|e| Failure::Refused(e.to_string()))?;
-        let policy = match policy::compile(sources) {
-            Ok(policy) => policy,
-            Err(problems) if json => {
-                let list: Vec<_> = problems.list.iter().map(|p| problem_json(&problems, p)).collect();
-                print::json(&serde_json::json!({ "ok": false, "problems": list }))?;
-                return Err(Failure::Problems(Box::new(problems)));
-            }
-            Err(problems) => return Err(Failure::Problems(Box::new(problems))),
-        };
-        let counts =
-            policy.apis.iter().map(|api| (api.name.to_string(), api.routes.len(), api.scopes.len(), api.plans.len()));
+    pub(super) fn run(&self, settings: &Path, json: bool) -> Result<(), Failure> {
+        if self.files.is_empty() {
+            return whole(settings, json);
+        }
+        let policy = policy(&self.files, Failure::Refused).or_else(|failure| reported(failure, json))?;
+        let counts = counts(&policy);
         if json {
-            let apis: Vec<_> = counts.map(|(name, routes, scopes, plans)| serde_json::json!({ "name": name, "routes": routes, "scopes": scopes, "plans": plans })).collect();
-            return print::json(&serde_json::json!({ "ok": true, "apis": apis }));
+            return print::json(&serde_json::json!({ "ok": true, "apis": counts }));
         }
-        for (name, routes, scopes, plans) in counts {
-            print::line(&format!("ok: {name}: {routes} routes, {scopes} scopes, {plans} plans"))?;
-        }
-        Ok(())
+        counts.iter().try_for_each(|api| print::line(&api.to_string()))
     }
+}
+
+/// What there is of one API.
+#[derive(serde::Serialize)]
+struct Counts {
+    name: String,
+    routes: usize,
+    scopes: usize,
+    plans: usize,
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Counts { name, routes, scopes, plans } = self;
+        write!(f, "ok: {name}: {routes} routes, {scopes} scopes, {plans} plans")
+    }
+}
+
+fn counts(policy: &policy::Policy) -> Vec<Counts> {
+    let count = |api: &policy::Api| Counts {
+        name: api.name.to_string(),
+        routes: api.routes.len(),
+        scopes: api.scopes.len(),
+        plans: api.plans.len(),
+    };
+    policy.apis.iter().map(count).collect()
+}
+
+fn policy(files: &[PathBuf], unreadable: impl Fn(String) -> Failure) -> Result<policy::Policy, Failure> {
+    let sources = crate::snapshot::read(files).map_err(|error| unreadable(error.to_string()))?;
+    policy::compile(sources).map_err(|problems| Failure::Problems(Box::new(problems)))
+}
+
+/// Everything that a gateway would start with, as `nginx -t` does it.
+fn whole(settings: &Path, json: bool) -> Result<(), Failure> {
+    let config = match Config::read(settings) {
+        Ok(config) => config,
+        Err(error) => return reported(Failure::Config(error), json),
+    };
+    let now_s = i64::try_from(System.now_ms() / 1_000).unwrap_or(i64::MAX);
+    let certificates = Certificates::load(&config.certificates, now_s).and_then(Certificates::in_force);
+    let certificates = certificates.map_err(|fault| fault.to_string());
+    let authorities = [("upstream_ca", &config.upstream_ca), ("issuer_ca", &config.issuer_ca)];
+    let unreadable = authorities.into_iter().filter_map(|(field, path)| {
+        let path = path.as_ref()?;
+        std::fs::read(path).err().map(|error| format!("{field}: cannot read {}: {error}", path.display()))
+    });
+    let faults: Vec<String> = certificates.err().into_iter().chain(unreadable).collect();
+    match (policy(&config.policy, Failure::Unfit), faults.is_empty()) {
+        (Ok(policy), true) => {
+            let counts = counts(&policy);
+            if json {
+                return print::json(&serde_json::json!({ "ok": true, "apis": counts }));
+            }
+            print::line(&format!(
+                "ok: {}: settings, {} certificates, pepper, store",
+                settings.display(),
+                config.certificates.len()
+            ))?;
+            counts.iter().try_for_each(|api| print::line(&api.to_string()))
+        }
+        (Ok(_), false) => reported(Failure::Unfit(faults.join("\nerror: ")), json),
+        (Err(failure), _) => {
+            if !json {
+                faults.iter().try_for_each(|fault| print::line(&format!("error: {fault}")))?;
+            }
+            reported(failure, json)
+        }
+    }
+}
+
+/// Passes a failure on; in JSON it is printed first.
+fn reported<T>(failure: Failure, json: bool) -> Result<T, Failure> {
+    let problems: Option<&policy::Problems> = match &failure {
+        Failure::Problems(problems) => Some(problems),
+        Failure::Config(ConfigError::Wrong(problems)) => Some(problems),
+        Failure::Refused(_)
+        | Failure::Unfit(_)
+        | Failure::Config(_)
+        | Failure::Store(_)
+        | Failure::Start(_)
+        | Failure::System(_) => None,
+    };
+    if json {
+        let list: Vec<_> = match problems {
+            Some(problems) => problems.list.iter().map(|problem| problem_json(problems, problem)).collect(),
+            None => vec![serde_json::json!({ "message": failure.to_string() })],
+        };
+        print::json(&serde_json::json!({ "ok": false, "problems": list }))?;
+    }
+    Err(failure)
 }
 
 fn problem_json(problems: &policy::Problems, problem: &policy::Problem) -> serde_json::Value {

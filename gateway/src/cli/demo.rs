@@ -42,42 +42,83 @@ const UPSTREAMS: [(&str, u16); 4] =
 
 const HOSTS: [&str; 3] = ["api.iconflow.dev", "api.icodrip.com", "auth.iconflow.dev"];
 
+/// Ports of the gateway itself, as [`SETTINGS`] name them.
+const GATEWAY: [u16; 3] = [8443, 8080, 9090];
+
 impl Demo {
-    /// Runs until Ctrl-C.
+    /// Runs until Ctrl-C, or until its terminal is closed.
     pub(super) fn run(&self) -> Result<(), Failure> {
         logging::start();
+        std::fs::create_dir_all(&self.folder)?;
+        let _lock = lock(&self.folder)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        // Nothing is made or replaced before it is certain that this demo can run.
+        let bind = |what: &str, port: u16| runtime.block_on(upstream::bind(port)).map_err(|e| taken(what, port, &e));
+        let mut upstreams = Vec::new();
+        for (name, port) in UPSTREAMS {
+            upstreams.push((name, bind(&format!("sample upstream {name}"), port)?));
+        }
+        let single_page = bind("sample single-page client", SINGLE_PAGE)?;
+        let server_side = bind("sample server-side client", SERVER_SIDE)?;
+        let gateway = GATEWAY.map(|port| bind("gateway", port));
+        let gateway = gateway.into_iter().collect::<Result<Vec<_>, _>>()?;
+
         prepare(&self.folder)?;
         let folder = std::fs::canonicalize(&self.folder)?;
         let settings = folder.join("tollgate.yaml");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        for (name, port) in UPSTREAMS {
-            let what = format!("upstream {name}");
-            let listener = runtime.block_on(upstream::bind(port)).map_err(|e| taken(&what, port, &e))?;
+        for (name, listener) in upstreams {
             runtime.spawn(upstream::serve(name, listener));
         }
         let made = runtime.block_on(async { keys::make(&Desk::open(&settings, false).await?).await })?;
-        for (name, port) in [("single-page client", SINGLE_PAGE), ("server-side client", SERVER_SIDE)] {
-            let listener = runtime.block_on(upstream::bind(port)).map_err(|e| taken(name, port, &e))?;
-            let (apps, ca) = (made.apps.clone(), folder.join("ca.pem"));
-            match port {
-                SINGLE_PAGE => runtime.spawn(demo_clients::single_page(listener, apps)),
-                _ => runtime.spawn(async move { demo_clients::server_side(listener, apps, &ca).await }),
-            };
-        }
-        print::line(&instructions(&self.folder, &made))?;
+        runtime.spawn(demo_clients::single_page(single_page, made.apps.clone()));
+        let (apps, ca) = (made.apps.clone(), folder.join("ca.pem"));
+        runtime.spawn(async move { demo_clients::server_side(server_side, apps, &ca).await });
+        runtime.spawn(end_with_terminal());
+        runtime.spawn(say_when_up(instructions(&self.folder, &made)));
+        // The gateway takes its ports itself.
+        drop(gateway);
         crate::server::run(Config::read(&settings)?, Start::default())?;
         runtime.shutdown_background();
         Ok(())
     }
 }
 
+/// Keeps a second demo out of a folder while the first one runs.
+fn lock(folder: &Path) -> Result<std::fs::File, Failure> {
+    let file = std::fs::File::create(folder.join("lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Failure::Refused(format!(
+            "a demo is running in {} already; stop it with Ctrl-C first",
+            folder.display()
+        ))),
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// A gateway reloads on SIGHUP; a demo whose terminal was closed has nobody left to see it.
+async fn end_with_terminal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    signal(SignalKind::hangup())?.recv().await;
+    std::process::exit(0)
+}
+
+/// Prints the lines to paste once they work.
+async fn say_when_up(text: String) -> Result<(), Failure> {
+    for port in GATEWAY {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+    print::line(&text)
+}
+
 fn taken(what: &str, port: u16, error: &std::io::Error) -> Failure {
-    Failure::Refused(format!("port {port} on 127.0.0.1 is needed for the sample {what}: {error}"))
+    Failure::Refused(format!("port {port} on 127.0.0.1 is needed for the {what}: {error}; nothing was changed"))
 }
 
 /// Makes the folder. An earlier demo's files are replaced; anything else is left alone.
 fn prepare(folder: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder)?;
     let ours = [
         "ca.pem",
         "cert.pem",
@@ -99,7 +140,7 @@ fn prepare(folder: &Path) -> Result<(), Failure> {
         }
     }
     init::certificates(folder, &HOSTS.map(str::to_owned))?;
-    std::fs::write(folder.join("pepper"), init::pepper()?)?;
+    init::write_new(&folder.join("pepper"), 0o600, init::pepper()?.as_bytes())?;
     std::fs::write(folder.join("tollgate.yaml"), SETTINGS)?;
     std::fs::write(folder.join("iconflow.yaml"), ICONFLOW)?;
     std::fs::write(folder.join("icodrip.yaml"), ICODRIP)?;

@@ -1,6 +1,7 @@
 //! `tollgate keys`: making, showing and ending keys.
 
 pub(super) mod issue;
+mod list;
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use clap::{Args, Subcommand};
 pub(super) use self::issue::{Create, Import, Rotate};
 use super::{Desk, Failure, print};
 use crate::clock::{Clock as _, System, rfc3339};
-use crate::store::{Exposure, KeyChange, KeyRecord, Position};
+use crate::store::{Cleared, Exposure, KeyChange, KeyRecord, Position};
 
 /// API keys.
 #[derive(Debug, Subcommand)]
@@ -19,11 +20,7 @@ pub(super) enum Keys {
     /// Import a key made elsewhere, plain or hashed.
     Import(Import),
     /// List keys, newest first.
-    List {
-        /// Of this organization only.
-        #[arg(long)]
-        org: Option<String>,
-    },
+    List(list::List),
     /// Show a key: everything but its secret.
     Show {
         /// Its id.
@@ -35,6 +32,14 @@ pub(super) enum Keys {
     Resume(Ending),
     /// End a key for good.
     Revoke(Ending),
+    /// Say that an exposure was looked at and matters no more.
+    ClearExposure {
+        /// Its id.
+        id: String,
+        /// Why, for whoever asks later.
+        #[arg(long)]
+        reason: String,
+    },
     /// Replace a key: a new one with the same rights, the old one valid for an overlap.
     Rotate(Rotate),
 }
@@ -116,7 +121,8 @@ impl Keys {
             Keys::Create(create) => create.run(desk).await,
             Keys::Import(import) => import.run(desk).await,
             Keys::Rotate(rotate) => rotate.run(desk).await,
-            Keys::List { org } => list(desk, org.as_deref()).await,
+            Keys::List(list) => list.run(desk).await,
+            Keys::ClearExposure { id, reason } => clear_exposure(desk, &id, reason).await,
             Keys::Show { id } => show(desk, &desk.store.key(&id).await?),
             Keys::Suspend(ending) => change(desk, ending, KeyChange::Suspend { at_ms: System.now_ms() }).await,
             Keys::Resume(ending) => change(desk, ending, KeyChange::Resume).await,
@@ -142,39 +148,56 @@ async fn change(desk: &Desk, ending: Ending, change: KeyChange) -> Result<(), Fa
     })
 }
 
-async fn list(desk: &Desk, org: Option<&str>) -> Result<(), Failure> {
-    let keys = desk.store.keys(org).await?;
-    if desk.json {
-        return print::json(&keys.iter().map(view).collect::<Vec<_>>());
+/// Longest reason, in characters.
+const REASON_CHARS_MAX: usize = 200;
+
+async fn clear_exposure(desk: &Desk, id: &str, reason: String) -> Result<(), Failure> {
+    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
+        return Err(Failure::Refused(format!(
+            "a reason is 1 to {REASON_CHARS_MAX} characters without control characters"
+        )));
     }
-    let now_ms = System.now_ms();
-    let rows = keys.into_iter().map(|key| {
-        let used = key.last_use.as_ref().map_or_else(|| "never".into(), |u| rfc3339(u.ms));
-        let state =
-            if key.exposed.is_some() { format!("{} EXPOSED", key.state(now_ms)) } else { key.state(now_ms).into() };
-        vec![
-            key.id,
-            key.api,
-            key.organization,
-            key.name,
-            key.class.as_str().into(),
-            key.environment.as_str().into(),
-            key.display,
-            state,
-            used,
-        ]
-    });
-    print::table(&["ID", "API", "ORG", "NAME", "CLASS", "ENV", "KEY", "STATE", "LAST USED"], rows)
+    let cleared = Cleared { ms: System.now_ms(), by: Desk::actor(), reason };
+    let (key, _) = desk.store.change_key(id, KeyChange::ClearExposure(cleared)).await?;
+    // Read again: what was seen of it is kept beside its record.
+    let key = desk.store.key(&key.id).await?;
+    if desk.json { print::json(&view(&key)) } else { print::line(&format!("{id} is not marked as exposed any more")) }
 }
 
-/// A key as JSON, without its digest and with its state.
+/// A key as JSON: what is shown is listed, so that a field that is added later is not.
 pub(super) fn view(key: &KeyRecord) -> serde_json::Value {
-    let mut value = serde_json::to_value(key).unwrap_or_default();
-    if let Some(map) = value.as_object_mut() {
-        map.remove("digest");
-        map.insert("state".into(), key.state(System.now_ms()).into());
-    }
-    value
+    let KeyRecord {
+        id,
+        api,
+        organization,
+        name,
+        class,
+        environment,
+        scopes,
+        display,
+        digest: _,
+        created_by,
+        created_ms,
+        not_after_ms,
+        suspended_ms,
+        revoked_ms,
+        replaced_by,
+        networks,
+        origins,
+        limit,
+        last_use,
+        exposed: _,
+        exposure_cleared,
+    } = key;
+    serde_json::json!({
+        "id": id, "api": api, "organization": organization, "name": name, "class": class,
+        "environment": environment, "scopes": scopes, "display": display, "state": key.state(System.now_ms()),
+        "created_by": created_by, "created_ms": created_ms, "not_after_ms": not_after_ms,
+        "suspended_ms": suspended_ms, "revoked_ms": revoked_ms, "replaced_by": replaced_by,
+        "networks": networks, "origins": origins, "limit": limit, "last_use": last_use,
+        "exposed": key.exposure().map(|(ms, how)| serde_json::json!({ "ms": ms, "how": how })),
+        "exposure_cleared": exposure_cleared,
+    })
 }
 
 fn show(desk: &Desk, key: &KeyRecord) -> Result<(), Failure> {
@@ -182,14 +205,15 @@ fn show(desk: &Desk, key: &KeyRecord) -> Result<(), Failure> {
         return print::json(&view(key));
     }
     let time = |ms: Option<u64>| ms.map(rfc3339).unwrap_or_default();
-    let exposed = key.exposed.map(|(ms, how)| {
+    let exposed = key.exposure().map(|(ms, how)| {
         let how = match how {
             Exposure::PlainHttp => "sent over plain HTTP",
             Exposure::Browser => "used from a browser",
         };
-        format!("{how} at {}: replace it", rfc3339(ms))
+        format!("{how} at {}: replace it, or `tollgate keys clear-exposure`", rfc3339(ms))
     });
     let used = key.last_use.as_ref().map(|u| format!("{} on {} from {}", rfc3339(u.ms), u.route, u.address));
+    let cleared = key.exposure_cleared.as_ref().map(|c| format!("{} by {}: {}", rfc3339(c.ms), c.by, c.reason));
     print::fields(&[
         ("id", key.id.clone()),
         ("state", key.state(System.now_ms()).into()),
@@ -210,5 +234,6 @@ fn show(desk: &Desk, key: &KeyRecord) -> Result<(), Failure> {
         ("limit", key.limit.clone().unwrap_or_else(|| "(plan)".into())),
         ("last used", used.unwrap_or_else(|| "never".into())),
         ("exposed", exposed.unwrap_or_default()),
+        ("exposure cleared", cleared.unwrap_or_default()),
     ])
 }

@@ -63,7 +63,7 @@ enum Command {
         #[arg(long)]
         upgrade: bool,
     },
-    /// Check policy files and print every problem.
+    /// Check everything a gateway would start with, or some policy files, and print every problem.
     Check(check::Check),
     /// Print the whole decision for a request, step by step, without spending anything.
     Explain(explain::Explain),
@@ -99,6 +99,11 @@ enum Command {
         #[arg(value_enum, default_value = "policy")]
         of: SchemaOf,
     },
+    /// Write manual pages, one for each command.
+    Man {
+        /// Folder for them.
+        folder: PathBuf,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -121,6 +126,9 @@ pub enum Failure {
     /// A policy has problems.
     #[error("{0}")]
     Problems(Box<policy::Problems>),
+    /// What the settings name has problems.
+    #[error("{0}")]
+    Unfit(String),
     /// The settings file has problems.
     #[error("{0}")]
     Config(#[from] ConfigError),
@@ -136,10 +144,25 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// As a person sees it: problems of files with their excerpts, in colour on a terminal.
+    fn shown(&self) -> String {
+        let is_coloured = print::has_colour(&std::io::stderr());
+        match self {
+            Failure::Problems(problems) => problems.shown(is_coloured),
+            Failure::Config(ConfigError::Wrong(problems)) => problems.shown(is_coloured),
+            Failure::Refused(_)
+            | Failure::Unfit(_)
+            | Failure::Config(_)
+            | Failure::Store(_)
+            | Failure::Start(_)
+            | Failure::System(_) => format!("error: {self}"),
+        }
+    }
+
     fn code(&self) -> u8 {
         match self {
             Failure::Refused(_) | Failure::System(_) => 1,
-            Failure::Problems(_) | Failure::Config(_) => 3,
+            Failure::Problems(_) | Failure::Unfit(_) | Failure::Config(_) => 3,
             Failure::Start(StartError::Policy(_)) => 3,
             Failure::Store(StoreError::Unavailable(_) | StoreError::Corrupt(_))
             | Failure::Start(StartError::Store(_)) => 4,
@@ -208,12 +231,18 @@ impl Desk {
         Registry::new(self.store.clone())
     }
 
-    /// Who acts, for records.
+    /// Who acts, for records: `cli:jo(1000)@host`. The name is what the shell says, the number what the
+    /// system says.
     #[expect(clippy::disallowed_methods, reason = "the user's name is an input of the command line")]
     fn actor() -> String {
-        let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".into());
-        let plain: String = user.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
-        format!("cli:{plain}")
+        use std::os::unix::fs::MetadataExt as _;
+        let plain = |text: &str| -> String {
+            text.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(32).collect()
+        };
+        let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
+        let uid = std::fs::metadata("/proc/self").map_or_else(|_| "?".to_owned(), |process| process.uid().to_string());
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        format!("cli:{}({uid})@{}", plain(&user), plain(&host))
     }
 }
 
@@ -225,7 +254,7 @@ pub fn run() -> ExitCode {
         // A reader that has enough (`| head`) is not a failure.
         Err(Failure::System(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "{}{failure}", if failure.code() == 3 { "" } else { "error: " });
+            let _ = writeln!(std::io::stderr(), "{}", failure.shown());
             ExitCode::from(failure.code())
         }
     }
@@ -240,7 +269,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             logging::start();
             Ok(crate::server::run(Config::read(&config)?, Start { upgrade })?)
         }
-        Command::Check(check) => check.run(json),
+        Command::Check(check) => check.run(&config, json),
         Command::Schema { of } => print::json(&match of {
             SchemaOf::Policy => policy::file::schema(),
             SchemaOf::Settings => crate::config::schema(),
@@ -248,6 +277,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut std::io::stdout());
             Ok(())
+        }
+        Command::Man { folder } => {
+            std::fs::create_dir_all(&folder)?;
+            clap_mangen::generate_to(Cli::command(), &folder)?;
+            let folder = folder.display();
+            print::line(&format!("the pages are in {folder}; read one with `man -l {folder}/tollgate.1`"))
         }
         Command::Explain(explain) => with_store(&config, json, async |desk| explain.run(&desk).await),
         Command::Keys(keys) => with_store(&config, json, async |desk| keys.run(&desk).await),

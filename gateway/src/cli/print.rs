@@ -3,11 +3,13 @@
 use std::io::Write as _;
 
 use super::Failure;
+use crate::clock::dated;
 
-/// Prints a value as indented JSON.
+/// Prints a value as indented JSON, its instants in one format.
 pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
+    let value = dated(serde_json::to_value(value).map_err(std::io::Error::from)?);
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value).map_err(std::io::Error::from)?;
+    serde_json::to_writer_pretty(&mut out, &value).map_err(std::io::Error::from)?;
     writeln!(out)?;
     Ok(())
 }
@@ -51,4 +53,10 @@ pub(super) fn fields(rows: &[(&str, String)]) -> Result<(), Failure> {
 pub(super) fn line(text: &str) -> Result<(), Failure> {
     writeln!(std::io::stdout(), "{text}")?;
     Ok(())
+}
+
+/// Whether a stream shows colours: a terminal does, unless `NO_COLOR` is set (no-color.org).
+#[expect(clippy::disallowed_methods, reason = "the environment is an input of the command line")]
+pub(super) fn has_colour(stream: &impl std::io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -17,6 +17,7 @@ use policy::credential::{Secret, bearer};
 use policy::oauth::{Login, OAuth};
 use serde_json::{Value, json};
 
+use crate::clock::dated;
 use crate::digest::Digest;
 use crate::oauth::app::AppRecord;
 use crate::oauth::error::{Code, OAuthError};
@@ -144,7 +145,7 @@ impl Management {
         });
         let app = changed.await?.record;
         self.authorization.identities.forget(&[Change::App(app.id.clone())]).await?;
-        Ok(Json(view(&app, None)))
+        Ok(Json(dated(view(&app, None))))
     }
 }
 
@@ -178,7 +179,7 @@ pub(crate) fn view(app: &AppRecord, secret: Option<&str>) -> Value {
 
 async fn apps(State(management): State<Management>) -> Answer {
     let apps = management.authorization.registry.apps(None).await?;
-    Ok(Json(apps.iter().map(|app| view(app, None)).collect()))
+    Ok(Json(apps.iter().map(|app| dated(view(app, None))).collect()))
 }
 
 async fn add_app(
@@ -189,12 +190,12 @@ async fn add_app(
     let (server, snapshot) = (&management.authorization, management.keeper.load());
     let by = ("management".to_owned(), management.now_ms());
     let (app, secret) = register(&server.registry, &server.peppers, &snapshot.policy, &new, by).await?;
-    Ok((StatusCode::CREATED, Json(view(&app, secret.as_deref()))))
+    Ok((StatusCode::CREATED, Json(dated(view(&app, secret.as_deref())))))
 }
 
 async fn app(State(management): State<Management>, Path(id): Path<String>) -> Answer {
     match management.authorization.registry.app(&id).await? {
-        Some(app) => Ok(Json(view(&app, None))),
+        Some(app) => Ok(Json(dated(view(&app, None)))),
         None => Err(Problem(StatusCode::NOT_FOUND, "there is no such application".into())),
     }
 }
@@ -210,7 +211,7 @@ async fn enable_app(State(management): State<Management>, Path(id): Path<String>
 
 async fn applications(State(management): State<Management>, Path(id): Path<String>) -> Answer {
     let connected = management.authorization.connections(&id, None, management.now_ms()).await?;
-    Ok(Json(json!(connected)))
+    Ok(Json(dated(json!(connected))))
 }
 
 async fn disconnect(State(management): State<Management>, Path((id, app)): Path<(String, String)>) -> Answer {

@@ -50,6 +50,7 @@ pub fn key(id: &str, organization: &str, digest: u8) -> KeyRecord {
         limit: Some("5000/min".into()),
         last_use: None,
         exposed: None,
+        exposure_cleared: None,
     }
 }
 

@@ -19,7 +19,7 @@ use policy::window::Period;
 pub use self::documents::{Document, Documents, Kind, Swap};
 pub(crate) use self::record::scopes;
 pub use self::record::{
-    Exposure, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord, Sighting, Usage,
+    Cleared, Exposure, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord, Sighting, Usage,
 };
 pub(crate) use self::redis::way;
 pub use self::redis::{RedisSettings, RedisStore};
@@ -174,6 +174,14 @@ pub trait Store: Documents {
 
 /// Most records one listing returns.
 pub const LIST_MAX: usize = 10_000;
+
+/// Whether a URL can name a store, without looking for one there; the text says what is wrong.
+pub fn check_url(url: &str, redis: &RedisSettings) -> Result<(), String> {
+    if url.strip_prefix("sqlite://").is_some_and(|path| !path.is_empty()) {
+        return Ok(());
+    }
+    way::way(url, redis).map(|_| ()).map_err(|error| error.to_string())
+}
 
 /// Opens the store that a URL names: `sqlite:///path`, `redis://`, `rediss://`,
 /// `redis+sentinel://`, `redis+cluster://` (and the `rediss+…` forms).

@@ -102,8 +102,22 @@ pub struct KeyRecord {
     pub limit: Option<String>,
     /// Last use.
     pub last_use: Option<LastUse>,
-    /// When and how it was seen where it should not be.
+    /// When and how it was last seen where it should not be.
     pub exposed: Option<(u64, Exposure)>,
+    /// When, by whom and why earlier exposures were said to matter no more.
+    #[serde(default)]
+    pub exposure_cleared: Option<Cleared>,
+}
+
+/// Somebody has looked at an exposure and said that it matters no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleared {
+    /// When, Unix milliseconds.
+    pub ms: u64,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
 }
 
 pub(crate) fn scopes(names: &[String]) -> Result<Scopes, StoreError> {
@@ -145,6 +159,12 @@ impl KeyRecord {
         }
     }
 
+    /// The last exposure, unless it was cleared since.
+    pub fn exposure(&self) -> Option<(u64, Exposure)> {
+        let cleared_ms = self.exposure_cleared.as_ref().map_or(0, |cleared| cleared.ms);
+        self.exposed.filter(|(ms, _)| *ms > cleared_ms)
+    }
+
     /// One word for people.
     pub fn state(&self, now_ms: u64) -> &'static str {
         match (self.fault(), self.not_after_ms) {
@@ -180,6 +200,8 @@ pub enum KeyChange {
         /// End of the overlap.
         not_after_ms: u64,
     },
+    /// Say that what was seen of it so far matters no more.
+    ClearExposure(Cleared),
 }
 
 impl KeyChange {
@@ -190,6 +212,7 @@ impl KeyChange {
             KeyChange::Revoke { at_ms } => {
                 key.revoked_ms.get_or_insert(*at_ms);
             }
+            KeyChange::ClearExposure(cleared) => key.exposure_cleared = Some(cleared.clone()),
             KeyChange::Suspend { .. } | KeyChange::Resume | KeyChange::Replace { .. } if revoked => {
                 return Err(StoreError::Refused(format!("{} is revoked; that is for good", key.id)));
             }
@@ -272,7 +295,9 @@ impl Usage {
                 }
             }
             Sighting::Exposed(ms, how) => {
-                key.exposed.get_or_insert((*ms, *how));
+                if key.exposed.is_none_or(|(last, _)| last <= *ms) {
+                    key.exposed = Some((*ms, *how));
+                }
             }
             Sighting::GrantUsed(..) => {}
         }

@@ -30,6 +30,18 @@ pub(in crate::cli) enum ClassArg {
     Public,
 }
 
+impl ClassArg {
+    /// As a record has it.
+    pub(super) fn class(self) -> KeyClass {
+        match self {
+            ClassArg::Read => KeyClass::Read,
+            ClassArg::Write => KeyClass::Write,
+            ClassArg::Admin => KeyClass::Admin,
+            ClassArg::Public => KeyClass::Public,
+        }
+    }
+}
+
 /// Environment, as typed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(in crate::cli) enum EnvArg {
@@ -128,12 +140,7 @@ async fn draft(desk: &Desk, rights: &Rights) -> Result<Draft, Failure> {
             return Err(refused(format!("name the API with --api: {}", names.join(", "))));
         }
     };
-    let class = match rights.class {
-        ClassArg::Read => KeyClass::Read,
-        ClassArg::Write => KeyClass::Write,
-        ClassArg::Admin => KeyClass::Admin,
-        ClassArg::Public => KeyClass::Public,
-    };
+    let class = rights.class.class();
     let environment = match rights.env {
         EnvArg::Live => Environment::Live,
         EnvArg::Test => Environment::Test,
@@ -170,6 +177,7 @@ async fn draft(desk: &Desk, rights: &Rights) -> Result<Draft, Failure> {
         limit: limit.map_err(Failure::Refused)?,
         last_use: None,
         exposed: None,
+        exposure_cleared: None,
     };
     check_name(&record.name)?;
     Ok(Draft { record, prefix: prefix.to_string() })
@@ -346,6 +354,7 @@ impl Rotate {
             created_ms: now_ms,
             last_use: None,
             exposed: None,
+            exposure_cleared: None,
             ..old.clone()
         };
         desk.store.insert_key(&new).await?;

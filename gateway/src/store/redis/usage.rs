@@ -30,7 +30,7 @@ impl RedisStore {
                 self.put_document(&document).await
             }
             Sighting::Exposed(ms, how) => {
-                let mut set = cmd("HSETNX");
+                let mut set = cmd("HSET");
                 set.arg(usage_by_id(&seen.key)).arg("exposed").arg(text(&(ms, how))?);
                 self.ask::<i64>(&set).await.map(|_| ())
             }

@@ -105,7 +105,7 @@ pub(super) fn find_organization(connection: &Connection, id: &str) -> Result<Opt
 pub(super) fn note_usage(transaction: &Transaction<'_>, seen: &Usage) -> Result<(), StoreError> {
     const USED: &str =
         "UPDATE keys SET last_use = ?2 WHERE id = ?1 AND coalesce(json_extract(last_use, '$.ms'), 0) <= ?3";
-    const EXPOSED: &str = "UPDATE keys SET exposed = ?2 WHERE id = ?1 AND exposed IS NULL";
+    const EXPOSED: &str = "UPDATE keys SET exposed = ?2 WHERE id = ?1";
     let written = match &seen.sighting {
         Sighting::GrantUsed(at_ms, drop_ms) => return note_grant_use(transaction, &seen.key, *at_ms, *drop_ms),
         Sighting::Used(last) => {

@@ -1,0 +1,107 @@
+//! `tollgate keys list`: many keys at a glance.
+
+use clap::{Args, ValueEnum};
+
+use super::super::{Desk, Failure, print};
+use super::issue::ClassArg;
+use super::view;
+use crate::clock::{Clock as _, System, rfc3339};
+use crate::store::KeyRecord;
+
+/// Which keys, and how much of them.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct List {
+    /// Of this organization only.
+    #[arg(long)]
+    org: Option<String>,
+    /// Of this API only.
+    #[arg(long)]
+    api: Option<String>,
+    /// Of this class only.
+    #[arg(long, value_enum)]
+    class: Option<ClassArg>,
+    /// In this state only.
+    #[arg(long, value_enum)]
+    state: Option<StateArg>,
+    /// All columns, in more than 80 characters.
+    #[arg(long)]
+    wide: bool,
+}
+
+/// State, as typed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StateArg {
+    /// Works.
+    Active,
+    /// Was rotated and still works.
+    Replaced,
+    /// Stopped until it is resumed.
+    Suspended,
+    /// Ended for good.
+    Revoked,
+    /// Its time is over.
+    Expired,
+    /// Was seen where it should not be, in whatever state it is.
+    Exposed,
+}
+
+impl StateArg {
+    fn fits(self, key: &KeyRecord, now_ms: u64) -> bool {
+        let word = match self {
+            StateArg::Exposed => return key.exposure().is_some(),
+            StateArg::Active => "active",
+            StateArg::Replaced => "replaced",
+            StateArg::Suspended => "suspended",
+            StateArg::Revoked => "revoked",
+            StateArg::Expired => "expired",
+        };
+        key.state(now_ms) == word
+    }
+}
+
+/// Longest name in the narrow table, in characters.
+const NAME_CHARS_MAX: usize = 22;
+
+impl List {
+    pub(super) async fn run(&self, desk: &Desk) -> Result<(), Failure> {
+        let now_ms = System.now_ms();
+        let mut keys = desk.store.keys(self.org.as_deref()).await?;
+        keys.retain(|key| {
+            self.api.as_ref().is_none_or(|api| *api == key.api)
+                && self.class.is_none_or(|class| class.class() == key.class)
+                && self.state.is_none_or(|state| state.fits(key, now_ms))
+        });
+        if desk.json {
+            return print::json(&keys.iter().map(view).collect::<Vec<_>>());
+        }
+        // What still works and was seen where it should not be is what matters most.
+        let state = |key: &KeyRecord| match (key.state(now_ms), key.exposure()) {
+            ("active" | "replaced", Some(_)) => "EXPOSED",
+            (state, _) => state,
+        };
+        if self.wide {
+            let rows = keys.iter().map(|key| {
+                let used = key.last_use.as_ref().map_or_else(|| "never".into(), |used| rfc3339(used.ms));
+                let (class, environment) = (key.class.as_str(), key.environment.as_str());
+                let texts = [&key.id, &key.api, &key.organization, &key.name, class, environment, &key.display];
+                texts.into_iter().map(str::to_owned).chain([state(key).to_owned(), used]).collect()
+            });
+            return print::table(&["ID", "API", "ORG", "NAME", "CLASS", "ENV", "KEY", "STATE", "LAST USED"], rows);
+        }
+        let rows = keys.iter().map(|key| {
+            // The day is enough here; `keys show` has the minute.
+            let day = |ms| rfc3339(ms).chars().take(10).collect();
+            let used = key.last_use.as_ref().map_or_else(|| "never".into(), |used| day(used.ms));
+            let class = format!("{} {}", key.class.as_str(), key.environment.as_str());
+            vec![key.id.clone(), short(&key.name), class, state(key).to_owned(), used]
+        });
+        print::table(&["ID", "NAME", "CLASS", "STATE", "LAST USED"], rows)
+    }
+}
+
+fn short(name: &str) -> String {
+    if name.chars().count() <= NAME_CHARS_MAX {
+        return name.to_owned();
+    }
+    name.chars().take(NAME_CHARS_MAX - 1).chain(['…']).collect()
+}
