@@ -130,10 +130,10 @@ fn lists_of_keys_fit_a_terminal_and_can_be_narrowed() {
         let list = world.json(&[&["keys", "list"], arguments].concat());
         list.as_array().unwrap().iter().map(|key| key["id"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(ids(&["--api", "icodrip"]), [other.id.clone()]);
-    assert_eq!(ids(&["--state", "revoked"]), [admin.id.clone()]);
+    assert_eq!(ids(&["--api", "icodrip"]), std::slice::from_ref(&other.id));
+    assert_eq!(ids(&["--state", "revoked"]), std::slice::from_ref(&admin.id));
     assert_eq!(ids(&["--class", "read"]).len(), 2);
-    assert_eq!(ids(&["--class", "read", "--api", "iconflow", "--state", "active"]), [read.id.clone()]);
+    assert_eq!(ids(&["--class", "read", "--api", "iconflow", "--state", "active"]), std::slice::from_ref(&read.id));
     let shown = world.json(&["keys", "show", &read.id]);
     let by = shown["created_by"].as_str().unwrap();
     assert!(by.starts_with("cli:") && by.contains('(') && by.contains(")@") && !by.contains("unknown"), "{by}");

@@ -97,6 +97,7 @@ fn lock(folder: &Path) -> Result<std::fs::File, Failure> {
 }
 
 /// A gateway reloads on SIGHUP; a demo whose terminal was closed has nobody left to see it.
+#[expect(clippy::disallowed_methods, reason = "nothing of a demo needs an orderly end, and nobody reads its code")]
 async fn end_with_terminal() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     signal(SignalKind::hangup())?.recv().await;
