@@ -1,20 +1,21 @@
 //! A client's connection, request by request: each head is read, judged and answered or forwarded,
 //! and leaves one record.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use pingora::ErrorType;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
-use pingora::protocols::Stream;
+use pingora::apps::{HttpPersistentSettings, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::protocols::http::{ReusableHttpStream, ServerSession};
+use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 
 use crate::guarded::Guarded;
 use crate::hooks::{Ctx, Facts, Next};
+use crate::http2::{self, Http2};
 use crate::live::{GOING_AWAY, POLICY_VIOLATION, tunnel};
 use crate::proxy::Gate;
 use crate::upstream::STREAM_SILENCE;
@@ -26,40 +27,63 @@ pub struct Front {
     pub gate: Gate,
     /// Bounds of HTTP/2.
     pub h2_options: H2Options,
-    /// How HTTP/1.1 and HTTP/2 are told apart, and how long connections last.
-    pub server_options: HttpServerOptions,
+    /// Whether HTTP/2 is spoken without TLS too, as gRPC clients behind a TLS terminator do.
+    pub is_h2c: bool,
+    /// Longest idle time of a connection over HTTP/2.
+    pub idle: Duration,
 }
 
+/// Most requests on one connection over HTTP/1.1.
+const REQUESTS_MAX: u32 = 10_000;
+/// How an HTTP/2 connection begins (RFC 9113 section 3.4).
+const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long before the end of a drain WebSockets are told to go.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-type Exchange<'a> = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'a>>;
-
-impl HttpServerApp for Front {
-    // By hand, not by `async_trait`, to say its lifetimes.
-    fn process_new_http<'life0, 'life1, 'async_trait>(
-        self: &'life0 Arc<Self>,
-        session: ServerSession,
-        shutdown: &'life1 ShutdownWatch,
-    ) -> Exchange<'async_trait>
-    where
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        Self: 'async_trait,
-    {
-        Box::pin(self.serve(session, shutdown))
-    }
-
-    fn h2_options(&self) -> Option<H2Options> {
-        Some(self.h2_options.clone())
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.server_options)
+#[async_trait]
+impl ServerApp for Front {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        if !self.speaks_http2(&mut stream).await? {
+            self.serve_http1(stream, shutdown).await;
+            return None;
+        }
+        let on_stream = |stream: Http2| {
+            let (front, shutdown) = (self.clone(), shutdown.clone());
+            async move {
+                let session = ServerSession::new_custom(Box::new(stream));
+                let _ = Box::pin(front.serve(session, &shutdown)).await;
+            }
+        };
+        http2::serve(stream, &self.h2_options, self.idle, shutdown.clone(), on_stream).await;
+        None
     }
 }
 
 impl Front {
+    /// Which protocol a connection speaks; `None` when it ends before that is known.
+    async fn speaks_http2(&self, stream: &mut Stream) -> Option<bool> {
+        if stream.get_ssl_digest().is_some() || !self.is_h2c {
+            return Some(stream.selected_alpn_proto() == Some(ALPN::H2));
+        }
+        let mut begin = [0u8; H2_PREFACE.len()];
+        let is_known = stream.try_peek(&mut begin).await.ok()?;
+        Some(is_known && begin == *H2_PREFACE)
+    }
+
+    async fn serve_http1(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let mut session = ServerSession::new_http1(stream);
+        session.set_keepalive((!*shutdown.borrow()).then_some(self.gate.shared.idle_s));
+        session.set_keepalive_reuses_remaining(Some(REQUESTS_MAX));
+        let mut reused = Box::pin(self.serve(session, shutdown)).await;
+        while let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) {
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+            reused = Box::pin(self.serve(session, shutdown)).await;
+        }
+    }
+
     /// One request; gives the connection back if it can carry another.
     async fn serve(&self, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
         if !self.read_head(&mut session, shutdown).await {

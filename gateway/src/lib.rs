@@ -17,6 +17,7 @@ pub mod forward;
 pub mod front;
 pub mod guarded;
 pub mod hooks;
+pub mod http2;
 pub mod identify;
 pub mod inspect;
 pub mod limit;

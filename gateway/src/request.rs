@@ -104,6 +104,12 @@ impl<'a> Head<'a> {
         if hosts.next().is_some() {
             return Err(Denial::Head(HeadFault::Host));
         }
+        let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+        let is_length =
+            |value: &HeaderValue| (1..=15).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_digit);
+        if lengths.next().is_some_and(|length| !is_length(length)) || lengths.next().is_some() {
+            return Err(Denial::Head(HeadFault::Framing));
+        }
         let is_connection = |name: &str| {
             matches!(name, "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade")
         };

@@ -284,16 +284,13 @@ fn server(
         let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
         h2.max_header_list_size(64 * 1024);
         h2.max_concurrent_streams(100);
-        let mut options = pingora::apps::HttpServerOptions::default();
-        options.h2c = matches!(listen.kind, ListenKind::Trusted { .. });
-        options.h2_idle_timeout = Some(config.bounds.idle);
-        options.keepalive_request_limit = Some(10_000);
+        let is_h2c = matches!(listen.kind, ListenKind::Trusted { .. });
         let acceptor = match listen.kind {
             ListenKind::Tls => Some(acceptor(resolver.clone())?),
             ListenKind::Plain | ListenKind::Trusted { .. } => None,
         };
         let edge = Edge {
-            app: Arc::new(Front { gate, h2_options: h2, server_options: options }),
+            app: Arc::new(Front { gate, h2_options: h2, is_h2c, idle: config.bounds.idle }),
             acceptor,
             handshake: config.bounds.handshake,
             deadlines: Deadlines { head: config.bounds.head, body_rate: config.bounds.body_rate },

@@ -156,6 +156,31 @@ impl Connection {
         }
     }
 
+    /// Reads until so many bytes have come; fails at an end before that.
+    pub fn read_at_least(&mut self, count: usize) -> std::io::Result<Vec<u8>> {
+        self.read_until_so(|seen| seen.len() >= count)
+    }
+
+    /// Reads until what came is enough; fails at an end before that. Everything that came is given.
+    pub fn read_until_so(&mut self, is_enough: impl Fn(&[u8]) -> bool) -> std::io::Result<Vec<u8>> {
+        let mut seen = Vec::new();
+        while !is_enough(&seen) {
+            let more = self.read_some()?;
+            if more.is_empty() {
+                let said = format!("the connection ended after {:?}", String::from_utf8_lossy(&seen));
+                return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, said));
+            }
+            seen.extend(more);
+        }
+        Ok(seen)
+    }
+
+    /// Reads until a text has come; fails at an end before that.
+    pub fn read_until_text(&mut self, text: &str) -> std::io::Result<String> {
+        let seen = self.read_until_so(|seen| String::from_utf8_lossy(seen).contains(text))?;
+        Ok(String::from_utf8_lossy(&seen).into_owned())
+    }
+
     /// Whether the server has closed (nothing but an end or a reset comes).
     pub fn is_closed(&mut self) -> bool {
         self.read_some().map_or(true, |bytes| bytes.is_empty())

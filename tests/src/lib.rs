@@ -14,6 +14,7 @@
     reason = "this is test code: a panic is a failed test, names say what things are"
 )]
 
+mod backends;
 mod browser;
 mod bucket;
 mod client;
@@ -26,6 +27,7 @@ mod streams;
 mod upstream;
 mod world;
 
+pub use backends::{Http2Backend, Manners, TagServer};
 pub use browser::{
     AUTH, App, Browser, CALLBACK, CHALLENGE, PASSWORD, Tokens, VERIFIER, challenge, form, hidden, parameter, part, post,
 };

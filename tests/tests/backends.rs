@@ -6,7 +6,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
 use http::Request;
-use tests::{Connection, Http2, Key, StoreKind, World, free_port, until};
+use std::sync::atomic::Ordering;
+
+use tests::{Connection, Http2, Http2Backend, Key, StoreKind, World, free_port, until};
 
 const HOST: &str = "api.iconflow.dev";
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
@@ -202,7 +204,10 @@ fn any_2xx_is_healthy_and_a_check_names_the_host_that_traffic_names() {
             &format!("addresses: [\"127.0.0.1:{port}\"]\n        health: {{ path: /alive, every: 100ms }}"),
         )
     });
-    let head = (0..3).map(|_| heads.recv_timeout(std::time::Duration::from_secs(10)).unwrap()).last().unwrap();
+    let head = {
+        heads.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+        heads.recv_timeout(std::time::Duration::from_secs(10)).unwrap()
+    };
     assert!(head.starts_with("GET /alive HTTP/1.1\r\n") && head.contains("api.iconflow.dev\r\n"), "{head}");
     assert!(!world.gateway().output().contains("unhealthy"), "{}", world.gateway().output());
 }
@@ -231,4 +236,44 @@ fn other_methods_are_forwarded_where_a_route_names_them_and_405_elsewhere() {
         Http2::connect(port).await.ask(request).await.unwrap()
     });
     assert_eq!((answer.status, answer.field("allow")), (405, Some(ALLOW)));
+}
+
+/// gRPC is all POST: every rolling deploy of its backends meets these.
+#[test]
+fn what_a_backend_over_http2_says_it_did_not_process_is_tried_again_whatever_the_method() {
+    let backend = Http2Backend::start();
+    let port = backend.port;
+    let edit = move |policy: String| {
+        policy
+            .replace("addresses: [\"127.0.0.1:9101\"]", &format!("addresses: [\"127.0.0.1:{port}\"]\n        http: h2"))
+    };
+    let (mut world, key) = world_with(edit);
+    let trusted = world.add_trusted_listener();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let over_http2 = |body: &[u8]| {
+        runtime.block_on(async {
+            let request = Request::post(PACKS).header("authorization", format!("Bearer {}", key.secret));
+            Http2::connect(trusted).await.stream(request.body(()).unwrap(), &[body]).await.unwrap()
+        })
+    };
+    let over_http1 = |method: &str| world.gateway().ask_with_body(method, PACKS, Some(&key.secret), &[], b"payload");
+    assert_eq!(
+        (over_http1("POST").body.as_slice(), over_http2(b"payload").body.as_slice()),
+        (&b"payload"[..], &b"payload"[..])
+    );
+    for told in [&backend.refuse, &backend.go_away] {
+        for _ in 0..2 {
+            told.store(true, Ordering::SeqCst);
+            let answer = over_http1("POST");
+            assert_eq!((answer.status, answer.body.as_slice()), (200, &b"payload"[..]));
+            told.store(true, Ordering::SeqCst);
+            let answer = over_http2(b"payload");
+            assert_eq!((answer.status, answer.body.as_slice()), (200, &b"payload"[..]));
+        }
+    }
+    // A connection that is lost says nothing: only what may be done twice is.
+    backend.drop.store(true, Ordering::SeqCst);
+    assert_eq!(over_http1("POST").status, 502);
+    backend.drop.store(true, Ordering::SeqCst);
+    assert_eq!(world.gateway().get(PACKS, &key).status, 200);
 }

@@ -15,7 +15,7 @@ fn world(kind: StoreKind) -> (World, Key) {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
 fn over_http2(port: u16, key: &Key, target: &str, fields: &[(&str, &str)]) -> tests::Answer {
@@ -252,4 +252,85 @@ fn pipelined_bodies_of_both_kinds_are_each_answered_and_recorded() {
             world.gateway().output().matches(&format!("\"request_id\":\"{id}\"")).count() == 1
         });
     }
+}
+
+/// A client that waits for it sends nothing before; curl waits for five seconds.
+#[test]
+fn a_body_that_is_announced_with_expect_is_asked_for_at_once_over_both_protocols() {
+    let (mut world, key) = world(StoreKind::Sqlite);
+    let port = world.add_trusted_listener();
+    let mut client = world.gateway().connect(HOST);
+    client.send(
+        format!(
+            "POST /v2/packs HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
+            key.secret
+        )
+        .as_bytes(),
+    );
+    assert_eq!(client.read_some().unwrap(), b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.send(b"ok");
+    assert_eq!(client.receive().status, 200);
+    runtime().block_on(async {
+        let request = Request::post(PACKS)
+            .header("authorization", format!("Bearer {}", key.secret))
+            .header("expect", "100-continue")
+            .body(())
+            .unwrap();
+        let (mut answer, mut body) = Http2::connect(port).await.begin(request, false).await;
+        let told = std::future::poll_fn(|cx| answer.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!(told.status(), 100);
+        tests::send(&mut body, b"ok").await.unwrap();
+        body.send_data(bytes::Bytes::new(), true).unwrap();
+        assert_eq!(tests::whole(answer).await.unwrap().status, 200);
+    });
+    assert_eq!(world.live.last().body, b"ok");
+    assert_eq!(world.live.last().field("expect"), None);
+    // Whoever may not send the body is told so instead.
+    let mut stranger = world.gateway().connect(HOST);
+    stranger.send(
+        format!("POST /v2/packs HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+            .as_bytes(),
+    );
+    assert_eq!(stranger.receive().status, 401);
+}
+
+#[test]
+fn early_hints_arrive_over_http2_too() {
+    let (mut world, key) = world(StoreKind::Sqlite);
+    let port = world.add_trusted_listener();
+    runtime().block_on(async {
+        let request =
+            Request::get(PACKS).header("authorization", format!("Bearer {}", key.secret)).header("x-behave", "hints");
+        let (mut answer, _) = Http2::connect(port).await.begin(request.body(()).unwrap(), true).await;
+        let hints = std::future::poll_fn(|cx| answer.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!((hints.status().as_u16(), hints.headers()["link"].to_str().unwrap()), (103, "</style.css>"));
+        assert_eq!(tests::whole(answer).await.unwrap().status, 200);
+    });
+}
+
+/// Nobody is there to be answered: that is no fault of ours.
+#[test]
+fn a_client_over_http2_that_leaves_is_on_record_as_gone() {
+    let (mut world, key) = world(StoreKind::Sqlite);
+    let port = world.add_trusted_listener();
+    runtime().block_on(async {
+        let request = Request::get(PACKS)
+            .header("authorization", format!("Bearer {}", key.secret))
+            .header("x-behave", "slow")
+            .header("x-request-id", "gone-1");
+        let (answer, mut body) = Http2::connect(port).await.begin(request.body(()).unwrap(), true).await;
+        until("it has arrived", || world.live.received().iter().any(|r| r.field("x-behave") == Some("slow")));
+        body.send_reset(h2::Reason::CANCEL);
+        assert!(answer.await.is_err());
+    });
+    until("it is on record", || {
+        let output = world.gateway().output();
+        output.lines().any(|line| line.contains("gone-1") && line.contains("\"outcome\":\"client_gone\""))
+    });
+    assert_eq!(
+        world
+            .gateway()
+            .metric("tollgate_requests_total{api=\"iconflow\",environment=\"live\",outcome=\"internal_error\""),
+        0.0
+    );
 }

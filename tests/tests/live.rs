@@ -25,11 +25,7 @@ fn socket(gateway: &Gateway, credential: &str) -> Connection {
     assert_eq!(socket.receive().status, 101);
     // The upstream sends back what it gets: a whole frame, as a server would send it.
     socket.send(b"\x81\x05hello");
-    let mut seen = Vec::new();
-    while seen.len() < 7 {
-        seen.extend(socket.read_some().unwrap());
-    }
-    assert_eq!(seen, b"\x81\x05hello");
+    assert_eq!(socket.read_at_least(7).unwrap(), b"\x81\x05hello");
     socket
 }
 
@@ -41,10 +37,7 @@ fn events(gateway: &Gateway, credential: &str) -> Connection {
         )
         .as_bytes(),
     );
-    let mut seen = String::new();
-    while !seen.contains("data: 0") {
-        seen.push_str(&String::from_utf8_lossy(&stream.read_some().unwrap()));
-    }
+    stream.read_until_text("data: 0").unwrap();
     stream
 }
 
@@ -71,6 +64,7 @@ on_both_stores![
     a_token_that_expires_or_loses_its_user_ends_what_it_began,
     a_route_can_opt_out,
     a_client_that_never_reads_or_writes_ahead_is_ended_too,
+    the_first_use_of_a_key_can_be_a_websocket,
 ];
 
 fn a_websocket_of_a_revoked_key_is_closed_with_1008(kind: StoreKind) {
@@ -104,7 +98,7 @@ fn others_go_on(kind: StoreKind) {
     rest(&mut ends);
     for socket in [&mut stays, &mut token] {
         socket.send(b"\x81\x02ok");
-        assert_eq!(socket.read_some().unwrap(), b"\x81\x02ok");
+        assert_eq!(socket.read_at_least(4).unwrap(), b"\x81\x02ok");
     }
 }
 
@@ -128,7 +122,7 @@ fn a_route_can_opt_out(kind: StoreKind) {
     world.json(&["keys", "revoke", &key.id, "--wait"]);
     assert_eq!(gateway.get("https://api.iconflow.dev/v2/packs", &key).status, 401);
     socket.send(b"\x81\x02ok");
-    assert_eq!(socket.read_some().unwrap(), b"\x81\x02ok");
+    assert_eq!(socket.read_at_least(4).unwrap(), b"\x81\x02ok");
 }
 
 fn a_client_that_never_reads_or_writes_ahead_is_ended_too(kind: StoreKind) {
@@ -193,4 +187,113 @@ fn over_http2_the_one_stream_ends() {
         assert!(still.is_err(), "the other one goes on");
         drop(open(&other.access).await);
     });
+}
+
+/// A backend that answers its handshakes as soon as a connection is there, with a frame behind the 101.
+fn hasty_backend() -> u16 {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x05first";
+                stream.write_all(head).unwrap();
+                let mut seen = Vec::new();
+                let mut buffer = [0u8; 1024];
+                // Everything behind the head of the request comes back.
+                while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                    seen.extend_from_slice(&buffer[..n]);
+                    let Some(end) = seen.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
+                    let echo: Vec<u8> = seen.drain(end + 4..).collect();
+                    if stream.write_all(&echo).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// See https://github.com/cloudflare/pingora/issues/946: the end of the request's body was taken for
+/// the end of the tunnel when the 101 came first.
+#[test]
+fn sixty_websockets_whose_101_comes_at_once_all_echo_and_lose_no_frame() {
+    let port = hasty_backend();
+    let world = World::start_with(StoreKind::Sqlite, "", move |policy| {
+        let policy = policy.replacen(
+            "        public_keys: true\n",
+            "        public_keys: true\n        allow: [websocket]\n",
+            1,
+        );
+        policy.replace("addresses: [\"127.0.0.1:9101\"]", &format!("addresses: [\"127.0.0.1:{port}\"]"))
+    });
+    world.organization("acme");
+    for _ in 0..10 {
+        // The first use of a key waits for the store.
+        let key = read_key(&world);
+        for _ in 0..6 {
+            let mut socket = handshake(world.gateway(), &key.secret, b"\x81\x04with");
+            assert_eq!(socket.receive().status, 101);
+            assert_eq!(socket.read_at_least(13).unwrap(), b"\x81\x05first\x81\x04with");
+            socket.send(b"\x81\x05hello");
+            assert_eq!(socket.read_at_least(7).unwrap(), b"\x81\x05hello");
+        }
+    }
+}
+
+/// Sends a handshake, and bytes behind it in the same write.
+fn handshake(gateway: &Gateway, credential: &str, behind: &[u8]) -> Connection {
+    let mut socket = gateway.connect(HOST);
+    let upgrade = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let head = format!("GET /v2/packs HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {credential}\r\n{upgrade}\r\n");
+    socket.send(&[head.as_bytes(), behind].concat());
+    socket
+}
+
+fn the_first_use_of_a_key_can_be_a_websocket(kind: StoreKind) {
+    let (world, _) = world(kind, "");
+    for _ in 0..10 {
+        let key = read_key(&world);
+        drop(socket(world.gateway(), &key.secret));
+    }
+}
+
+#[test]
+fn a_websocket_is_told_to_go_at_the_end_of_a_drain() {
+    let line = "        public_keys: true\n        allow: [websocket]\n";
+    let mut world = World::start_with(StoreKind::Sqlite, "bounds: { drain: 4s }", move |policy| {
+        policy.replacen("        public_keys: true\n", line, 1)
+    });
+    world.organization("acme");
+    let key = read_key(&world);
+    let mut socket = socket(world.gateway(), &key.secret);
+    world.gateway().signal("-TERM");
+    socket.send(b"\x81\x02ok");
+    assert_eq!(socket.read_at_least(4).unwrap(), b"\x81\x02ok", "it goes on while there is time");
+    let last = rest(&mut socket);
+    assert_eq!((last[0], u16::from_be_bytes([last[2], last[3]])), (0x88, 1001), "{last:?}");
+    assert!(world.gateway_mut().take_child().wait().unwrap().success());
+    assert!(world.gateway().output().contains("\"status\":101"), "it has a record");
+}
+
+#[test]
+fn nothing_but_a_websocket_that_was_asked_for_is_a_tunnel() {
+    let (world, _) = world(StoreKind::Sqlite, "");
+    let key = read_key(&world);
+    for upgrade in [
+        "Upgrade: websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: h2c\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: other\r\n",
+    ] {
+        let mut client = world.gateway().connect(HOST);
+        client.send(
+            format!("GET /v2/packs HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\n{upgrade}\r\n", key.secret)
+                .as_bytes(),
+        );
+        assert_eq!(client.receive().status, 200, "{upgrade}: an upgrade may be passed over (RFC 9110 section 7.8)");
+        assert_eq!(world.live.last().field("upgrade"), None, "{upgrade}");
+    }
 }

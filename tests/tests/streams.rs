@@ -35,7 +35,7 @@ fn a_websocket_passes_where_the_route_allows_it_and_only_with_a_key() {
     assert_eq!(socket.receive().status, 101);
     for word in ["one", "two", "three"] {
         socket.send(word.as_bytes());
-        assert_eq!(socket.read_some().unwrap(), word.as_bytes());
+        assert_eq!(socket.read_at_least(word.len()).unwrap(), word.as_bytes());
     }
     assert_eq!(world.live.last().field("x-tollgate-key-id"), Some(key.id.as_str()));
 }
@@ -51,14 +51,9 @@ fn events_arrive_one_by_one_where_the_route_allows_streams() {
         )
         .as_bytes(),
     );
-    let mut seen = String::new();
-    while !seen.contains("data: 0") {
-        seen.push_str(&String::from_utf8_lossy(&stream.read_some().unwrap()));
-    }
+    let mut seen = stream.read_until_text("data: 0").unwrap();
     assert!(!seen.contains("data: 2"), "the first event does not wait for the last");
-    while !seen.contains("data: 2") {
-        seen.push_str(&String::from_utf8_lossy(&stream.read_some().unwrap()));
-    }
+    seen.push_str(&stream.read_until_text("data: 2").unwrap());
     assert!(seen.to_ascii_lowercase().contains("x-ratelimit-limit: 200"));
 }
 

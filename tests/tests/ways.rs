@@ -178,10 +178,7 @@ fn early_hints_come_before_the_answer() {
     let (world, key) = world();
     let mut client = world.gateway().connect(HOST);
     send(&mut client, &key, "GET /v2/packs", &behaving("hints"), b"");
-    let mut seen = String::new();
-    while !seen.contains("\"upstream\"") {
-        seen.push_str(&String::from_utf8_lossy(&client.read_some().unwrap()));
-    }
+    let seen = client.read_until_text("\"upstream\"").unwrap();
     let (hints, answer) = (seen.find("HTTP/1.1 103").unwrap(), seen.find("HTTP/1.1 200").unwrap());
     assert!(hints < answer && seen.to_lowercase().contains("link: </style.css>"), "{seen}");
 }
