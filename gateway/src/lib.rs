@@ -1,9 +1,10 @@
 //! Tollgate's I/O: the gateway itself, as a library so that tests and benches can call it.
 //!
-//! Code map, in the order of a request: [`edge`] and [`guarded`] (connections) → [`hooks`] (the
-//! engine's calls) → [`request`] (one head, one reading) → [`proxy`] (the story) → [`identify`] and
-//! [`store`] (who asks) → [`limit`] → [`upstream`] and [`forward`] (where it goes, what is seen
-//! there) → [`answer`] and [`deny`] (what we say ourselves) → [`observe`] (one record each).
+//! Code map, in the order of a request: [`edge`] and [`guarded`] (connections) → [`front`] and
+//! [`http2`] (one head after the other) → [`hooks`] (one request from head to record) → [`request`]
+//! (one head, one reading) → [`proxy`] (the decision) → [`identify`] and [`store`] (who asks) →
+//! [`limit`] → [`upstream`] and [`forward`] (where it goes, what is seen there) → [`live`] (what
+//! outlasts its request) → [`answer`] and [`deny`] (what we say ourselves) → [`observe`] (one record).
 //! Around it: [`config`], [`snapshot`], [`reload`], [`tls`], [`server`] (wiring), [`cli`].
 
 pub mod answer;

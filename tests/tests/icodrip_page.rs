@@ -68,7 +68,9 @@ fn requests_over_plain_http_are_rejected(kind: StoreKind) {
     assert_eq!((answer.status, answer.code().as_str()), (403, "https_required"));
     assert_eq!(answer.field("location"), None, "never a redirect");
     assert!(world.icodrip.received().is_empty());
-    until("the key is recorded as exposed", || world.json(&["keys", "show", &key.id])["exposed"][1] == "plain_http");
+    until("the key is recorded as exposed", || {
+        world.json(&["keys", "show", &key.id])["exposed"]["how"] == "plain_http"
+    });
 }
 
 fn the_default_rate_limit_is_100_requests_per_minute_per_api_key(kind: StoreKind) {

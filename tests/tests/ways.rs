@@ -1,4 +1,5 @@
-//! The ways of a request to its backend: direct, and through the engine's proxy. A client cannot tell.
+//! A request on its way to its backend and the answer on its way back, over HTTP/1.1: bodies of every
+//! kind, answers of every kind, connections that are kept or not.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use tests::{Connection, Key, StoreKind, World};
@@ -43,7 +44,7 @@ fn small_bodies_and_none_share_one_connection_to_the_backend() {
 }
 
 #[test]
-fn what_only_the_engine_can_forward_arrives_whole_and_the_client_keeps_its_connection() {
+fn bodies_of_every_kind_arrive_whole_and_the_client_keeps_its_connection() {
     let (world, key) = world();
     let mut client = world.gateway().connect(HOST);
     let large = vec![b'x'; 300_000];
@@ -76,7 +77,7 @@ fn a_head_in_two_pieces_is_forwarded_as_one() {
 }
 
 #[test]
-fn requests_pipelined_over_both_ways_are_answered_in_their_order() {
+fn requests_pipelined_with_bodies_of_every_kind_are_answered_in_their_order() {
     let (world, key) = world();
     let mut client = world.gateway().connect(HOST);
     let mut bytes = head(&key, "GET /v2/packs?1", "");
@@ -184,7 +185,7 @@ fn early_hints_come_before_the_answer() {
 }
 
 #[test]
-fn a_broken_backend_is_a_502_whatever_the_way() {
+fn a_broken_backend_is_a_502_whatever_the_body() {
     let (world, key) = world();
     for (line, more, body) in [
         ("GET /v2/packs", "", ""),

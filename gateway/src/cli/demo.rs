@@ -209,7 +209,7 @@ fn instructions(folder: &Path, made: &keys::Made) -> String {
          {tollgate} grants list --app {client}\n\n\
          # why? and what else?\n\
          {tollgate} explain --key {read_id} GET https://api.iconflow.dev/v2/billing/invoices\n\
-         {tollgate} keys list\n\
+         {tollgate} keys list --wide\n\
          curl -s http://127.0.0.1:9090/metrics | grep tollgate_requests_total\n\n\
          # in a browser: two sample clients, a single page and a server, walk the whole OAuth flow.\n\
          # Log in as {user} with the password {password}; then see Connected Applications.\n\

@@ -145,13 +145,8 @@ impl Gate {
         backend.set_patience(head_patience);
         let sent = backend.send_head(request, framing, (pool.is_tls(), head_patience)).await;
         let mut outbound = sent.map_err(|error| error.into_up())?;
-        // A small body mostly comes with its head: it is sent before an answer is looked for.
         if matches!(framing, Framing::Length(1..=SMALL_BYTES)) {
-            while outbound.is_ready() {
-                let piece = futures_util::poll!(pin!(body.next(session)));
-                let Poll::Ready(piece) = piece else { break };
-                self.send_piece(session, ctx, body, &mut outbound, piece?).await?;
-            }
+            self.send_what_is_here(session, ctx, body, &mut outbound).await?;
         }
         let mut informational = 0;
         let mut is_answered = false;
@@ -201,6 +196,23 @@ impl Gate {
             }
         }
         Ok(if outbound.is_sent() { Done::Whole } else { Done::Answered })
+    }
+
+    /// Sends what has come of a small body: mostly it comes with its head, and need not wait
+    /// until an answer was looked for.
+    async fn send_what_is_here(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        body: &mut RequestBody,
+        outbound: &mut Outbound,
+    ) -> pingora::Result<()> {
+        while outbound.is_ready() {
+            let piece = futures_util::poll!(pin!(body.next(session)));
+            let Poll::Ready(piece) = piece else { break };
+            self.send_piece(session, ctx, body, outbound, piece?).await?;
+        }
+        Ok(())
     }
 
     /// Takes a piece of the request, and sends what the backend takes at once.

@@ -59,8 +59,10 @@ impl StateArg {
     }
 }
 
-/// Longest name in the narrow table, in characters.
-const NAME_CHARS_MAX: usize = 22;
+/// Width of the narrow table, in characters.
+const WIDTH: usize = 80;
+/// Names are cut to what the other columns leave them, and not below this.
+const NAME_CHARS_MIN: usize = 8;
 
 impl List {
     pub(super) async fn run(&self, desk: &Desk) -> Result<(), Failure> {
@@ -88,20 +90,36 @@ impl List {
             });
             return print::table(&["ID", "API", "ORG", "NAME", "CLASS", "ENV", "KEY", "STATE", "LAST USED"], rows);
         }
-        let rows = keys.iter().map(|key| {
-            // The day is enough here; `keys show` has the minute.
-            let day = |ms| rfc3339(ms).chars().take(10).collect();
-            let used = key.last_use.as_ref().map_or_else(|| "never".into(), |used| day(used.ms));
-            let class = format!("{} {}", key.class.as_str(), key.environment.as_str());
-            vec![key.id.clone(), short(&key.name), class, state(key).to_owned(), used]
-        });
-        print::table(&["ID", "NAME", "CLASS", "STATE", "LAST USED"], rows)
+        let cells = |key: &KeyRecord| {
+            let used = key.last_use.as_ref().map_or_else(|| "never".into(), |used| days_ago(used.ms, now_ms));
+            [key.id.clone(), key.class.as_str().to_owned(), key.display.clone(), state(key).to_owned(), used]
+        };
+        let head = ["ID", "CLASS", "KEY", "STATE", "USED"];
+        let rows: Vec<[String; 5]> = keys.iter().map(cells).collect();
+        let width = |column: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            cells.chain(head.get(column).map(|text| text.len())).max().unwrap_or(0) + 2
+        };
+        let left = WIDTH.saturating_sub((0..head.len()).map(width).sum()).max(NAME_CHARS_MIN);
+        let rows = rows
+            .into_iter()
+            .zip(&keys)
+            .map(|([id, class, shown, state, used], key)| vec![id, short(&key.name, left), class, shown, state, used]);
+        print::table(&["ID", "NAME", "CLASS", "KEY", "STATE", "USED"], rows)
     }
 }
 
-fn short(name: &str) -> String {
-    if name.chars().count() <= NAME_CHARS_MAX {
+/// How long ago, in days; `keys show` has the minute.
+fn days_ago(then_ms: u64, now_ms: u64) -> String {
+    match now_ms.saturating_sub(then_ms) / 86_400_000 {
+        0 => "today".to_owned(),
+        days => format!("{days}d ago"),
+    }
+}
+
+fn short(name: &str, chars_max: usize) -> String {
+    if name.chars().count() <= chars_max {
         return name.to_owned();
     }
-    name.chars().take(NAME_CHARS_MAX - 1).chain(['…']).collect()
+    name.chars().take(chars_max - 1).chain(['…']).collect()
 }
