@@ -107,18 +107,7 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     let (paths, state) = (config.policy.clone(), &config.state);
     let keeper = PolicyKeeper::start(paths, state, connections.clone(), metrics.clone(), health.clone())?;
     let keeper = Arc::new(keeper);
-    let certificates = Arc::new(CertificateKeeper {
-        paths: config.certificates.clone(),
-        resolver: Arc::new(Resolver::default()),
-        metrics: metrics.clone(),
-        health: health.clone(),
-        clock: clock.clone(),
-        retry_at_ms: std::sync::atomic::AtomicU64::new(u64::MAX),
-    });
-    let seen_certificates = certificates.fingerprint();
-    if !config.certificates.is_empty() {
-        certificates.start()?;
-    }
+    let (certificates, seen_certificates) = certificates(&config, &metrics, &health, &clock)?;
     let shared = shared(&config, &keeper, &store, &metrics, &clock)?;
     let gateway_id = format!("gw_{}", base62(16)?);
     let caps = Caps::new(config.bounds.connections, config.bounds.connections_per_address);
@@ -158,6 +147,29 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     });
     threads.shutdown_timeout(Duration::from_secs(2));
     Ok(())
+}
+
+/// What keeps the certificates, with those of the configuration read, and the fingerprint of
+/// the files before they were read: a change in between is seen as one.
+fn certificates(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<CertificateKeeper>, blake3::Hash), StartError> {
+    let certificates = Arc::new(CertificateKeeper {
+        paths: config.certificates.clone(),
+        resolver: Arc::new(Resolver::default()),
+        metrics: metrics.clone(),
+        health: health.clone(),
+        clock: clock.clone(),
+        retry_at_ms: std::sync::atomic::AtomicU64::new(u64::MAX),
+    });
+    let seen = certificates.fingerprint();
+    if !config.certificates.is_empty() {
+        certificates.start()?;
+    }
+    Ok((certificates, seen))
 }
 
 /// The engine would only panic; a person wants to know which address is taken.
