@@ -173,10 +173,11 @@ pub fn caller_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
         return peer;
     }
     let values = headers.get_all("x-forwarded-for");
-    let entries: Vec<&str> = values.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).collect();
+    let entries: Vec<&[u8]> = values.iter().flat_map(|v| v.as_bytes().split(|b| *b == b',')).collect();
     let mut caller = peer;
     for entry in entries.iter().rev().take(FORWARDED_MAX) {
-        match forwarded_address(entry.trim()) {
+        // What a client wrote before, in whatever bytes, does not hide what the proxy wrote behind it.
+        match std::str::from_utf8(entry).ok().and_then(|entry| forwarded_address(entry.trim())) {
             Some(address) => caller = address,
             None => break,
         }
@@ -224,6 +225,9 @@ mod tests {
         let seen = caller_address(proxy, &headers(&["1.1.1.1, 203.0.113.9", "10.0.0.7"]), &trusted);
         assert_eq!(seen, peer);
         assert_eq!(caller_address(proxy, &headers(&["nonsense"]), &trusted), proxy);
+        let mut bytes = HeaderMap::new();
+        bytes.insert("x-forwarded-for", HeaderValue::from_bytes(b"\xff, 10.0.0.2, 203.0.113.9").unwrap());
+        assert_eq!(caller_address(proxy, &bytes, &trusted), peer);
     }
 
     #[test]

@@ -95,6 +95,29 @@ fn a_name_that_moves_away_from_a_server_that_does_not_know() {
         works(&world, &doomed);
     });
     assert!(old.cli(&["role"]).starts_with("master"), "it still takes itself for one");
+    until("limits are kept at the new server too", || {
+        old.cli(&["pubsub", "numsub", "tollgate:recall"]).trim_end().ends_with('0')
+    });
+}
+
+/// The old server would answer on, with records that nobody changes any more.
+#[test]
+fn a_name_that_moves_to_a_server_that_refuses_us_is_an_outage() {
+    let (old, new, name) = two_servers();
+    let world = World::start_on(&name.url());
+    world.organization("acme");
+    let known = key(&world);
+    let mut unseen: Vec<Key> = (0..100).map(|_| key(&world)).collect();
+    assert_eq!(status(&world, &known), 200);
+    follow(&new, &old);
+    promote(&new);
+    new.cli(&["config", "set", "requirepass", "another"]);
+    name.move_to(new.port);
+    until("readiness says why", || world.gateway().readiness().1["reasons"]["changes"].is_string());
+    // Each is asked about once: one that was seen is known.
+    until("what the old server says does not count", || status(&world, &unseen.pop().unwrap()) == 503);
+    assert_eq!(status(&world, &unseen.pop().unwrap()), 503, "an outage is never a 401");
+    assert_eq!(status(&world, &known), 200, "a known key goes on for its time");
 }
 
 #[test]

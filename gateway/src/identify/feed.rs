@@ -69,8 +69,7 @@ impl Follower {
         if was_away && self.position == Position::default() {
             // Nothing is cached from before this position: it was taken at the start.
             self.position = store.position().await?;
-            identities.forget(&[Change::Everything]).await?;
-            self.acknowledge(store, clock).await?;
+            self.unforgotten = vec![Change::Everything];
         }
         if self.unforgotten.is_empty() {
             let changes = store.changes(&self.position).await?;

@@ -46,8 +46,21 @@ pub struct RedisStore {
     /// After how many replacements of the master everything was last said to be forgotten.
     forgotten: AtomicU64,
     /// When it was last made sure who the master is.
-    looked: Mutex<Option<Instant>>,
+    looked: Mutex<Looked>,
 }
+
+/// The last look at who answers.
+#[derive(Default)]
+struct Looked {
+    /// When it succeeded; none after one that failed.
+    at: Option<Instant>,
+    /// How many failed since.
+    failures: u32,
+}
+
+/// After so many looks in a row that failed, whoever is connected still is given up: where the name
+/// leads now, we are not let in.
+const LOOKS_FAILED_MAX: u32 = 3;
 
 /// How often it is made sure that the master is still the one that is spoken to.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -108,15 +121,22 @@ impl RedisStore {
     }
 
     async fn look_who_answers(&self) -> Result<(), StoreError> {
-        let is_due = {
-            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_due = looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
-            if is_due {
-                *looked = Some(Instant::now());
+        let looked = || self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked().at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return Ok(());
+        }
+        let answered = self.feed.look_who_answers().await;
+        let mut looked = looked();
+        if answered.is_ok() {
+            *looked = Looked { at: Some(Instant::now()), failures: 0 };
+        } else {
+            // What is connected still may not be who should be asked: it does not count as followed.
+            *looked = Looked { at: None, failures: looked.failures + 1 };
+            if looked.failures == LOOKS_FAILED_MAX {
+                self.master.turn();
             }
-            is_due
-        };
-        if is_due { self.feed.look_who_answers().await } else { Ok(()) }
+        }
+        answered
     }
 
     /// Whether the stream still holds everything after a position.

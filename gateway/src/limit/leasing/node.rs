@@ -22,12 +22,16 @@ use crate::store::way::{Way, describe};
 
 /// Time between two pings of a server that was not otherwise heard of.
 const PING_EVERY: Duration = Duration::from_millis(100);
+/// Time between two looks at where the name leads.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Pause between two attempts to connect.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 /// Least time for which a server that may have forgotten something is only told, see [`learn_time`].
 const LEARN_MIN: Duration = Duration::from_secs(1);
 /// Time between two complaints about buckets that cannot be used.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Why a replica is not used.
+const NO_MASTER: &str = "it is not a master";
 /// What the user of the store URL must be allowed, as `ACL SETUSER` takes it.
 const PERMISSIONS: &str =
     "~tollgate:* &tollgate:* +@read +@write +@stream +@pubsub +@scripting +@connection +info +time +cluster|slots";
@@ -248,8 +252,11 @@ impl Node {
             match self.connect().await {
                 Ok((up, epoch)) => {
                     last_failure.clear();
-                    self.arrived(up.clone(), epoch).await;
-                    self.watch(&up).await;
+                    self.arrived(up.clone(), epoch.clone()).await;
+                    tokio::select! {
+                        () = self.watch(&up) => {}
+                        () = self.look(&up, &epoch) => {}
+                    }
                 }
                 Err(why) => {
                     if why != last_failure {
@@ -292,13 +299,27 @@ impl Node {
         };
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         if field("role") != Some("master") {
-            return Err("it is not a master".to_owned());
+            return Err(NO_MASTER.to_owned());
         }
         let epoch = [field("run_id"), field("master_replid")].map(Option::unwrap_or_default).join(" ");
         let arrived_us = self.common.clock.steady_us();
         let heard_us = AtomicU64::new(arrived_us);
         let serial = self.serial.load(Ordering::Relaxed) + 1;
         Ok((Arc::new(Up { connection, heard_us, serial, arrived_us, is_proved: AtomicBool::new(false) }), epoch))
+    }
+
+    /// Returns when a new connection would be one to another server: the one before does not say it.
+    async fn look(&self, up: &Arc<Up>, epoch: &str) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let leads_elsewhere = match self.connect().await {
+                Ok((_, met)) => met != epoch,
+                Err(why) => why == NO_MASTER,
+            };
+            if leads_elsewhere {
+                return self.fail(up, "its name leads to another server, or it is no master any more");
+            }
+        }
     }
 
     async fn arrived(&self, up: Arc<Up>, epoch: String) {

@@ -2,6 +2,8 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+use crate::store::way::code;
+
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -22,7 +24,7 @@ pub fn is_about_the_bucket(error: &RedisError) -> bool {
         error.kind(),
         ErrorKind::UnexpectedReturnType | ErrorKind::Parse | ErrorKind::Server(ServerErrorKind::ResponseError)
     );
-    let detail = error.detail().unwrap_or_default();
-    let of_the_server = ["-READONLY", "-OOM", "-MISCONF", "-NOREPLICAS", "-MASTERDOWN", "-CLUSTERDOWN", "-LOADING"];
-    error.code() == Some("WRONGTYPE") || (is_of_the_script && !of_the_server.iter().any(|code| detail.contains(code)))
+    let of_the_server = ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "LOADING"];
+    let is_of_the_server = code(error).is_some_and(|code| of_the_server.contains(&code));
+    error.code() == Some("WRONGTYPE") || (is_of_the_script && !is_of_the_server)
 }

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use super::super::StoreError;
 use super::master::{Master, role_and_id};
-use super::way::{RedisSettings, Way, describe, way};
+use super::way::{RedisSettings, Way, code, describe, way};
 
 /// After a failure, calls fail at once for this long.
 const BREAKER: Duration = Duration::from_millis(100);
@@ -45,6 +45,8 @@ pub(super) struct Link {
     master: Arc<Master>,
     connection: Mutex<Option<Current>>,
     generation: AtomicU64,
+    /// Connections of generations below this one are given up.
+    forgotten: AtomicU64,
     started: Instant,
     closed_until_ms: AtomicU64,
 }
@@ -63,6 +65,7 @@ impl Link {
             master,
             connection: Mutex::new(None),
             generation: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             started: Instant::now(),
             closed_until_ms: AtomicU64::new(0),
         })
@@ -87,28 +90,30 @@ impl Link {
             answer = answer => answer,
             // What the server before says does not count any more.
             () = self.master.turned(turn) => {
-                self.forget(generation).await;
+                self.forget(generation);
                 return Err(StoreError::Unavailable("another server is the master now".to_owned()));
             }
         };
         let error = match answer {
             Ok(Ok(value)) => return T::from_redis_value(value).map_err(|e| StoreError::Corrupt(e.to_string())),
-            Ok(Err(error)) => match meaning(&error) {
-                Meaning::BadValue => return Err(StoreError::Corrupt(describe(&error))),
-                Meaning::CannotNow => {
-                    self.forget(generation).await;
+            Ok(Err(error)) => match (meaning(&error), &self.way) {
+                (Meaning::BadValue, _) => return Err(StoreError::Corrupt(describe(&error))),
+                // One shard of a cluster says nothing of the others, and the library follows them.
+                (Meaning::NotYet, Way::Cluster(..)) => return Err(StoreError::Unavailable(describe(&error))),
+                (Meaning::CannotNow, _) | (Meaning::NoMaster, Way::Cluster(..)) => {
+                    self.forget(generation);
                     return Err(StoreError::Unavailable(describe(&error)));
                 }
-                Meaning::NoMaster => {
+                (Meaning::NoMaster | Meaning::NotYet, Way::Alone(_) | Way::Sentinel(_)) => {
                     self.master.turn();
                     describe(&error)
                 }
-                Meaning::Broken => describe(&error),
+                (Meaning::Broken, _) => describe(&error),
             },
             Err(_) => format!("no answer within {} ms", self.timeout.as_millis()),
         };
         self.open_breaker();
-        self.forget(generation).await;
+        self.forget(generation);
         Err(StoreError::Unavailable(error))
     }
 
@@ -130,18 +135,20 @@ impl Link {
         self.closed_until_ms.store(until, Ordering::Relaxed);
     }
 
-    async fn forget(&self, generation: u64) {
-        let mut slot = self.connection.lock().await;
-        if slot.as_ref().is_some_and(|current| current.generation == generation) {
-            *slot = None;
-        }
+    /// Gives a connection up, without waiting for one who connects.
+    fn forget(&self, generation: u64) {
+        self.forgotten.fetch_max(generation + 1, Ordering::AcqRel);
+    }
+
+    fn is_good(&self, current: &Current) -> bool {
+        current.turn == self.master.now() && current.generation >= self.forgotten.load(Ordering::Acquire)
     }
 
     async fn connected(&self) -> Result<Current, StoreError> {
         // Whoever finds another connecting waits no longer than for an answer.
         let waited = tokio::time::timeout(self.timeout, self.connection.lock()).await;
         let mut slot = waited.map_err(|_| StoreError::Unavailable("it is being connected to".to_owned()))?;
-        if let Some(known) = slot.as_ref().filter(|current| current.turn == self.master.now()) {
+        if let Some(known) = slot.as_ref().filter(|current| self.is_good(current)) {
             return Ok(known.clone());
         }
         if self.elapsed_ms() < self.closed_until_ms.load(Ordering::Relaxed) {
@@ -210,19 +217,21 @@ enum Meaning {
     BadValue,
     /// The server cannot do this now; it may do other things.
     CannotNow,
-    /// The server is not, or not yet, the one that should be asked.
+    /// The server is not the one that should be asked.
     NoMaster,
+    /// The server is not ready, or not whole.
+    NotYet,
     /// The connection does not work.
     Broken,
 }
 
 fn meaning(error: &RedisError) -> Meaning {
-    match (error.kind(), error.code()) {
-        (_, Some("READONLY" | "MASTERDOWN" | "UNBLOCKED" | "LOADING" | "CLUSTERDOWN")) => Meaning::NoMaster,
-        (_, Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "TRYAGAIN" | "NOPERM")) => Meaning::CannotNow,
-        (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) | (_, Some("WRONGTYPE" | "ERR" | "NOSCRIPT")) => {
-            Meaning::BadValue
-        }
+    match (error.kind(), code(error)) {
+        (_, Some("READONLY" | "UNBLOCKED")) => Meaning::NoMaster,
+        (_, Some("MASTERDOWN" | "LOADING" | "CLUSTERDOWN")) => Meaning::NotYet,
+        // What stands between us and Redis says `ERR` of whatever ails it.
+        (_, Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "TRYAGAIN" | "NOPERM" | "ERR")) => Meaning::CannotNow,
+        (ErrorKind::UnexpectedReturnType, _) | (_, Some("WRONGTYPE")) => Meaning::BadValue,
         (_, _) => Meaning::Broken,
     }
 }
@@ -235,10 +244,14 @@ mod tests {
     fn what_a_server_says_of_itself_is_not_taken_for_a_bad_value() {
         for (line, expected) in [
             ("READONLY You can't write against a read only replica.", Meaning::NoMaster),
-            ("MASTERDOWN Link with MASTER is down", Meaning::NoMaster),
-            ("LOADING Redis is loading the dataset in memory", Meaning::NoMaster),
+            ("MASTERDOWN Link with MASTER is down", Meaning::NotYet),
+            ("LOADING Redis is loading the dataset in memory", Meaning::NotYet),
             ("UNBLOCKED force unblock from blocking operation", Meaning::NoMaster),
-            ("CLUSTERDOWN Hash slot not served", Meaning::NoMaster),
+            ("CLUSTERDOWN Hash slot not served", Meaning::NotYet),
+            ("ERR Error running script (call to f_00): @user_script:1: -READONLY You can't write.", Meaning::NoMaster),
+            ("ERR Error running script (call to f_00): @user_script:1: -OOM command not allowed.", Meaning::CannotNow),
+            ("ERR Error running script (call to f_00): @user_script:1: WRONGTYPE Operation.", Meaning::BadValue),
+            ("ERR unspecified server error", Meaning::CannotNow),
             ("NOAUTH Authentication required.", Meaning::Broken),
             ("WRONGPASS invalid username-password pair", Meaning::Broken),
             ("OOM command not allowed when used memory > 'maxmemory'.", Meaning::CannotNow),

@@ -91,6 +91,18 @@ pub(crate) fn describe(error: &RedisError) -> String {
     }
 }
 
+/// The code of an error. Redis before 7 wraps what a command inside a script met into an error of
+/// the script; then it is the code inside.
+pub(crate) fn code(error: &RedisError) -> Option<&str> {
+    let outer = error.code()?;
+    let is_code = |word: &str| word.len() > 2 && word.bytes().all(|b| b.is_ascii_uppercase());
+    let inner = || {
+        let (_, met) = error.detail()?.split_once("script")?;
+        met.split_whitespace().map(|word| word.trim_start_matches('-')).find(|word| is_code(word))
+    };
+    if outer == "ERR" { inner().or(Some(outer)) } else { Some(outer) }
+}
+
 /// Reads a store URL.
 pub(crate) fn way(url: &str, settings: &RedisSettings) -> Result<Way, StoreError> {
     let ca = settings.ca.as_ref().map(std::fs::read).transpose();
@@ -167,10 +179,11 @@ impl SentinelOptions {
                     });
                 }
                 "db" => options.db = Some(value.parse().map_err(|_| not("a number"))?),
+                // What stands there may be the end of a password with an `&` in it: it is not shown.
                 _ => {
                     return Err(bad_url(format!(
-                        "`{}` is no option; there are sentinel_user, sentinel_password, sentinel_tls and db",
-                        name.escape_debug()
+                        "{} is no option; there are sentinel_user, sentinel_password, sentinel_tls and db",
+                        "what follows the master's name after `?` or `&`"
                     )));
                 }
             }
@@ -200,7 +213,7 @@ fn sentinel(
             false => redis::ConnectionAddr::Tcp(host, port),
         });
     }
-    let master = percent_decoded(master);
+    let master = percent_decoded(master.strip_suffix('/').unwrap_or(master));
     if master.is_empty() || master.contains('/') {
         return Err(bad_url("a Sentinel URL ends in the master's name"));
     }
