@@ -3,12 +3,16 @@
 mod links;
 
 use std::fmt::Write as _;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::{HttpTask, ServerSession as Session};
+use pingora::{Error, ErrorType};
 use policy::cors::Cors;
 use policy::file::LimitHeadersFile as LimitHeaders;
 use policy::limit::Charges;
@@ -20,6 +24,11 @@ use crate::forward::{Nominations, names};
 use crate::limit::Standing;
 use crate::oauth::http::Reply;
 use crate::values::Values;
+
+/// Longest wait for a client to take what we send it.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client that is cut off has to take its leave.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// What every answer carries, whoever wrote its body.
 #[derive(Clone, Copy, Debug)]
@@ -294,22 +303,50 @@ pub async fn preflight(session: &mut Session, cors: Option<&Cors>, dressing: &Dr
     send(session, answer(204, fields)?, Bytes::new()).await
 }
 
+/// Writes to a client, which has [`WRITE_TIMEOUT`] to take it.
+pub async fn in_time<T>(write: impl Future<Output = pingora::Result<T>>) -> pingora::Result<T> {
+    let mut write = pin!(write);
+    // Mostly it is taken at once, and no timer is due.
+    if let Poll::Ready(written) = futures_util::poll!(write.as_mut()) {
+        return written;
+    }
+    let written = tokio::time::timeout(WRITE_TIMEOUT, write).await;
+    written.unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, "the client takes no more"))
+}
+
+/// Whether a client waits for a 100 before it sends its body. Of HTTP/1.0 that means nothing (RFC 9110
+/// section 10.1.1).
+pub fn expects(session: &Session) -> bool {
+    let head = session.req_header();
+    head.version >= http::Version::HTTP_11 && head.headers.contains_key(header::EXPECT)
+}
+
+/// Cuts a client off, which may take no leave: what it has not taken is not waited for.
+pub async fn cut(session: &mut Session) {
+    // What it does not do in time is done when the connection is dropped.
+    let _ = tokio::time::timeout(LEAVE, session.shutdown()).await;
+}
+
 /// Writes an answer of ours. Keep-alive survives it, unless the request has a body that nobody
 /// read: then a little of it is read, so that the client gets to see the answer, and the
 /// connection is closed. What was left of the body can never be taken for a request.
 async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) -> pingora::Result<()> {
     let has_body = !session.is_body_done() && !session.is_body_empty();
-    let expects = session.req_header().headers.contains_key(header::EXPECT);
+    // One that was told to go on sends its body, whatever we answer.
+    let expects = expects(session) && session.response_written().is_none();
     if has_body {
         session.set_keepalive(None);
     }
     if body.is_empty() || session.req_header().method == http::Method::HEAD {
         // Over HTTP/2 the head itself ends the stream.
         let head = vec![HttpTask::Header(Box::new(response), true)];
-        session.response_duplex_vec(head).await.map_err(|error| error.into_down())?;
+        in_time(session.response_duplex_vec(head)).await.map_err(|error| error.into_down())?;
     } else {
-        session.write_response_header(Box::new(response)).await.map_err(|error| error.into_down())?;
-        session.write_response_body(body, true).await.map_err(|error| error.into_down())?;
+        let write = async {
+            session.write_response_header(Box::new(response)).await?;
+            session.write_response_body(body, true).await
+        };
+        in_time(write).await.map_err(|error| error.into_down())?;
     }
     if has_body && !expects {
         drain(session).await;

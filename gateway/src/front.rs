@@ -13,6 +13,7 @@ use pingora::protocols::http::{ReusableHttpStream, ServerSession};
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 
+use crate::answer;
 use crate::guarded::Guarded;
 use crate::hooks::{Ctx, Facts, Next};
 use crate::http2::{self, Http2};
@@ -125,7 +126,7 @@ impl Front {
             }
             Err(_) => {}
         }
-        session.shutdown().await;
+        answer::cut(session).await;
         false
     }
 
@@ -168,7 +169,8 @@ impl Front {
 /// Ends a session. What a client has sent ahead is read again as the start of its next request.
 async fn keep(session: ServerSession) -> Option<ReusedHttpStream> {
     let settings = HttpPersistentSettings::for_session(&session);
-    let (stream, ahead) = session.finish().await.ok().flatten().map(ReusableHttpStream::into_parts)?;
+    let finished = answer::in_time(session.finish()).await;
+    let (stream, ahead) = finished.ok().flatten().map(ReusableHttpStream::into_parts)?;
     let stream = match ahead {
         None => stream,
         Some(ahead) => {

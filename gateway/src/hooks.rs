@@ -113,9 +113,7 @@ impl Gate {
 
     /// A request has failed: answers it, if that can still be done, and says so where it matters.
     pub(crate) async fn fail(&self, session: &mut ServerSession, error: &Error, ctx: &mut Ctx) {
-        // An upgrade is an answer too: what is written after it would be taken for data.
-        let is_final = |r: &ResponseHeader| !r.status.is_informational() || r.status == SWITCHING_PROTOCOLS;
-        let is_answered = session.response_written().is_some_and(is_final);
+        let is_answered = is_answered(session);
         let denial = ctx.late_denial.take().or_else(|| denial_of(error));
         if let Some(denial) = &denial
             && denial.status() >= 500
@@ -135,7 +133,7 @@ impl Gate {
         }
         if is_answered {
             // An answer that stops must not look like one that ends.
-            session.shutdown().await;
+            answer::cut(session).await;
         }
     }
 
@@ -167,6 +165,13 @@ impl Gate {
         set_phase(session, Phase::Head);
         self.record(&Facts::of(session), ctx);
     }
+}
+
+/// Whether a final answer has begun. An upgrade is one too: what is written after it would be taken
+/// for data.
+fn is_answered(session: &ServerSession) -> bool {
+    let is_final = |r: &ResponseHeader| !r.status.is_informational() || r.status == SWITCHING_PROTOCOLS;
+    session.response_written().is_some_and(is_final)
 }
 
 const SWITCHING_PROTOCOLS: http::StatusCode = http::StatusCode::SWITCHING_PROTOCOLS;

@@ -25,6 +25,14 @@ use pingora::server::ShutdownWatch;
 use pingora::{Error, ErrorType};
 use tokio::sync::Notify;
 
+/// Most streams that a client may have at a time.
+pub const STREAMS_MAX: u32 = 100;
+/// Most that are under way, with those that it has reset: a client that has more is sent away.
+const STREAMS_UNDER_WAY_MAX: usize = 300;
+/// Bytes that the streams of a connection may send before they are read; one that is not read must not
+/// hold up the others. The library also counts small frames against it.
+pub const CONNECTION_WINDOW: u32 = 8 << 20;
+
 /// Fields of a connection, which have no place in a message over HTTP/2 (RFC 9113 section 8.2.2).
 const OF_CONNECTION: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 
@@ -67,6 +75,11 @@ pub async fn serve<F>(
             () = active.idle_for(idle) => return,
         };
         let Some(Ok((request, respond))) = accepted else { return };
+        // What is reset makes room for more, and what it began ends a little later.
+        if active.count.load(Ordering::Acquire) >= STREAMS_UNDER_WAY_MAX {
+            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            continue;
+        }
         let guard = active.begin();
         let stream = on_stream(Http2::new(request, respond, digest.clone()));
         tokio::spawn(async move {

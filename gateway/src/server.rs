@@ -18,6 +18,7 @@ use crate::config::{Config, ListenKind};
 use crate::edge::{Caps, Edge};
 use crate::front::Front;
 use crate::guarded::Deadlines;
+use crate::http2;
 use crate::identify::{Bounds, FailureBudget, Identities};
 use crate::limit::{Embedded, Leasing, Limiter};
 use crate::oauth::registry::Registry;
@@ -295,7 +296,8 @@ fn server(
         let gate = Gate { shared: shared.clone(), listener: listen.kind.clone(), connections: connections.clone() };
         let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
         h2.max_header_list_size(64 * 1024);
-        h2.max_concurrent_streams(100);
+        h2.max_concurrent_streams(http2::STREAMS_MAX);
+        h2.initial_connection_window_size(http2::CONNECTION_WINDOW);
         let is_h2c = matches!(listen.kind, ListenKind::Trusted { .. });
         let acceptor = match listen.kind {
             ListenKind::Tls => Some(acceptor(resolver.clone())?),

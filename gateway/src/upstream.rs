@@ -26,7 +26,7 @@ use policy::Policy;
 use policy::route::{HttpVersion, Route, Upstream};
 use tokio::task::JoinHandle;
 
-pub use self::connections::Connections;
+pub use self::connections::{Connections, Left};
 use self::kept::{IDLE, Kept};
 use crate::clock::{Clock as _, System};
 
@@ -41,6 +41,11 @@ pub const STREAM_SILENCE: Duration = Duration::from_secs(3_600);
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// Most streams on one HTTP/2 connection to a backend.
 const STREAMS_MAX: usize = 100;
+/// Bytes of a stream that a backend may send before they are read.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same of a connection: more than all its streams together, so that one caller who does not read
+/// holds up no other.
+const CONNECTION_WINDOW: u32 = i32::MAX as u32;
 
 /// One address of a pool.
 #[derive(Debug)]
@@ -226,6 +231,8 @@ impl Pool {
             options.idle_timeout = Some(IDLE);
             options.tcp_keepalive = Some(keepalive());
             options.max_h2_streams = STREAMS_MAX;
+            options.h2_stream_window_size = Some(STREAM_WINDOW);
+            options.h2_connection_window_size = Some(CONNECTION_WINDOW);
             let verify = upstream.tls.as_ref().is_none_or(|tls| tls.verify);
             options.verify_cert = verify;
             options.verify_hostname = verify;

@@ -34,8 +34,8 @@ impl Gate {
 
     /// Answers a request at the host of an API's authorization server.
     pub(super) async fn authorize(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
-        if session.req_header().headers.contains_key(header::EXPECT) {
-            session.write_continue_response().await?;
+        if answer::expects(session) {
+            answer::in_time(session.write_continue_response()).await?;
         }
         let body = match read_body(session).await {
             Ok(body) => body,

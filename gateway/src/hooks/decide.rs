@@ -18,8 +18,6 @@ use crate::request::{Head, caller_address, raw_head, request_id};
 use crate::store::Exposure;
 use crate::upstream::backend::Backend;
 
-/// Longest wait for a client to take what we send it.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for the rest of a request body after the answer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -76,7 +74,7 @@ impl Gate {
             session.set_keepalive(Some(self.shared.idle_s));
         }
         session.set_pipelining_enabled(true);
-        session.set_write_timeout(Some(WRITE_TIMEOUT));
+        session.set_write_timeout(Some(answer::WRITE_TIMEOUT));
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
     }
 

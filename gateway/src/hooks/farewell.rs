@@ -11,6 +11,7 @@ use pingora::{Error, ErrorType};
 use policy::credential::bearer;
 
 use super::Ctx;
+use crate::answer;
 use crate::identify::Caller;
 use crate::live::{Seat, Tether, Tie};
 use crate::proxy::Gate;
@@ -44,10 +45,10 @@ pub(super) async fn before_the_end<T>(
     tie: Option<&Tied>,
     write: impl Future<Output = pingora::Result<T>>,
 ) -> pingora::Result<T> {
-    let Some(tie) = tie else { return write.await };
+    let Some(tie) = tie else { return answer::in_time(write).await };
     tokio::select! {
         biased;
-        written = write => written,
+        written = answer::in_time(write) => written,
         () = async { tie.ended().await; tokio::time::sleep(GRACE).await } => {
             Err(Error::explain(ErrorType::WriteTimedout, "the credential is over").into_down())
         }

@@ -1,6 +1,7 @@
 //! An answer on its way from a backend to the client: head, pieces, end.
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode, Version};
 use pingora::protocols::http::{HttpTask, ServerSession as Session};
 
@@ -64,7 +65,9 @@ impl Gate {
                     &ctx.own_hosts(session.req_header())?,
                     &self.dressing(ctx),
                 )?;
-                session.write_response_header(Box::new(ours)).await.map_err(|error| error.into_down())?;
+                answer::in_time(session.write_response_header(Box::new(ours)))
+                    .await
+                    .map_err(|error| error.into_down())?;
             }
             return Ok(Head::Informational);
         }
@@ -78,8 +81,16 @@ impl Gate {
             (false, true) if request.version < Version::HTTP_11 => Follows::BodyWithoutChunks,
             (false, true) => Follows::Body,
         };
-        let ours =
+        let mut ours =
             Box::new(answer::pass_on(theirs, follows, &ctx.own_hosts(session.req_header())?, &self.dressing(ctx))?);
+        if status == StatusCode::RESET_CONTENT {
+            // It has no body, whatever its backend says (RFC 9110 section 15.3.6).
+            ours.insert_header(CONTENT_LENGTH, 0)?;
+        }
+        if follows == Follows::BodyWithoutChunks && !ours.headers.contains_key(CONTENT_LENGTH) {
+            // Its end is the end of the connection.
+            session.set_keepalive(None);
+        }
         let is_over = !is_tunnel && (!has_body || is_done);
         let write = async {
             match is_over {

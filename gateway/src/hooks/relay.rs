@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::EXPECT;
 use http::{Method, Version};
 use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
@@ -28,7 +28,7 @@ use crate::guarded::Phase;
 use crate::proxy::Gate;
 use crate::upstream::backend::{Again, Backend, Piece};
 use crate::upstream::outbound::{Framing, Outbound};
-use crate::upstream::{Member, Pool};
+use crate::upstream::{Left, Member, Pool, STREAM_SILENCE};
 
 /// Most informational answers before the final one, whatever the protocols.
 const INFORMATIONAL_MAX: usize = 8;
@@ -80,19 +80,23 @@ impl Gate {
         let mut body = RequestBody::of(session);
         let is_upgrade = is_upgrade(session, &body) && ctx.place()?.1.protocols.websocket;
         let mut is_http1 = is_upgrade || pool.is_http1();
-        if !body.is_read() && session.req_header().headers.contains_key(EXPECT) {
-            session.write_continue_response().await.map_err(|error| error.into_down())?;
+        if !body.is_read() && answer::expects(session) {
+            answer::in_time(session.write_continue_response()).await.map_err(|error| error.into_down())?;
         }
         loop {
             let (member, mut backend) = self.reach(ctx, &pool, is_http1).await?;
             let done = self.converse(session, ctx, (&pool, is_upgrade), &mut backend, &mut body).await;
-            let is_whole = matches!(done, Ok(Done::Whole));
+            let left = match &done {
+                Ok(Done::Whole) => Left::Whole,
+                Ok(Done::Answered | Done::Upgraded) => Left::Midway,
+                Err(error) => Left::after(error),
+            };
             let again = match done {
                 Ok(Done::Upgraded) => return Ok(End::Upgraded(backend)),
                 Ok(_) => None,
                 Err(error) => Some((backend.again(&error), error)),
             };
-            self.connections.give_back(&member, backend, is_whole, self.shared.clock.steady_us()).await;
+            self.connections.give_back(&member, backend, left, self.shared.clock.steady_us()).await;
             let Some((again, error)) = again else {
                 // What is left of a request would be the start of the next one.
                 if !body.is_read() {
@@ -142,23 +146,29 @@ impl Gate {
         let framing = framing(session, body);
         let shape = Shape { framing, is_upgrade, may_be_http2: matches!(backend, Backend::Http2(..)) };
         let request = self.upstream_request(session.req_header(), shape, ctx)?;
-        backend.set_patience(head_patience);
         let sent = backend.send_head(request, framing, (pool.is_tls(), head_patience)).await;
         let mut outbound = sent.map_err(|error| error.into_up())?;
         if matches!(framing, Framing::Length(1..=SMALL_BYTES)) {
-            self.send_what_is_here(session, ctx, body, &mut outbound).await?;
+            while self.send_what_is_here(session, ctx, body, &mut outbound).await? {}
         }
         let mut informational = 0;
         let mut is_answered = false;
         loop {
             let (is_sending, is_wanted) = (outbound.is_busy(), outbound.is_ready());
+            let client_is_awaited = is_wanted && !body.is_over();
+            backend.set_patience(match (is_answered, client_is_awaited) {
+                // A client's pause is no silence of its backend.
+                (false, true) => STREAM_SILENCE,
+                (false, false) => head_patience,
+                (true, _) => body_patience,
+            });
             let event = tokio::select! {
                 biased;
-                event = from_backend(backend, is_answered) => event?,
                 () = ended(ctx.tie.as_ref()), if ctx.tie.is_some() => Event::Ended,
                 // When it fails, the backend takes no more; it may have answered.
                 _ = outbound.drive(), if is_sending => Event::Sent,
-                piece = from_client(session, body, is_wanted) => Event::Request(piece?),
+                event = from_backend(backend, is_answered) => event?,
+                piece = from_client(session, body, is_wanted, body_patience) => Event::Request(piece?),
             };
             match event {
                 Event::Sent => {}
@@ -178,7 +188,6 @@ impl Gate {
                         Head::Upgraded => return Ok(Done::Upgraded),
                         Head::Whole => break,
                         Head::BodyFollows => {
-                            backend.set_patience(body_patience);
                             is_answered = true;
                         }
                     }
@@ -188,6 +197,8 @@ impl Gate {
                     if is_over(session, ctx, backend, rest).await? {
                         break;
                     }
+                    // A backend that always has more must not keep the request waiting.
+                    self.send_what_is_here(session, ctx, body, &mut outbound).await?;
                 }
                 Event::Ended => {
                     self.say_farewell(session).await?;
@@ -198,21 +209,21 @@ impl Gate {
         Ok(if outbound.is_sent() { Done::Whole } else { Done::Answered })
     }
 
-    /// Sends what has come of a small body: mostly it comes with its head, and need not wait
-    /// until an answer was looked for.
+    /// Sends a piece of the request if it is there already: of a small body, which mostly comes with
+    /// its head, before an answer is looked for. Whether there was one.
     async fn send_what_is_here(
         &self,
         session: &mut Session,
         ctx: &mut Ctx,
         body: &mut RequestBody,
         outbound: &mut Outbound,
-    ) -> pingora::Result<()> {
-        while outbound.is_ready() {
-            let piece = futures_util::poll!(pin!(body.next(session)));
-            let Poll::Ready(piece) = piece else { break };
-            self.send_piece(session, ctx, body, outbound, piece?).await?;
+    ) -> pingora::Result<bool> {
+        if !outbound.is_ready() || body.is_over() {
+            return Ok(false);
         }
-        Ok(())
+        let Poll::Ready(piece) = futures_util::poll!(pin!(body.next(session))) else { return Ok(false) };
+        self.send_piece(session, ctx, body, outbound, piece?).await?;
+        Ok(true)
     }
 
     /// Takes a piece of the request, and sends what the backend takes at once.
@@ -252,12 +263,23 @@ async fn from_backend(backend: &mut Backend, is_answered: bool) -> pingora::Resu
 }
 
 /// The next piece of the request, if it can be sent; otherwise waits until the client leaves. Can be
-/// dropped and asked again.
-async fn from_client(session: &mut Session, body: &mut RequestBody, is_wanted: bool) -> pingora::Result<Option<Bytes>> {
+/// dropped and asked again. A client that pauses for longer than `patience` is at fault.
+async fn from_client(
+    session: &mut Session,
+    body: &mut RequestBody,
+    is_wanted: bool,
+    patience: Duration,
+) -> pingora::Result<Option<Bytes>> {
     if is_wanted {
-        return body.next(session).await;
+        let mut next = pin!(body.next(session));
+        if let Poll::Ready(piece) = futures_util::poll!(next.as_mut()) {
+            return piece;
+        }
+        let late = || Error::explain(ErrorType::ReadTimedout, "the client sends no more of its body").into_down();
+        return tokio::time::timeout(patience, next).await.unwrap_or_else(|_| Err(late()));
     }
-    if !body.is_read() {
+    // A client's connection over HTTP/1.1 cannot be watched while there is more of its body on it.
+    if !body.is_read() && session.as_http1().is_some() {
         return std::future::pending().await;
     }
     match session.read_body_or_idle(true).await {

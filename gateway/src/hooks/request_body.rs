@@ -8,6 +8,8 @@ use pingora::protocols::http::ServerSession as Session;
 
 /// Most bytes of a body that are kept to be sent again.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
+/// Most pieces of it: a client may send a byte at a time, and a piece takes more than its bytes.
+const KEPT_PIECES_MAX: usize = 64;
 
 /// A client's body.
 pub(super) struct RequestBody {
@@ -74,9 +76,10 @@ impl RequestBody {
 
     fn keep(&mut self, piece: &Bytes) {
         self.kept_bytes += piece.len();
-        if self.kept_bytes > KEPT_BYTES_MAX {
+        let pieces = self.kept.as_ref().map_or(0, Vec::len);
+        if self.kept_bytes > KEPT_BYTES_MAX || pieces == KEPT_PIECES_MAX {
             self.kept = None;
-        } else if let Some(kept) = &mut self.kept {
+        } else if let Some(kept) = self.kept.as_mut().filter(|_| !piece.is_empty()) {
             kept.push(piece.clone());
         }
     }

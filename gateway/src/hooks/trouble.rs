@@ -3,8 +3,8 @@
 use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::Ctx;
 use super::request_body::RequestBody;
+use super::{Ctx, is_answered};
 use crate::deny::Denial;
 use crate::proxy::Gate;
 use crate::upstream::Member;
@@ -43,7 +43,7 @@ impl Gate {
         let is_again = allows
             && ctx.tries < most
             && *error.esource() == ErrorSource::Upstream
-            && session.response_written().is_none()
+            && !is_answered(session)
             && body.rewind();
         if is_again {
             ctx.tries += 1;

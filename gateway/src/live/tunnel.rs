@@ -63,11 +63,13 @@ where
                     let _ = timeout(LEAVE, up).await;
                 }
             }
-            is_clean = up.as_mut() => {
-                if is_clean {
+            left = up.as_mut() => match left {
+                // What the backend has said already is for its client to hear.
+                End::Client | End::Backend => {
                     let _ = timeout(AFTERMATH, down).await;
                 }
-            }
+                End::Broken => {}
+            },
         }
     };
     let mut work = std::pin::pin!(work);
@@ -93,27 +95,41 @@ where
     Passed { bytes_in: bytes_in.load(Relaxed), bytes_out: bytes_out.load(Relaxed) }
 }
 
-/// From the client to the backend. Whether the client ended it cleanly.
+/// Which side ended a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The client, cleanly.
+    Client,
+    /// The backend takes no more.
+    Backend,
+    /// The client's connection is broken.
+    Broken,
+}
+
+/// From the client to the backend, until one of them leaves.
 async fn upward<C: AsyncRead, B: AsyncWrite>(
     mut client: ReadHalf<C>,
     mut backend: WriteHalf<B>,
     ahead: Vec<u8>,
     passed: &AtomicUsize,
-) -> bool {
+) -> End {
     let mut buffer = ahead;
     loop {
         if !buffer.is_empty() {
             passed.fetch_add(buffer.len(), Relaxed);
             if backend.write_all(&buffer).await.is_err() || backend.flush().await.is_err() {
-                return false;
+                return End::Backend;
             }
         }
         buffer.clear();
         buffer.reserve(BUFFER_BYTES);
         match client.read_buf(&mut buffer).await {
             Ok(1..) => {}
-            Ok(0) => return backend.shutdown().await.is_ok(),
-            Err(_) => return false,
+            Ok(0) => {
+                let _ = backend.shutdown().await;
+                return End::Client;
+            }
+            Err(_) => return End::Broken,
         }
     }
 }

@@ -12,6 +12,25 @@ use super::kept::IDLE;
 use super::wire::Wire;
 use super::{Member, Pool};
 
+/// How an exchange leaves its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Both messages were whole: it can be used again.
+    Whole,
+    /// In the middle of one.
+    Midway,
+    /// Its backend takes no more requests on it (RFC 9113 section 6.8).
+    GoingAway,
+}
+
+impl Left {
+    /// After an exchange that failed.
+    pub fn after(error: &Error) -> Self {
+        let cause = error.root_cause().downcast_ref::<h2::Error>();
+        if cause.is_some_and(h2::Error::is_go_away) { Left::GoingAway } else { Left::Midway }
+    }
+}
+
 /// Makes connections; shared by all listeners and pools.
 pub struct Connections {
     http1: TransportConnector,
@@ -53,19 +72,23 @@ impl Connections {
         }
     }
 
-    /// Gives a connection back. It is used again if both messages on it were whole and its backend
-    /// keeps it too. A stream is over in any case; its connection is not.
-    pub async fn give_back(&self, member: &Member, backend: Backend, is_whole: bool, now_us: u64) {
+    /// Gives a connection back, if its backend keeps it too. A stream is over in any case; its
+    /// connection is not.
+    pub async fn give_back(&self, member: &Member, backend: Backend, left: Left, now_us: u64) {
         match backend {
-            Backend::Http1(session, wire) if is_whole => {
+            Backend::Http1(session, wire) if left == Left::Whole => {
                 if let Some((wire, most)) = Backend::release(session, wire).await {
                     member.kept.put(wire, most, now_us);
                 }
             }
             Backend::Http1(..) => {}
             Backend::Http2(mut stream, peer) => {
-                if !is_whole {
+                if left != Left::Whole {
                     stream.shutdown();
+                }
+                if left == Left::GoingAway {
+                    // What it has begun is ended there; nothing new is.
+                    stream.conn.mark_shutdown();
                 }
                 let idle: Option<Duration> = Some(IDLE);
                 self.http2.release_http_session(HttpSession::H2(*stream), &*peer, idle).await;

@@ -5,6 +5,7 @@ use pingora::http::RequestHeader;
 use tokio::time::timeout;
 
 use super::backend::Backend;
+use super::connections::Left;
 use super::outbound::Framing;
 use super::{Member, Pool};
 
@@ -18,11 +19,17 @@ pub(super) async fn is_healthy(pool: &Pool, member: &Member, path: Option<&str>)
     let Ok(Ok(backend)) = timeout(patience * 2, pool.connections.make(pool, member, pool.is_http1())).await else {
         return false;
     };
-    let Some(path) = path else { return true };
-    matches!(timeout(patience, ask(pool, backend, path)).await, Ok(Ok(true)))
+    let mut backend = backend;
+    let is_healthy = match path {
+        None => true,
+        Some(path) => matches!(timeout(patience, ask(pool, &mut backend, path)).await, Ok(Ok(true))),
+    };
+    // A stream is over, its connection is not. One of HTTP/1.1 is not kept.
+    pool.connections.give_back(member, backend, Left::Midway, 0).await;
+    is_healthy
 }
 
-async fn ask(pool: &Pool, mut backend: Backend, path: &str) -> pingora::Result<bool> {
+async fn ask(pool: &Pool, backend: &mut Backend, path: &str) -> pingora::Result<bool> {
     let patience = pool.upstream.connect_timeout;
     let mut request = RequestHeader::build("GET", path.as_bytes(), Some(2))?;
     request.insert_header(HOST, pool.upstream.host.as_deref().unwrap_or(&pool.host))?;
