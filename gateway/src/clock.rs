@@ -126,6 +126,10 @@ pub fn dated(value: serde_json::Value) -> serde_json::Value {
 }
 
 fn dated_entry(name: String, value: serde_json::Value) -> (String, serde_json::Value) {
+    // What others have said is shown as they said it.
+    if matches!(name.as_str(), "header" | "claims") {
+        return (name, value);
+    }
     let stem = match name.as_str() {
         name if DURATIONS.contains(&name) => None,
         "ms" => Some(""),
@@ -151,13 +155,13 @@ mod tests {
         let at = 1_790_000_000_000u64;
         let value = serde_json::json!({
             "created_ms": at, "revoked_ms": null, "changed_ms": 0, "within_ms": 7, "not_after_ms": at,
-            "last_use": { "ms": at, "route": "r" }, "items": [{ "seen_ms": 1_000 }],
+            "last_use": { "ms": at, "route": "r" }, "items": [{ "seen_ms": 1_000 }], "claims": { "ms": 0 },
         });
         let expected = serde_json::json!({
             "created_at": "2026-09-21T14:13:20.000Z", "revoked_at": null, "changed_at": null, "within_ms": 7,
             "expires_at": "2026-09-21T14:13:20.000Z",
             "last_use": { "at": "2026-09-21T14:13:20.000Z", "route": "r" },
-            "items": [{ "seen_at": "1970-01-01T00:00:01.000Z" }],
+            "items": [{ "seen_at": "1970-01-01T00:00:01.000Z" }], "claims": { "ms": 0 },
         });
         assert_eq!(dated(value), expected);
     }

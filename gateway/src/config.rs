@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use policy::span::Spanned;
+use policy::tree::Kind;
 use policy::{Problem, Problems, Source};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -181,9 +182,9 @@ impl Config {
         if !looks_like_settings(&text) {
             return Err(ConfigError::NotSettings { path: path.to_owned() });
         }
-        let source = Source { name: path.display().to_string(), text };
         let mut problems = Vec::new();
-        let config = parse(&source.text, &folder, &mut problems);
+        let config = parse(&text, &folder, &mut problems);
+        let source = Source { name: path.display().to_string(), text: without_urls(&text) };
         match config {
             Some(config) if problems.is_empty() => Ok(config),
             Some(_) | None => {
@@ -220,14 +221,22 @@ pub enum ConfigError {
     Wrong(Problems),
 }
 
-/// Whether a file has the one field that settings must have. What has not is not looked into further:
-/// problems are shown with excerpts, and any file can be named by mistake.
+/// Whether a file has the one field that settings must have, at its root. What has not is not looked
+/// into further: problems are shown with excerpts, and any file can be named by mistake.
 fn looks_like_settings(text: &str) -> bool {
-    let is_field = |line: &str| {
-        let field = line.trim_start_matches(['{', ' ', '\t', '"']).strip_prefix("policy");
-        field.is_some_and(|rest| rest.trim_start_matches('"').trim_start().starts_with(':'))
-    };
-    text.lines().any(is_field) || text.trim_start().starts_with('{') && text.contains("\"policy\"")
+    match policy::tree::parse(0, text) {
+        Ok(root) => match root.kind {
+            Kind::Map(entries) => entries.iter().any(|(name, ..)| name == "policy"),
+            Kind::Null | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) | Kind::Text(_) | Kind::List(_) => false,
+        },
+        // A slip in settings has to be shown.
+        Err(_) => text.lines().any(|line| line.starts_with("policy:")),
+    }
+}
+
+/// What is shown of settings: no line with a URL, which may hold a password.
+fn without_urls(text: &str) -> String {
+    text.lines().map(|line| if line.contains("://") { "\n".to_owned() } else { format!("{line}\n") }).collect()
 }
 
 fn parse(text: &str, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {

@@ -4,8 +4,9 @@
 //! a word to us, and takes a client that leaves for a fault. This one is the same library (h2) without
 //! a layer in between: every stream is judged, answered and recorded like any other request.
 
+mod active;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,7 +24,8 @@ use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::{Digest, Stream};
 use pingora::server::ShutdownWatch;
 use pingora::{Error, ErrorType};
-use tokio::sync::Notify;
+
+use self::active::Active;
 
 /// Most streams that a client may have at a time.
 pub const STREAMS_MAX: u32 = 100;
@@ -76,7 +78,7 @@ pub async fn serve<F>(
         };
         let Some(Ok((request, respond))) = accepted else { return };
         // What is reset makes room for more, and what it began ends a little later.
-        if active.count.load(Ordering::Acquire) >= STREAMS_UNDER_WAY_MAX {
+        if active.count() >= STREAMS_UNDER_WAY_MAX {
             connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
             continue;
         }
@@ -86,37 +88,6 @@ pub async fn serve<F>(
             stream.await;
             drop(guard);
         });
-    }
-}
-
-/// Streams under way on a connection.
-#[derive(Default)]
-struct Active {
-    count: AtomicUsize,
-    is_idle: Notify,
-}
-
-impl Active {
-    fn begin(self: &Arc<Self>) -> Guard {
-        self.count.fetch_add(1, Ordering::AcqRel);
-        Guard(self.clone())
-    }
-
-    async fn idle_for(&self, time: Duration) {
-        while self.count.load(Ordering::Acquire) > 0 {
-            self.is_idle.notified().await;
-        }
-        tokio::time::sleep(time).await;
-    }
-}
-
-struct Guard(Arc<Active>);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.is_idle.notify_one();
-        }
     }
 }
 

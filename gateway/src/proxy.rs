@@ -15,8 +15,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use policy::credential::Secret;
 use policy::limit::Payer;
-use policy::route::{Api, CredentialKind, RouteClass};
-use policy::{Circumstances, Grant, Identity, KeyClass, Route};
+use policy::route::{Api, CredentialKind, Refusal, RouteClass};
+use policy::{Circumstances, Grant, Identity, KeyClass, Route, Target};
 
 use self::addressed::addressed;
 pub use self::known::{Known, RefusedKey};
@@ -129,6 +129,7 @@ impl Gate {
         }
         let target = head.target().map_err(Denial::Target)?;
         known.keep_target(&target);
+        let destination = head.destination().map_err(Denial::Target)?;
         let api = match addressed(head, &target, snapshot, known)? {
             Ok(api) => api,
             Err(aside) => return Ok(aside),
@@ -149,7 +150,7 @@ impl Gate {
             return self.inspect(api, &circumstances, snapshot.version, known).await;
         }
         let identity = known.identity();
-        let grant = match api.authorize(&target, identity, &circumstances) {
+        let grant = match authorize(api, (&target, destination.as_ref()), identity, &circumstances) {
             Ok(grant) => grant,
             Err(refusal) => {
                 let route = api.find(&target).filter(|_| known.caller.is_some());
@@ -329,6 +330,20 @@ pub fn found_label(found: Found) -> &'static str {
         Found::Cached => "cached",
         Found::Stored => "stored",
         Found::Stale => "stale",
+    }
+}
+
+/// Both ends of a request, where it has two: a backend does at its destination what the method says.
+fn authorize<'p, 'i>(
+    api: &'p Api,
+    (target, destination): (&Target<'_>, Option<&Target<'_>>),
+    identity: Identity<'i>,
+    circumstances: &Circumstances<'_>,
+) -> Result<Grant<'p, 'i>, Refusal> {
+    let grant = api.authorize(target, identity, circumstances)?;
+    match destination {
+        Some(other) => api.authorize(other, identity, circumstances).map(|_| grant),
+        None => Ok(grant),
     }
 }
 

@@ -58,9 +58,8 @@ impl CertificateKeeper {
     /// Loads, proves and puts in force, or says why not.
     pub fn load(&self) -> Result<(), crate::tls::CertificateFault> {
         let now_s = i64::try_from(self.clock.now_ms() / 1_000).unwrap_or(i64::MAX);
-        let certificates = Certificates::load(&self.paths, now_s)?.in_force()?;
-        self.resolver.replace(certificates);
-        self.refresh_days();
+        let certificates = Certificates::load(&self.paths, now_s)?;
+        self.put(self.resolver.judge(certificates)?);
         Ok(())
     }
 
@@ -68,10 +67,16 @@ impl CertificateKeeper {
     /// and looked at again.
     pub fn start(&self) -> Result<(), crate::tls::CertificateFault> {
         let now_s = i64::try_from(self.clock.now_ms() / 1_000).unwrap_or(i64::MAX);
-        let certificates = Certificates::load(&self.paths, now_s)?;
+        self.put(Certificates::load(&self.paths, now_s)?);
+        Ok(())
+    }
+
+    fn put(&self, certificates: Certificates) {
         let fault = certificates.out_of_date().cloned();
         self.resolver.replace(certificates);
         self.refresh_days();
+        self.health.restore("certificates");
+        self.retry_at_ms.store(u64::MAX, Ordering::Relaxed);
         self.metrics.in_force.with_label_values(&["certificates"]).set(i64::from(fault.is_none()));
         if let Some(fault) = fault {
             let line = format!("a certificate in use is out of date: {fault}");
@@ -79,7 +84,6 @@ impl CertificateKeeper {
             self.health.degrade("certificates", line);
             self.retry_at_ms.store(self.clock.now_ms() + RETRY_MS, Ordering::Relaxed);
         }
-        Ok(())
     }
 
     /// Brings the days-to-expiry metric up to date.
@@ -100,9 +104,6 @@ impl CertificateKeeper {
             Ok(()) => {
                 log::info!(target: "tollgate::reload", "certificates were reloaded");
                 self.metrics.reloads.with_label_values(&["certificates", "ok"]).inc();
-                self.metrics.in_force.with_label_values(&["certificates"]).set(1);
-                self.health.restore("certificates");
-                self.retry_at_ms.store(u64::MAX, Ordering::Relaxed);
             }
             Err(error) => {
                 let line = format!("the certificates on disk were not accepted, those in force stay: {error}");

@@ -39,6 +39,8 @@ struct Noted<'a> {
     has_requested_method: bool,
     content_length: Option<u64>,
     cookies: usize,
+    /// The first two; one is the most.
+    destinations: [Option<&'a [u8]>; 2],
 }
 
 impl<'a> Noted<'a> {
@@ -53,6 +55,7 @@ impl<'a> Noted<'a> {
                 "sec-fetch-site" => noted.has_fetch_site = true,
                 "sec-fetch-dest" => noted.has_fetch_dest = true,
                 "cookie" => noted.cookies += 1,
+                "destination" => noted.destinations = [Some(value.as_bytes()), noted.destinations[0]],
                 "access-control-request-method" => noted.has_requested_method = true,
                 "content-length" => noted.content_length = value.to_str().ok().and_then(|text| text.parse().ok()),
                 _ => {}
@@ -127,6 +130,19 @@ impl<'a> Head<'a> {
     /// The target, canonical.
     pub fn target(&self) -> Result<Target<'a>, TargetFault> {
         Target::parse(self.method, self.target, self.host, self.authority, &self.bounds)
+    }
+
+    /// The other target of `COPY` and `MOVE` (RFC 4918 section 10.3). To other methods the field means
+    /// nothing.
+    pub fn destination(&self) -> Result<Option<Target<'a>>, TargetFault> {
+        if !matches!(self.method, "COPY" | "MOVE") {
+            return Ok(None);
+        }
+        match self.noted.destinations {
+            [None, _] => Ok(None),
+            [Some(raw), None] => Target::parse(self.method, raw, self.host, self.authority, &self.bounds).map(Some),
+            [Some(_), Some(_)] => Err(TargetFault::Form),
+        }
     }
 
     /// The credential that was presented, if any.

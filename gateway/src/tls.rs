@@ -34,8 +34,8 @@ pub struct Certificates {
     first: Option<Arc<CertifiedKey>>,
     /// First instant at which one of them is out of force, Unix seconds.
     pub not_after_s: Option<i64>,
-    /// The first one that is not in force now, and why.
-    out_of_date: Option<CertificateFault>,
+    /// Those that are not in force now, and why.
+    out_of_date: Vec<(CertificateDer<'static>, CertificateFault)>,
 }
 
 /// The crypto provider with 256-bit suites only (the page promises "256-bit TLS encryption") and
@@ -69,15 +69,23 @@ pub fn install_provider() {
 impl Certificates {
     /// These, if all of them are in force now.
     pub fn in_force(self) -> Result<Self, CertificateFault> {
-        match self.out_of_date {
-            Some(fault) => Err(fault),
+        self.unless_worse_than(&Certificates::default())
+    }
+
+    /// These, if all of them are in force now but for those that `others` have too: one that was not
+    /// renewed must not hold up the renewal of another.
+    fn unless_worse_than(self, others: &Certificates) -> Result<Self, CertificateFault> {
+        let certified = || others.exact.values().chain(others.wildcard.values());
+        let is_new = |leaf: &CertificateDer<'_>| !certified().any(|other| other.cert.first() == Some(leaf));
+        match self.out_of_date.iter().find(|(leaf, _)| is_new(leaf)) {
+            Some((_, fault)) => Err(fault.clone()),
             None => Ok(self),
         }
     }
 
     /// Why one of them is not in force now.
     pub fn out_of_date(&self) -> Option<&CertificateFault> {
-        self.out_of_date.as_ref()
+        self.out_of_date.first().map(|(_, fault)| fault)
     }
 
     /// Loads certificates and proves all but that they are in force. `now_s` is Unix seconds.
@@ -102,7 +110,8 @@ impl Certificates {
         let (from_s, until_s) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
         if now_s < from_s || now_s >= until_s {
             let what = if now_s < from_s { "is not in force yet" } else { "has expired" };
-            self.out_of_date.get_or_insert_with(|| at(&pair.certificate, format!("the certificate {what}")));
+            let fault = at(&pair.certificate, format!("the certificate {what}"));
+            self.out_of_date.push((leaf.clone(), fault));
         }
         let names = names(&parsed);
         if names.is_empty() {
@@ -163,6 +172,12 @@ impl Resolver {
     /// Puts certificates in force; connections that are open keep theirs.
     pub fn replace(&self, certificates: Certificates) {
         self.now.store(Arc::new(certificates));
+    }
+
+    /// Those, if they are no worse than what is in force: all within their time, but for those that
+    /// are in use already.
+    pub fn judge(&self, certificates: Certificates) -> Result<Certificates, CertificateFault> {
+        certificates.unless_worse_than(&self.now.load())
     }
 
     /// First instant at which a certificate in force expires, Unix seconds.
@@ -229,6 +244,21 @@ mod tests {
         for name in ["other.example", "a.api.two.example", "one.example"] {
             assert_eq!(found(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn one_that_was_not_renewed_holds_up_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, other) = (pair(folder.path(), "old", &["old.example"]), pair(folder.path(), "b", &["b.example"]));
+        let resolver = Resolver::default();
+        let much_later = 100_000_000_000;
+        let load = |pairs: &[&CertificatePaths]| {
+            Certificates::load(&pairs.iter().map(|p| (*p).clone()).collect::<Vec<_>>(), much_later).unwrap()
+        };
+        assert!(resolver.judge(load(&[&old])).is_err());
+        resolver.replace(load(&[&old]));
+        assert!(resolver.judge(load(&[&old])).is_ok());
+        assert!(resolver.judge(load(&[&old, &other])).is_err(), "one that is new must be in force");
     }
 
     #[test]

@@ -191,7 +191,15 @@ fn check_segment(segment: &str) -> Result<Forms, PathFault> {
     if segment.chars().any(|c| c.is_control() || is_look_alike(c)) {
         return Err(PathFault::Unicode);
     }
-    if is_nfc(segment) && is_nfkc(segment) {
+    // Some foldings leave out what is not seen (NFKC_Casefold, UTS 46).
+    let has_ignorable = segment.chars().any(is_ignorable);
+    if has_ignorable {
+        let seen: String = segment.chars().filter(|c| !is_ignorable(*c)).nfkc().collect();
+        if seen.is_empty() || is_dots(&seen) || has_escape(&seen) {
+            return Err(PathFault::Unicode);
+        }
+    }
+    if !has_ignorable && is_nfc(segment) && is_nfkc(segment) {
         return Ok(Forms::NONE);
     }
     let folded: String = segment.nfkc().collect();
@@ -204,7 +212,18 @@ fn check_segment(segment: &str) -> Result<Forms, PathFault> {
 
 /// Whether a segment is a dot segment, also to those who cut parameters off it.
 fn is_dots(segment: &str) -> bool {
-    matches!(segment.split(';').next(), Some("." | ".."))
+    matches!(segment.split([';', '?', '#']).next(), Some("." | ".."))
+}
+
+/// Whether a character is not seen: Unicode's property Default_Ignorable_Code_Point, and the
+/// separators of lines and paragraphs.
+fn is_ignorable(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Whether there is something that another decoding would decode.
@@ -265,6 +284,8 @@ mod tests {
             ("/why%3f", "/why%3F", Form::QuestionMark),
             ("/a%2eb", "/a.b", Form::EscapedDot),
             ("/e%cc%81", "/e%CC%81", Form::OtherUnicode),
+            ("/ad%c2%admin", "/ad%C2%ADmin", Form::OtherUnicode),
+            ("/%f0%9f%91%a9%e2%80%8d%f0%9f%9a%80", "/%F0%9F%91%A9%E2%80%8D%F0%9F%9A%80", Form::OtherUnicode),
             ("/%e2%84%aa", "/%E2%84%AA", Form::OtherUnicode),
             ("/%ef%bc%a1", "/%EF%BC%A1", Form::OtherUnicode),
         ] {
@@ -361,5 +382,14 @@ mod tests {
             at += if digits.is_some() { 3 } else { 1 };
         }
         decoded
+    }
+
+    #[test]
+    fn a_dot_segment_is_none_the_less_for_what_is_not_seen() {
+        for sent in
+            ["/v2/.%e2%80%8b./admin", "/%ef%bb%bf..", "/.%c2%ad", "/%e2%80%8b", "/%2%e2%81%a05", "/..%3fx", "/..%23x"]
+        {
+            assert!(parse(sent).is_err(), "{sent}");
+        }
     }
 }

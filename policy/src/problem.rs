@@ -115,7 +115,7 @@ impl Problems {
             .sources
             .get(problem.span.file as usize)
             .and_then(|s| s.text.lines().nth((line as usize).saturating_sub(1)));
-        if let Some(text) = text.filter(|_| line > 0) {
+        if let Some(text) = text.filter(|text| line > 0 && !text.is_empty()) {
             let gutter = line.to_string().len();
             let shown: String =
                 text.chars().take(EXCERPT_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -238,6 +238,27 @@ fn other_methods_are_forwarded_where_a_route_names_them_and_405_elsewhere() {
     assert_eq!((answer.status, answer.field("allow")), (405, Some(ALLOW)));
 }
 
+/// A backend does at the destination what the method says.
+#[test]
+fn the_other_end_of_a_move_must_be_permitted_too() {
+    let (world, key) = world_with(|policy| policy.replacen("methods: [GET]", "methods: [GET, MOVE]", 1));
+    for (destination, status) in [
+        (PACKS, 200),
+        ("/v2/packs", 200),
+        ("https://api.iconflow.dev/v2/billing/invoices", 405),
+        ("/nowhere", 404),
+        ("/v2/packs/%2e%2e/billing/invoices", 400),
+        ("https://elsewhere.example/v2/packs", 400),
+        ("nonsense", 400),
+    ] {
+        let answer = world.gateway().ask("MOVE", PACKS, Some(&key.secret), &[("destination", destination)]);
+        assert_eq!(answer.status, status, "{destination}");
+    }
+    let twice = [("destination", PACKS), ("destination", "/v2/billing/invoices")];
+    assert_eq!(world.gateway().ask("MOVE", PACKS, Some(&key.secret), &twice).status, 400);
+    assert_eq!(world.gateway().ask("MOVE", PACKS, Some(&key.secret), &[]).status, 200);
+}
+
 /// gRPC is all POST: every rolling deploy of its backends meets these.
 #[test]
 fn what_a_backend_over_http2_says_it_did_not_process_is_tried_again_whatever_the_method() {

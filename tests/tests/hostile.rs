@@ -153,7 +153,7 @@ fn a_path_that_two_programs_read_differently_is_refused() {
         ("/V2/packs", 404),
         ("/v2/packs.", 404),
         ("/", 404),
-        ("/v2/%e2%80%ae", 404),
+        ("/v2/%e2%80%ae", 400),
         ("/v2/packs%20", 404),
     ] {
         refused(&world, &key, &[(&format!("GET {path} HTTP/1.1\r\n{AUTH}\r\n"), status)]);

@@ -208,6 +208,11 @@ fn a_demo_that_cannot_run_changes_nothing() {
     let Ok(_held) = TcpListener::bind(("127.0.0.1", 9202)) else { panic!("port 9202 is needed by this test") };
     std::fs::create_dir(folder.path().join(".demo")).unwrap();
     std::fs::write(folder.path().join(".demo/tollgate.db"), "precious").unwrap();
+    let (code, _, err) = tollgate(folder.path(), &["demo"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("`tollgate.db` that is not of a demo") && err.contains("nothing was changed"), "{err}");
+    // One of the files of an earlier demo, which a demo may replace.
+    std::fs::write(folder.path().join(".demo/demo.lock"), "").unwrap();
     let (code, out, err) = tollgate(folder.path(), &["demo"]);
     assert_eq!((code, out.as_str()), (Some(1), ""), "nothing is printed: {err}");
     assert!(err.contains("port 9202") && err.contains("nothing was changed"), "{err}");

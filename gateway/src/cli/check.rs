@@ -1,9 +1,12 @@
 //! `tollgate check`: every problem of what a gateway would start with, or of some policy files, with
 //! line, excerpt and suggestion.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::{Failure, print};
 use crate::clock::{Clock as _, System};
@@ -24,7 +27,7 @@ impl Check {
         if self.files.is_empty() {
             return whole(settings, json);
         }
-        let policy = policy(&self.files, Failure::Refused).or_else(|failure| reported(failure, json))?;
+        let policy = policy(&self.files, Failure::Refused).or_else(|failure| reported(failure, &[], json))?;
         let counts = counts(&policy);
         if json {
             return print::json(&serde_json::json!({ "ok": true, "apis": counts }));
@@ -68,7 +71,7 @@ fn policy(files: &[PathBuf], unreadable: impl Fn(String) -> Failure) -> Result<p
 fn whole(settings: &Path, json: bool) -> Result<(), Failure> {
     let config = match Config::read(settings) {
         Ok(config) => config,
-        Err(error) => return reported(Failure::Config(error), json),
+        Err(error) => return reported(Failure::Config(error), &[], json),
     };
     let now_s = i64::try_from(System.now_ms() / 1_000).unwrap_or(i64::MAX);
     let certificates = Certificates::load(&config.certificates, now_s).and_then(Certificates::in_force);
@@ -76,7 +79,12 @@ fn whole(settings: &Path, json: bool) -> Result<(), Failure> {
     let authorities = [("upstream_ca", &config.upstream_ca), ("issuer_ca", &config.issuer_ca)];
     let unreadable = authorities.into_iter().filter_map(|(field, path)| {
         let path = path.as_ref()?;
-        std::fs::read(path).err().map(|error| format!("{field}: cannot read {}: {error}", path.display()))
+        let count = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        match count {
+            Ok(list) if list.is_empty() => Some(format!("{field}: there is no certificate in {}", path.display())),
+            Ok(_) => None,
+            Err(error) => Some(format!("{field}: cannot read {}: {error}", path.display())),
+        }
     });
     let faults: Vec<String> = certificates.err().into_iter().chain(unreadable).collect();
     match (policy(&config.policy, Failure::Unfit), faults.is_empty()) {
@@ -92,18 +100,13 @@ fn whole(settings: &Path, json: bool) -> Result<(), Failure> {
             ))?;
             counts.iter().try_for_each(|api| print::line(&api.to_string()))
         }
-        (Ok(_), false) => reported(Failure::Unfit(faults.join("\nerror: ")), json),
-        (Err(failure), _) => {
-            if !json {
-                faults.iter().try_for_each(|fault| print::line(&format!("error: {fault}")))?;
-            }
-            reported(failure, json)
-        }
+        (Ok(_), false) => reported(Failure::Unfit(faults.join("\nerror: ")), &[], json),
+        (Err(failure), _) => reported(failure, &faults, json),
     }
 }
 
-/// Passes a failure on; in JSON it is printed first.
-fn reported<T>(failure: Failure, json: bool) -> Result<T, Failure> {
+/// Passes a failure on, after what else was found; in JSON all of it is printed first.
+fn reported<T>(failure: Failure, others: &[String], json: bool) -> Result<T, Failure> {
     let problems: Option<&policy::Problems> = match &failure {
         Failure::Problems(problems) => Some(problems),
         Failure::Config(ConfigError::Wrong(problems)) => Some(problems),
@@ -115,11 +118,14 @@ fn reported<T>(failure: Failure, json: bool) -> Result<T, Failure> {
         | Failure::System(_) => None,
     };
     if json {
-        let list: Vec<_> = match problems {
+        let mut list: Vec<_> = match problems {
             Some(problems) => problems.list.iter().map(|problem| problem_json(problems, problem)).collect(),
             None => vec![serde_json::json!({ "message": failure.to_string() })],
         };
+        list.extend(others.iter().map(|message| serde_json::json!({ "message": message })));
         print::json(&serde_json::json!({ "ok": false, "problems": list }))?;
+    } else {
+        others.iter().try_for_each(|fault| writeln!(std::io::stderr(), "error: {fault}"))?;
     }
     Err(failure)
 }

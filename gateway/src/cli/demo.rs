@@ -74,18 +74,42 @@ impl Demo {
         let (apps, ca) = (made.apps.clone(), folder.join("ca.pem"));
         runtime.spawn(async move { demo_clients::server_side(server_side, apps, &ca).await });
         runtime.spawn(end_with_terminal());
-        runtime.spawn(say_when_up(instructions(&self.folder, &made)));
         // The gateway takes its ports itself.
         drop(gateway);
+        runtime.spawn(say_when_up(instructions(&self.folder, &made)));
         crate::server::run(Config::read(&settings)?, Start::default())?;
         runtime.shutdown_background();
         Ok(())
     }
 }
 
+/// Files that a demo makes.
+const OURS: [&str; 11] = [
+    "ca.pem",
+    "cert.pem",
+    "key.pem",
+    "pepper",
+    "tollgate.yaml",
+    "iconflow.yaml",
+    "icodrip.yaml",
+    "tollgate.db",
+    "tollgate.db-wal",
+    "tollgate.db-shm",
+    "last-good-policy.json",
+];
+
 /// Keeps a second demo out of a folder while the first one runs.
 fn lock(folder: &Path) -> Result<std::fs::File, Failure> {
-    let file = std::fs::File::create(folder.join("lock"))?;
+    let lock = folder.join("demo.lock");
+    // It also says whose the other files are.
+    let others = || OURS.iter().find(|name| folder.join(name).exists());
+    if let (false, Some(name)) = (lock.exists(), others()) {
+        return Err(Failure::Refused(format!(
+            "{} has a file `{name}` that is not of a demo; name another folder with --folder; nothing was changed",
+            folder.display()
+        )));
+    }
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(lock)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(Failure::Refused(format!(
@@ -120,20 +144,7 @@ fn taken(what: &str, port: u16, error: &std::io::Error) -> Failure {
 
 /// Makes the folder. An earlier demo's files are replaced; anything else is left alone.
 fn prepare(folder: &Path) -> Result<(), Failure> {
-    let ours = [
-        "ca.pem",
-        "cert.pem",
-        "key.pem",
-        "pepper",
-        "tollgate.yaml",
-        "iconflow.yaml",
-        "icodrip.yaml",
-        "tollgate.db",
-        "tollgate.db-wal",
-        "tollgate.db-shm",
-        "last-good-policy.json",
-    ];
-    for name in ours {
+    for name in OURS {
         match std::fs::remove_file(folder.join(name)) {
             Ok(()) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 pub(super) use self::issue::{Create, Import, Rotate};
 use super::{Desk, Failure, print};
 use crate::clock::{Clock as _, System, rfc3339};
-use crate::store::{Cleared, Exposure, KeyChange, KeyRecord, Position};
+use crate::store::{Cleared, Exposure, KeyChange, KeyRecord, Position, StoreError};
 
 /// API keys.
 #[derive(Debug, Subcommand)]
@@ -87,7 +87,11 @@ impl Wait {
         }
         let started = Instant::now();
         loop {
-            let gateways = desk.store.gateways(System.now_ms()).await?;
+            let gateways = desk.store.gateways(System.now_ms()).await.map_err(|error| {
+                StoreError::Unavailable(format!(
+                    "the change is stored, but who has acknowledged it cannot be read: {error}"
+                ))
+            })?;
             let acknowledged = gateways.iter().filter(|g| desk.store.is_at(&g.position, position)).count();
             let within_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             if acknowledged > 0 && acknowledged == gateways.len() {

@@ -155,12 +155,11 @@ impl Gate {
         let mut is_answered = false;
         loop {
             let (is_sending, is_wanted) = (outbound.is_busy(), outbound.is_ready());
-            let client_is_awaited = is_wanted && !body.is_over();
-            backend.set_patience(match (is_answered, client_is_awaited) {
+            backend.set_patience(match is_answered {
+                true => body_patience,
                 // A client's pause is no silence of its backend.
-                (false, true) => STREAM_SILENCE,
-                (false, false) => head_patience,
-                (true, _) => body_patience,
+                false if is_wanted && !body.is_over() => STREAM_SILENCE,
+                false => head_patience,
             });
             let event = tokio::select! {
                 biased;
@@ -176,10 +175,7 @@ impl Gate {
                     self.send_piece(session, ctx, body, &mut outbound, piece).await?;
                 }
                 Event::Head => {
-                    informational += usize::from(backend.is_informational());
-                    if informational > INFORMATIONAL_MAX {
-                        return Err(nonsense("too many informational answers"));
-                    }
+                    count_informational(backend, &mut informational)?;
                     if !body.is_read() {
                         session.set_keepalive(None);
                     }
@@ -247,6 +243,12 @@ impl Gate {
         let _ = futures_util::poll!(pin!(outbound.drive()));
         Ok(())
     }
+}
+
+/// Counts the informational answers before the final one.
+fn count_informational(backend: &Backend, count: &mut usize) -> pingora::Result<()> {
+    *count += usize::from(backend.is_informational());
+    if *count > INFORMATIONAL_MAX { Err(nonsense("too many informational answers")) } else { Ok(()) }
 }
 
 /// A fault of the backend: what it sent is no answer.

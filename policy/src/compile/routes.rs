@@ -8,7 +8,7 @@ use super::api::{parse, parse_or};
 use crate::file::{self, AccessFile, ApiFile, PathFormFile, ProtocolFile, RouteFile};
 use crate::identity::{Scope, Scopes};
 use crate::limit::{CHARGES_MAX, Limit, Per};
-use crate::path::Forms;
+use crate::path::{Form, Forms};
 use crate::problem::{Problem, nearest, slip};
 use crate::route::{Access, Mode, Protocols, Route, RouteClass};
 use crate::router::{Pattern, Router};
@@ -78,6 +78,13 @@ fn insert(file: &RouteFile, index: u32, router: &mut Router, api: &ApiFile, prob
     }
     for text in &file.paths {
         let Some(pattern) = parse(text, problems, Pattern::parse) else { continue };
+        if pattern.forms.beyond(Forms::NONE).any(|form| form == Form::OtherUnicode) {
+            problems.push(
+                Problem::at(text.span, format!("`{}` is not in the normal form NFC and NFKC", text.escape_debug()))
+                    .help("write it so: what a backend folds to the same text would be another route"),
+            );
+            continue;
+        }
         for form in pattern.forms.beyond(forms(file)) {
             let name = PathFormFile::of(form).as_str();
             problems.push(

@@ -28,6 +28,10 @@ pub(super) const ADD: &str = "local out = {} for i = 1, #ARGV, 3 do \
         if ow == w then u = u + ou elseif ow > w then w, u = ow, ou end end \
     redis.call('HSET', KEYS[1], ARGV[i], string.format('%d:%d', w, u)) \
     out[#out + 1] = {w, u} end return out";
+/// Notes an exposure, unless a later one is known. One key.
+pub(super) const EXPOSED: &str = "local old = redis.call('HGET', KEYS[1], 'exposed') \
+    if old and tonumber(string.match(old, '%d+')) > tonumber(ARGV[1]) then return 0 end \
+    redis.call('HSET', KEYS[1], 'exposed', ARGV[2]) return 1";
 /// Drops counters that are still as they were read. One key.
 pub(super) const DROP: &str = "for i = 1, #ARGV, 2 do if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end end return 0";
 /// Counters in one call.

@@ -6,7 +6,7 @@ use redis::cmd;
 
 use super::super::{Document, Documents as _, KeyRecord, Kind, Sighting, StoreError, Usage, json, text};
 use super::RedisStore;
-use super::names::usage_by_id;
+use super::names::{EXPOSED, usage_by_id};
 
 impl RedisStore {
     pub(super) async fn with_usage(&self, mut key: KeyRecord) -> Result<KeyRecord, StoreError> {
@@ -30,8 +30,8 @@ impl RedisStore {
                 self.put_document(&document).await
             }
             Sighting::Exposed(ms, how) => {
-                let mut set = cmd("HSET");
-                set.arg(usage_by_id(&seen.key)).arg("exposed").arg(text(&(ms, how))?);
+                let mut set = cmd("EVAL");
+                set.arg(EXPOSED).arg(1).arg(usage_by_id(&seen.key)).arg(*ms).arg(text(&(ms, how))?);
                 self.ask::<i64>(&set).await.map(|_| ())
             }
         }

@@ -105,7 +105,8 @@ pub(super) fn find_organization(connection: &Connection, id: &str) -> Result<Opt
 pub(super) fn note_usage(transaction: &Transaction<'_>, seen: &Usage) -> Result<(), StoreError> {
     const USED: &str =
         "UPDATE keys SET last_use = ?2 WHERE id = ?1 AND coalesce(json_extract(last_use, '$.ms'), 0) <= ?3";
-    const EXPOSED: &str = "UPDATE keys SET exposed = ?2 WHERE id = ?1";
+    const EXPOSED: &str =
+        "UPDATE keys SET exposed = ?2 WHERE id = ?1 AND coalesce(json_extract(exposed, '$[0]'), 0) <= ?3";
     let written = match &seen.sighting {
         Sighting::GrantUsed(at_ms, drop_ms) => return note_grant_use(transaction, &seen.key, *at_ms, *drop_ms),
         Sighting::Used(last) => {
@@ -113,7 +114,7 @@ pub(super) fn note_usage(transaction: &Transaction<'_>, seen: &Usage) -> Result<
             transaction.prepare_cached(USED).and_then(|mut s| s.execute(row))
         }
         Sighting::Exposed(ms, how) => {
-            let row = params![seen.key, text(&(ms, how))?];
+            let row = params![seen.key, text(&(ms, how))?, ms];
             transaction.prepare_cached(EXPOSED).and_then(|mut s| s.execute(row))
         }
     };
