@@ -3,7 +3,7 @@
 mod links;
 
 use std::fmt::Write as _;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -304,8 +304,7 @@ pub async fn preflight(session: &mut Session, cors: Option<&Cors>, dressing: &Dr
 }
 
 /// Writes to a client, which has [`WRITE_TIMEOUT`] to take it.
-pub async fn in_time<T>(write: impl Future<Output = pingora::Result<T>>) -> pingora::Result<T> {
-    let mut write = pin!(write);
+pub async fn in_time<T>(mut write: Pin<&mut impl Future<Output = pingora::Result<T>>>) -> pingora::Result<T> {
     // Mostly it is taken at once, and no timer is due.
     if let Poll::Ready(written) = futures_util::poll!(write.as_mut()) {
         return written;
@@ -340,13 +339,13 @@ async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) -> p
     if body.is_empty() || session.req_header().method == http::Method::HEAD {
         // Over HTTP/2 the head itself ends the stream.
         let head = vec![HttpTask::Header(Box::new(response), true)];
-        in_time(session.response_duplex_vec(head)).await.map_err(|error| error.into_down())?;
+        in_time(pin!(session.response_duplex_vec(head))).await.map_err(|error| error.into_down())?;
     } else {
         let write = async {
             session.write_response_header(Box::new(response)).await?;
             session.write_response_body(body, true).await
         };
-        in_time(write).await.map_err(|error| error.into_down())?;
+        in_time(pin!(write)).await.map_err(|error| error.into_down())?;
     }
     if has_body && !expects {
         drain(session).await;

@@ -1,6 +1,7 @@
 //! A client's connection, request by request: each head is read, judged and answered or forwarded,
 //! and leaves one record.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -169,7 +170,7 @@ impl Front {
 /// Ends a session. What a client has sent ahead is read again as the start of its next request.
 async fn keep(session: ServerSession) -> Option<ReusedHttpStream> {
     let settings = HttpPersistentSettings::for_session(&session);
-    let finished = answer::in_time(session.finish()).await;
+    let finished = answer::in_time(pin!(session.finish())).await;
     let (stream, ahead) = finished.ok().flatten().map(ReusableHttpStream::into_parts)?;
     let stream = match ahead {
         None => stream,

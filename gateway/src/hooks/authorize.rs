@@ -1,5 +1,6 @@
 //! A request for the authorization server: its body is read whole, within bounds, and answered.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -35,7 +36,7 @@ impl Gate {
     /// Answers a request at the host of an API's authorization server.
     pub(super) async fn authorize(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<()> {
         if answer::expects(session) {
-            answer::in_time(session.write_continue_response()).await?;
+            answer::in_time(pin!(session.write_continue_response())).await?;
         }
         let body = match read_body(session).await {
             Ok(body) => body,

@@ -1,5 +1,6 @@
 //! The end of an exchange whose credential has ended: a last word in the protocol's own terms.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ pub(super) async fn ended(tie: Option<&Tied>) {
 /// Writes to a client, which is not waited for much longer than its credential lives.
 pub(super) async fn before_the_end<T>(
     tie: Option<&Tied>,
-    write: impl Future<Output = pingora::Result<T>>,
+    write: Pin<&mut impl Future<Output = pingora::Result<T>>>,
 ) -> pingora::Result<T> {
     let Some(tie) = tie else { return answer::in_time(write).await };
     tokio::select! {

@@ -1,5 +1,7 @@
 //! An answer on its way from a backend to the client: head, pieces, end.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode, Version};
@@ -65,7 +67,7 @@ impl Gate {
                     &ctx.own_hosts(session.req_header())?,
                     &self.dressing(ctx),
                 )?;
-                answer::in_time(session.write_response_header(Box::new(ours)))
+                answer::in_time(pin!(session.write_response_header(Box::new(ours))))
                     .await
                     .map_err(|error| error.into_down())?;
             }
@@ -99,7 +101,7 @@ impl Gate {
                 false => session.write_response_header(ours).await,
             }
         };
-        before_the_end(ctx.tie.as_ref(), write).await.map_err(|error| error.into_down())?;
+        before_the_end(ctx.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
         Ok(match (is_tunnel, is_over) {
             (true, _) => Head::Upgraded,
             (false, true) => Head::Whole,
@@ -120,7 +122,7 @@ impl Gate {
             Session::H1(_) if piece.as_bytes().is_empty() => Ok(Rest::Written),
             Session::H1(client) => {
                 let write = client.write_body(piece.as_bytes());
-                before_the_end(ctx.tie.as_ref(), write).await.map_err(|error| error.into_down())?;
+                before_the_end(ctx.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
                 Ok(Rest::Written)
             }
             Session::H2(_) | Session::Subrequest(_) | Session::Custom(_) => Ok(Rest::Unwritten(piece.into_bytes())),
@@ -151,6 +153,6 @@ pub(super) async fn is_over(
             (_, Rest::Written | Rest::End) => Ok(()),
         }
     };
-    before_the_end(ctx.tie.as_ref(), write).await.map_err(|error| error.into_down())?;
+    before_the_end(ctx.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
     Ok(is_done)
 }

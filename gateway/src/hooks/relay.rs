@@ -81,7 +81,7 @@ impl Gate {
         let is_upgrade = is_upgrade(session, &body) && ctx.place()?.1.protocols.websocket;
         let mut is_http1 = is_upgrade || pool.is_http1();
         if !body.is_read() && answer::expects(session) {
-            answer::in_time(session.write_continue_response()).await.map_err(|error| error.into_down())?;
+            answer::in_time(pin!(session.write_continue_response())).await.map_err(|error| error.into_down())?;
         }
         loop {
             let (member, mut backend) = self.reach(ctx, &pool, is_http1).await?;
