@@ -101,7 +101,11 @@ impl<'a> CanonicalPath<'a> {
             return Err(PathFault::DotSegment);
         }
         if needs_more {
-            return unescape(raw);
+            // What is forwarded may be longer than what came, and the bound is its too.
+            return unescape(raw).and_then(|path| match path.text.len() > bounds.path_bytes {
+                true => Err(PathFault::TooLong),
+                false => Ok(path),
+            });
         }
         let text = std::str::from_utf8(raw).map_err(|_| PathFault::RawByte)?;
         Ok(CanonicalPath { text: Cow::Borrowed(text), decoded: None, forms: Forms::NONE })
@@ -382,6 +386,13 @@ mod tests {
             at += if digits.is_some() { 3 } else { 1 };
         }
         decoded
+    }
+
+    #[test]
+    fn a_path_that_is_forwarded_is_no_longer_than_the_bound() {
+        let bounds = Bounds { path_bytes: 10, ..Bounds::DEFAULT };
+        assert!(CanonicalPath::parse(b"/[]/abc", &bounds).is_err_and(|fault| fault == PathFault::TooLong));
+        assert!(CanonicalPath::parse(b"/[]/ab", &bounds).is_ok());
     }
 
     #[test]
