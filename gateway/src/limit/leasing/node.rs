@@ -18,7 +18,7 @@ use super::clock::RedisClock;
 use super::message::{Call, Message, Reply, SCRIPT};
 use super::trouble::{Trouble, is_about_the_bucket};
 use crate::clock::{Clock, micros};
-use crate::store::way::{Way, describe};
+use crate::store::way::{Way, describe, info, info_field};
 
 /// Time between two pings of a server that was not otherwise heard of.
 const PING_EVERY: Duration = Duration::from_millis(100);
@@ -30,8 +30,6 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 const LEARN_MIN: Duration = Duration::from_secs(1);
 /// Time between two complaints about buckets that cannot be used.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-/// Why a replica is not used.
-const NO_MASTER: &str = "it is not a master";
 /// What the user of the store URL must be allowed, as `ACL SETUSER` takes it.
 const PERMISSIONS: &str =
     "~tollgate:* &tollgate:* +@read +@write +@stream +@pubsub +@scripting +@connection +info +time +cluster|slots";
@@ -297,11 +295,7 @@ impl Node {
             })?,
             Err(_) => return Err(format!("no connection within {} ms", limit.as_millis())),
         };
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        if field("role") != Some("master") {
-            return Err(NO_MASTER.to_owned());
-        }
-        let epoch = [field("run_id"), field("master_replid")].map(Option::unwrap_or_default).join(" ");
+        let epoch = epoch_of(&text).ok_or("it is not a master")?;
         let arrived_us = self.common.clock.steady_us();
         let heard_us = AtomicU64::new(arrived_us);
         let serial = self.serial.load(Ordering::Relaxed) + 1;
@@ -312,11 +306,12 @@ impl Node {
     async fn look(&self, up: &Arc<Up>, epoch: &str) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let leads_elsewhere = match self.connect().await {
-                Ok((_, met)) => met != epoch,
-                Err(why) => why == NO_MASTER,
-            };
-            if leads_elsewhere {
+            let plain = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+            let ask = async { info(&mut self.way.connect(&plain).await?).await };
+            let limit = connect_limit(&self.way, self.common.connect_timeout);
+            // Who cannot be asked now says nothing of the one that is connected.
+            let Ok(Ok(text)) = tokio::time::timeout(limit, ask).await else { continue };
+            if epoch_of(&text).as_deref() != Some(epoch) {
                 return self.fail(up, "its name leads to another server, or it is no master any more");
             }
         }
@@ -364,6 +359,13 @@ impl Node {
             }
         }
     }
+}
+
+/// What a master is told from others by, and from itself after a restart; none of a replica.
+fn epoch_of(text: &str) -> Option<String> {
+    let field = |name| info_field(text, name);
+    let epoch = || [field("run_id"), field("master_replid")].map(Option::unwrap_or_default).join(" ");
+    (field("role") == Some("master")).then(epoch)
 }
 
 /// Longest time for one attempt to connect. Sentinels may have to be asked in turn.

@@ -15,8 +15,8 @@ use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, V
 use tokio::sync::Mutex;
 
 use super::super::StoreError;
-use super::master::{Master, role_and_id};
-use super::way::{RedisSettings, Way, code, describe, way};
+use super::master::Master;
+use super::way::{RedisSettings, Way, code, describe, info, info_field, way};
 
 /// After a failure, calls fail at once for this long.
 const BREAKER: Duration = Duration::from_millis(100);
@@ -172,14 +172,7 @@ impl Link {
                 one @ (Way::Alone(_) | Way::Sentinel(_)) => {
                     let mut connection = one.connect(&config).await?;
                     // A user that may not ask this is not stopped by it.
-                    let info: Result<String, RedisError> = async {
-                        let mut both = redis::pipe();
-                        both.cmd("INFO").arg("server").cmd("INFO").arg("replication");
-                        let (server, replication): (String, String) = both.query_async(&mut connection).await?;
-                        Ok(server + &replication)
-                    }
-                    .await;
-                    match info {
+                    match info(&mut connection).await {
                         Ok(info) => Ok((Connection::Alone(connection), Some(info))),
                         Err(error) if matches!(error.code(), Some("NOPERM")) => {
                             Ok((Connection::Alone(connection), None))
@@ -199,7 +192,7 @@ impl Link {
             Ok(Err(error)) => return Err(StoreError::Unavailable(describe(&error))),
             Err(_) => return Err(StoreError::Unavailable(format!("no connection within {} ms", limit.as_millis()))),
         };
-        let turn = match info.as_deref().map(role_and_id) {
+        let turn = match info.as_deref().map(|info| (info_field(info, "role"), info_field(info, "run_id"))) {
             Some((Some("master") | None, id)) => self.master.met(id),
             Some((Some(_), _)) => {
                 return Err(StoreError::Unavailable("it is a replica, not a master".to_owned()));

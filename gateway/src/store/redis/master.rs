@@ -59,12 +59,6 @@ impl Master {
     }
 }
 
-/// Role and run id of a server, from what `INFO` says of it.
-pub(super) fn role_and_id(info: &str) -> (Option<&str>, Option<&str>) {
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim));
-    (field("role"), field("run_id"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,12 +72,5 @@ mod tests {
         assert!(second != first && master.replaced() == 1);
         master.turn();
         assert!(master.now() != second && master.replaced() == 1);
-    }
-
-    #[test]
-    fn role_and_id_are_found_in_the_text_of_info() {
-        let info = "# Server\r\nredis_version:7.0\r\nrun_id:abc\r\n# Replication\r\nrole:slave\r\n";
-        assert_eq!(role_and_id(info), (Some("slave"), Some("abc")));
-        assert_eq!(role_and_id(""), (None, None));
     }
 }

@@ -91,6 +91,19 @@ pub(crate) fn describe(error: &RedisError) -> String {
     }
 }
 
+/// What a server says of itself and of its role: the sections `server` and `replication` of `INFO`, in
+/// one go.
+pub(crate) async fn info(connection: &mut MultiplexedConnection) -> RedisResult<String> {
+    let (server, replication): (String, String) =
+        redis::pipe().cmd("INFO").arg("server").cmd("INFO").arg("replication").query_async(connection).await?;
+    Ok(server + &replication)
+}
+
+/// A field of what `INFO` says.
+pub(crate) fn info_field<'i>(info: &'i str, name: &str) -> Option<&'i str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
 /// The code of an error. Redis before 7 wraps what a command inside a script met into an error of
 /// the script; then it is the code inside.
 pub(crate) fn code(error: &RedisError) -> Option<&str> {
@@ -181,10 +194,10 @@ impl SentinelOptions {
                 "db" => options.db = Some(value.parse().map_err(|_| not("a number"))?),
                 // What stands there may be the end of a password with an `&` in it: it is not shown.
                 _ => {
-                    return Err(bad_url(format!(
-                        "{} is no option; there are sentinel_user, sentinel_password, sentinel_tls and db",
-                        "what follows the master's name after `?` or `&`"
-                    )));
+                    return Err(bad_url(
+                        "what follows the master's name after `?` or `&` is no option; there are sentinel_user, \
+                         sentinel_password, sentinel_tls and db",
+                    ));
                 }
             }
         }
@@ -254,6 +267,13 @@ fn sentinel(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn role_and_id_are_found_in_the_text_of_info() {
+        let info = "# Server\r\nredis_version:7.0\r\nrun_id:abc\r\n# Replication\r\nrole:slave\r\n";
+        assert_eq!((info_field(info, "role"), info_field(info, "run_id")), (Some("slave"), Some("abc")));
+        assert_eq!((info_field("", "role"), info_field("", "run_id")), (None, None));
+    }
 
     #[test]
     fn secrets_of_a_sentinel_url_are_percent_encoded_as_everywhere() {
