@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use policy::span::Spanned;
-use policy::tree::Kind;
+use policy::tree::{Kind, Node};
 use policy::{Problem, Problems, Source};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -179,11 +179,12 @@ impl Config {
             .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause: cause.to_string() })?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
-        if !looks_like_settings(&text) {
+        let root = policy::tree::parse(0, &text);
+        if !looks_like_settings(&root, &text) {
             return Err(ConfigError::NotSettings { path: path.to_owned() });
         }
         let mut problems = Vec::new();
-        let config = parse(&text, &folder, &mut problems);
+        let config = parse(root, &folder, &mut problems);
         let source = Source { name: path.display().to_string(), text: without_urls(&text) };
         match config {
             Some(config) if problems.is_empty() => Ok(config),
@@ -223,9 +224,9 @@ pub enum ConfigError {
 
 /// Whether a file has the one field that settings must have, at its root. What has not is not looked
 /// into further: problems are shown with excerpts, and any file can be named by mistake.
-fn looks_like_settings(text: &str) -> bool {
-    match policy::tree::parse(0, text) {
-        Ok(root) => match root.kind {
+fn looks_like_settings(root: &Result<Node, Problem>, text: &str) -> bool {
+    match root {
+        Ok(root) => match &root.kind {
             Kind::Map(entries) => entries.iter().any(|(name, ..)| name == "policy"),
             Kind::Null | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) | Kind::Text(_) | Kind::List(_) => false,
         },
@@ -239,8 +240,8 @@ fn without_urls(text: &str) -> String {
     text.lines().map(|line| if line.contains("://") { "\n".to_owned() } else { format!("{line}\n") }).collect()
 }
 
-fn parse(text: &str, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {
-    let root = policy::tree::parse(0, text).map_err(|p| problems.push(p)).ok()?;
+fn parse(root: Result<Node, Problem>, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {
+    let root = root.map_err(|p| problems.push(p)).ok()?;
     let span = root.span;
     let root = policy::shape::check(root, &schema(), problems)?;
     let file = ConfigFile::deserialize(&root);

@@ -29,6 +29,13 @@ pub struct Question<'a> {
     pub bounds: Bounds,
 }
 
+impl<'a> Question<'a> {
+    /// The target, canonical.
+    pub fn target(&self) -> Result<Target<'a>, TargetFault> {
+        Target::parse(self.method, self.target.as_bytes(), Some(self.host.as_bytes()), None, &self.bounds)
+    }
+}
+
 /// One step of the decision.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Step {
@@ -67,14 +74,7 @@ impl Explanation {
 /// Explains what would happen, without spending anything.
 pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
     let mut told = Explanation { steps: Vec::new(), status: 200, code: None };
-    let parsed = Target::parse(
-        question.method,
-        question.target.as_bytes(),
-        Some(question.host.as_bytes()),
-        None,
-        &question.bounds,
-    );
-    let target = match parsed {
+    let target = match question.target() {
         Ok(target) => target,
         Err(fault @ (TargetFault::TooLong | TargetFault::Path(PathFault::TooLong))) => {
             return told.refuse("target", fault.detail(), 414, "too_large");

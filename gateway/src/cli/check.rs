@@ -28,11 +28,7 @@ impl Check {
             return whole(settings, json);
         }
         let policy = policy(&self.files, Failure::Refused).or_else(|failure| reported(failure, &[], json))?;
-        let counts = counts(&policy);
-        if json {
-            return print::json(&serde_json::json!({ "ok": true, "apis": counts }));
-        }
-        counts.iter().try_for_each(|api| print::line(&api.to_string()))
+        fits(&policy, json)
     }
 }
 
@@ -87,22 +83,25 @@ fn whole(settings: &Path, json: bool) -> Result<(), Failure> {
         }
     });
     let faults: Vec<String> = certificates.err().into_iter().chain(unreadable).collect();
-    match (policy(&config.policy, Failure::Unfit), faults.is_empty()) {
-        (Ok(policy), true) => {
-            let counts = counts(&policy);
-            if json {
-                return print::json(&serde_json::json!({ "ok": true, "apis": counts }));
-            }
-            print::line(&format!(
-                "ok: {}: settings, {} certificates, pepper, store",
-                settings.display(),
-                config.certificates.len()
-            ))?;
-            counts.iter().try_for_each(|api| print::line(&api.to_string()))
-        }
-        (Ok(_), false) => reported(Failure::Unfit(faults.join("\nerror: ")), &[], json),
-        (Err(failure), _) => reported(failure, &faults, json),
+    let policy = match (policy(&config.policy, Failure::Unfit), faults.split_last()) {
+        (Ok(policy), None) => policy,
+        (Ok(_), Some((last, others))) => return reported(Failure::Unfit(last.clone()), others, json),
+        (Err(failure), _) => return reported(failure, &faults, json),
+    };
+    if !json {
+        let (settings, certificates) = (settings.display(), config.certificates.len());
+        print::line(&format!("ok: {settings}: settings, {certificates} certificates, pepper, store"))?;
     }
+    fits(&policy, json)
+}
+
+/// Says what there is of each API.
+fn fits(policy: &policy::Policy, json: bool) -> Result<(), Failure> {
+    let counts = counts(policy);
+    if json {
+        return print::json(&serde_json::json!({ "ok": true, "apis": counts }));
+    }
+    counts.iter().try_for_each(|api| print::line(&api.to_string()))
 }
 
 /// Passes a failure on, after what else was found; in JSON all of it is printed first.

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use clap::Args;
 use policy::Circumstances;
+use policy::Identity;
 use policy::credential::Secret;
 use policy::explain::{Explanation, Question, explain};
-use policy::{Identity, Target};
 
 use super::{Desk, Failure, print};
 use crate::clock::{Clock as _, System, rfc3339};
@@ -99,13 +99,7 @@ impl Explain {
         question: &Question<'_>,
         told: &mut Explanation,
     ) -> Result<(), Failure> {
-        let parsed = Target::parse(
-            question.method,
-            question.target.as_bytes(),
-            Some(question.host.as_bytes()),
-            None,
-            &question.bounds,
-        );
+        let parsed = question.target();
         let api = parsed.as_ref().ok().and_then(|target| policy.api_at(&target.host));
         let (Ok(target), Some(api)) = (&parsed, api) else { return Ok(()) };
         let Ok(grant) = api.authorize(target, question.caller, &question.circumstances) else { return Ok(()) };

@@ -145,7 +145,7 @@ impl Management {
         });
         let app = changed.await?.record;
         self.authorization.identities.forget(&[Change::App(app.id.clone())]).await?;
-        Ok(Json(dated(view(&app, None))))
+        Ok(Json(view(&app, None)))
     }
 }
 
@@ -164,7 +164,7 @@ async fn check_key(State(management): State<Management>, request: Request, next:
     answer
 }
 
-/// An application as JSON, without the hashes of its secrets.
+/// An application as JSON, without the hashes of its secrets, its instants in one format.
 pub(crate) fn view(app: &AppRecord, secret: Option<&str>) -> Value {
     let mut value = serde_json::to_value(app).unwrap_or_default();
     if let Some(map) = value.as_object_mut() {
@@ -174,12 +174,12 @@ pub(crate) fn view(app: &AppRecord, secret: Option<&str>) -> Value {
             map.insert("client_secret".into(), secret.into());
         }
     }
-    value
+    dated(value)
 }
 
 async fn apps(State(management): State<Management>) -> Answer {
     let apps = management.authorization.registry.apps(None).await?;
-    Ok(Json(apps.iter().map(|app| dated(view(app, None))).collect()))
+    Ok(Json(apps.iter().map(|app| view(app, None)).collect()))
 }
 
 async fn add_app(
@@ -190,12 +190,12 @@ async fn add_app(
     let (server, snapshot) = (&management.authorization, management.keeper.load());
     let by = ("management".to_owned(), management.now_ms());
     let (app, secret) = register(&server.registry, &server.peppers, &snapshot.policy, &new, by).await?;
-    Ok((StatusCode::CREATED, Json(dated(view(&app, secret.as_deref())))))
+    Ok((StatusCode::CREATED, Json(view(&app, secret.as_deref()))))
 }
 
 async fn app(State(management): State<Management>, Path(id): Path<String>) -> Answer {
     match management.authorization.registry.app(&id).await? {
-        Some(app) => Ok(Json(dated(view(&app, None)))),
+        Some(app) => Ok(Json(view(&app, None))),
         None => Err(Problem(StatusCode::NOT_FOUND, "there is no such application".into())),
     }
 }
