@@ -4,7 +4,6 @@ mod links;
 
 use std::fmt::Write as _;
 use std::pin::{Pin, pin};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +18,7 @@ use policy::limit::Charges;
 use policy::route::Api;
 
 pub use self::links::OwnHosts;
+use crate::clock::within;
 use crate::deny::Denial;
 use crate::forward::{Nominations, names};
 use crate::limit::Standing;
@@ -127,6 +127,10 @@ pub fn pass_on(
     match follows {
         Follows::Body if !is_framed(&fields) => {
             fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        // It has no body, whatever its backend says (RFC 9110 section 15.3.6).
+        Follows::Nothing if upstream.status == http::StatusCode::RESET_CONTENT => {
+            fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         Follows::Tunnel => {
             fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -265,8 +269,8 @@ pub async fn deny_unread(session: &mut Session, denial: &Denial, request_id: &st
     let body = Bytes::from(denial.problem(request_id));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     session.set_keepalive(None);
-    session.write_response_header(Box::new(answer(denial.status(), fields)?)).await?;
-    session.write_response_body(body, true).await
+    let head = answer(denial.status(), fields)?;
+    in_time(pin!(write_whole(session, head, body))).await
 }
 
 /// Answers with JSON of our own.
@@ -304,13 +308,9 @@ pub async fn preflight(session: &mut Session, cors: Option<&Cors>, dressing: &Dr
 }
 
 /// Writes to a client, which has [`WRITE_TIMEOUT`] to take it.
-pub async fn in_time<T>(mut write: Pin<&mut impl Future<Output = pingora::Result<T>>>) -> pingora::Result<T> {
-    // Mostly it is taken at once, and no timer is due.
-    if let Poll::Ready(written) = futures_util::poll!(write.as_mut()) {
-        return written;
-    }
-    let written = tokio::time::timeout(WRITE_TIMEOUT, write).await;
-    written.unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, "the client takes no more"))
+pub async fn in_time<T>(write: Pin<&mut impl Future<Output = pingora::Result<T>>>) -> pingora::Result<T> {
+    let written = within(WRITE_TIMEOUT, write).await;
+    written.unwrap_or_else(|| Error::e_explain(ErrorType::WriteTimedout, "the client takes no more"))
 }
 
 /// Whether a client waits for a 100 before it sends its body. Of HTTP/1.0 that means nothing (RFC 9110
@@ -324,6 +324,11 @@ pub fn expects(session: &Session) -> bool {
 pub async fn cut(session: &mut Session) {
     // What it does not do in time is done when the connection is dropped.
     let _ = tokio::time::timeout(LEAVE, session.shutdown()).await;
+}
+
+async fn write_whole(session: &mut Session, head: ResponseHeader, body: Bytes) -> pingora::Result<()> {
+    session.write_response_header(Box::new(head)).await?;
+    session.write_response_body(body, true).await
 }
 
 /// Writes an answer of ours. Keep-alive survives it, unless the request has a body that nobody
@@ -341,11 +346,7 @@ async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) -> p
         let head = vec![HttpTask::Header(Box::new(response), true)];
         in_time(pin!(session.response_duplex_vec(head))).await.map_err(|error| error.into_down())?;
     } else {
-        let write = async {
-            session.write_response_header(Box::new(response)).await?;
-            session.write_response_body(body, true).await
-        };
-        in_time(pin!(write)).await.map_err(|error| error.into_down())?;
+        in_time(pin!(write_whole(session, response, body))).await.map_err(|error| error.into_down())?;
     }
     if has_body && !expects {
         drain(session).await;

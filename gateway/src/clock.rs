@@ -1,7 +1,9 @@
 //! Time as an input. The only file that reads the wall clock.
 
+use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Says what time it is.
@@ -113,6 +115,14 @@ pub fn parse_instant(s: &str) -> Result<u64, String> {
 
 /// Durations in JSON; every other number whose name ends in `_ms` is an instant.
 const DURATIONS: [&str; 1] = ["within_ms"];
+
+/// What a future gives within a time. Mostly it is ready at once, and no timer is due.
+pub async fn within<F: Future>(time: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
+    if let Poll::Ready(output) = futures_util::poll!(future.as_mut()) {
+        return Some(output);
+    }
+    tokio::time::timeout(time, future).await.ok()
+}
 
 /// The same JSON with all instants in one format: `created_ms: 1790000000000` becomes
 /// `created_at: "2026-09-21T14:13:20.000Z"` (RFC 3339). An instant of 0 is none, `null`.

@@ -178,6 +178,9 @@ pub fn content_length(fields: &HeaderMap) -> Option<u64> {
     fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+/// Fields of a connection, which have no place in a message over HTTP/2 (RFC 9113 section 8.2.2).
+pub const OF_CONNECTION: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+
 /// Fields of one connection, not of the message (RFC 9110 section 7.6.1), and those that frame it.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(

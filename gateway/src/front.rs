@@ -3,7 +3,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +20,7 @@ use crate::http2::{self, Http2};
 use crate::live::{GOING_AWAY, POLICY_VIOLATION, tunnel};
 use crate::proxy::Gate;
 use crate::upstream::STREAM_SILENCE;
-use crate::upstream::backend::Backend;
+use crate::upstream::backend::{Backend, at_once};
 
 /// One listener's connections.
 pub struct Front {
@@ -136,13 +135,7 @@ impl Front {
         let mut facts = Facts::of(&session);
         let ServerSession::H1(mut session) = session else { return };
         // What the client sent behind its request, without waiting for more.
-        let ahead = {
-            let read = std::pin::pin!(session.read_body_bytes());
-            match futures_util::poll!(read) {
-                Poll::Ready(Ok(Some(bytes))) => bytes.to_vec(),
-                Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => Vec::new(),
-            }
-        };
+        let ahead = at_once(session.read_body_bytes()).await;
         if let Some((answered_ahead, wire)) = backend.into_tunnel().await {
             let stop = async {
                 tokio::select! {

@@ -151,7 +151,7 @@ impl Gate {
     }
 
     fn log_trouble(&self, ctx: &Ctx, error: &Error, denial: &Denial, is_answered: bool) {
-        let api = ctx.place().map_or("", |(api, _)| &*api.name);
+        let api = ctx.api_name();
         let address = ctx.chosen.as_ref().map_or_else(String::new, |member| format!(" at {}", member.address));
         let when = if is_answered { ", in the middle of its answer" } else { "" };
         log::warn!(

@@ -26,6 +26,7 @@ use pingora::server::ShutdownWatch;
 use pingora::{Error, ErrorType};
 
 use self::active::Active;
+use crate::forward::OF_CONNECTION;
 
 /// Most streams that a client may have at a time.
 pub const STREAMS_MAX: u32 = 100;
@@ -34,9 +35,6 @@ const STREAMS_UNDER_WAY_MAX: usize = 300;
 /// Bytes that the streams of a connection may send before they are read; one that is not read must not
 /// hold up the others. The library also counts small frames against it.
 pub const CONNECTION_WINDOW: u32 = 8 << 20;
-
-/// Fields of a connection, which have no place in a message over HTTP/2 (RFC 9113 section 8.2.2).
-const OF_CONNECTION: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 
 /// Serves a connection until it ends: its client leaves, nothing happens for `idle`, or it has
 /// answered everything after a stop. Each stream runs in a task of its own.

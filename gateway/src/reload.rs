@@ -57,18 +57,19 @@ impl CertificateKeeper {
 
     /// Loads, proves and puts in force, or says why not.
     pub fn load(&self) -> Result<(), crate::tls::CertificateFault> {
-        let now_s = i64::try_from(self.clock.now_ms() / 1_000).unwrap_or(i64::MAX);
-        let certificates = Certificates::load(&self.paths, now_s)?;
-        self.put(self.resolver.judge(certificates)?);
+        self.put(self.resolver.judge(Certificates::load(&self.paths, self.now_s())?)?);
         Ok(())
     }
 
     /// Puts the first certificates in force. One that has expired is better than none: it is said,
     /// and looked at again.
     pub fn start(&self) -> Result<(), crate::tls::CertificateFault> {
-        let now_s = i64::try_from(self.clock.now_ms() / 1_000).unwrap_or(i64::MAX);
-        self.put(Certificates::load(&self.paths, now_s)?);
+        self.put(Certificates::load(&self.paths, self.now_s())?);
         Ok(())
+    }
+
+    fn now_s(&self) -> i64 {
+        i64::try_from(self.clock.now_ms() / 1_000).unwrap_or(i64::MAX)
     }
 
     fn put(&self, certificates: Certificates) {
@@ -89,8 +90,7 @@ impl CertificateKeeper {
     /// Brings the days-to-expiry metric up to date.
     pub fn refresh_days(&self) {
         if let Some(end_s) = self.resolver.not_after_s() {
-            let now_s = i64::try_from(self.clock.now_ms() / 1_000).unwrap_or(i64::MAX);
-            let days = f64::from(i32::try_from((end_s - now_s) / 3_600).unwrap_or(i32::MAX)) / 24.0;
+            let days = f64::from(i32::try_from((end_s - self.now_s()) / 3_600).unwrap_or(i32::MAX)) / 24.0;
             self.metrics.certificate_days.set(days);
         }
     }

@@ -12,11 +12,11 @@ use ipnet::IpNet;
 use pingora::protocols::http::ServerSession as Session;
 use policy::Bounds;
 use policy::credential::{Secret, bearer};
-use policy::head::{HEAD_BYTES_MAX, HeadFault, lint};
+use policy::head::{HEAD_BYTES_MAX, HeadFault, is_length, lint};
 use policy::target::{Target, TargetFault};
 
 use crate::deny::Denial;
-use crate::forward::{check_names, names};
+use crate::forward::{OF_CONNECTION, check_names, names};
 
 /// The head of a request that has one reading.
 pub struct Head<'a> {
@@ -108,15 +108,10 @@ impl<'a> Head<'a> {
             return Err(Denial::Head(HeadFault::Host));
         }
         let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-        let is_length =
-            |value: &HeaderValue| (1..=15).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_digit);
-        if lengths.next().is_some_and(|length| !is_length(length)) || lengths.next().is_some() {
+        if lengths.next().is_some_and(|length| !is_length(length.as_bytes())) || lengths.next().is_some() {
             return Err(Denial::Head(HeadFault::Framing));
         }
-        let is_connection = |name: &str| {
-            matches!(name, "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade")
-        };
-        if headers.keys().any(|name| is_connection(name.as_str())) {
+        if headers.keys().any(|name| OF_CONNECTION.contains(&name.as_str())) {
             return Err(Denial::Head(HeadFault::Connection));
         }
         let expectations = headers.get_all(header::EXPECT);
@@ -189,9 +184,9 @@ pub fn caller_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
         return peer;
     }
     let values = headers.get_all("x-forwarded-for");
-    let entries: Vec<&[u8]> = values.iter().flat_map(|v| v.as_bytes().split(|b| *b == b',')).collect();
+    let latest_first = values.iter().rev().flat_map(|v| v.as_bytes().rsplit(|b| *b == b','));
     let mut caller = peer;
-    for entry in entries.iter().rev().take(FORWARDED_MAX) {
+    for entry in latest_first.take(FORWARDED_MAX) {
         // What a client wrote before, in whatever bytes, does not hide what the proxy wrote behind it.
         match std::str::from_utf8(entry).ok().and_then(|entry| forwarded_address(entry.trim())) {
             Some(address) => caller = address,

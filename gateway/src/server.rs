@@ -332,11 +332,16 @@ async fn accepting(addresses: Vec<SocketAddr>, health: Arc<Health>) {
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
             IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
-        while tokio::net::TcpStream::connect(address).await.is_err() {
-            tokio::time::sleep(LOOK_FOR_LISTENERS).await;
-        }
+        accepts(address).await;
     }
     health.arrived(LISTENERS);
+}
+
+/// Waits until somebody accepts connections at an address.
+pub(crate) async fn accepts(address: SocketAddr) {
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        tokio::time::sleep(LOOK_FOR_LISTENERS).await;
+    }
 }
 
 async fn watch_phases(

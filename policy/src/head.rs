@@ -150,8 +150,7 @@ impl<'a> Seen<'a> {
                 return Err(HeadFault::Host);
             }
         } else if name.eq_ignore_ascii_case(b"content-length") {
-            let digits = (1..=LENGTH_DIGITS_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
-            if std::mem::replace(&mut self.has_length, true) || !digits {
+            if std::mem::replace(&mut self.has_length, true) || !is_length(value) {
                 return Err(HeadFault::Framing);
             }
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
@@ -170,6 +169,11 @@ impl<'a> Seen<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether a value is one `Content-Length` (RFC 9110 section 8.6), not a list or a number of another kind.
+pub fn is_length(value: &[u8]) -> bool {
+    (1..=LENGTH_DIGITS_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
 }
 
 /// Whether a name is another spelling of a framing field.

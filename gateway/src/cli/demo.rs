@@ -131,9 +131,7 @@ async fn end_with_terminal() -> std::io::Result<()> {
 /// Prints the lines to paste once they work.
 async fn say_when_up(text: String) -> Result<(), Failure> {
     for port in GATEWAY {
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        crate::server::accepts((std::net::Ipv4Addr::LOCALHOST, port).into()).await;
     }
     print::line(&text)
 }

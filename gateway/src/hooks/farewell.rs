@@ -63,8 +63,7 @@ impl Gate {
         let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = if is_upgrade { Some("websocket") } else { outlasts(response) };
         let (Some(protocol), Some((caller, _))) = (protocol, &ctx.known.caller) else { return };
-        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
-        if ctx.tie.is_some() || !place.is_some_and(|(_, route)| route.is_tethered()) {
+        if ctx.tie.is_some() || !ctx.place().is_ok_and(|(_, route)| route.is_tethered()) {
             return;
         }
         let tether = Arc::<Tether>::default();

@@ -23,6 +23,11 @@ impl Ctx {
         place.ok_or_else(|| Error::explain(ErrorType::InternalError, "no permit"))
     }
 
+    /// The name of the permitted API.
+    pub(super) fn api_name(&self) -> &str {
+        self.place().map_or("", |(api, _)| &*api.name)
+    }
+
     /// The names under which the client reaches the API.
     pub(super) fn own_hosts<'a>(&'a self, head: &'a RequestHeader) -> pingora::Result<OwnHosts<'a>> {
         let authority = head.uri.authority().map(|authority| authority.as_str());

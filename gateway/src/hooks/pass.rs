@@ -83,12 +83,8 @@ impl Gate {
             (false, true) if request.version < Version::HTTP_11 => Follows::BodyWithoutChunks,
             (false, true) => Follows::Body,
         };
-        let mut ours =
+        let ours =
             Box::new(answer::pass_on(theirs, follows, &ctx.own_hosts(session.req_header())?, &self.dressing(ctx))?);
-        if status == StatusCode::RESET_CONTENT {
-            // It has no body, whatever its backend says (RFC 9110 section 15.3.6).
-            ours.insert_header(CONTENT_LENGTH, 0)?;
-        }
         if follows == Follows::BodyWithoutChunks && !ours.headers.contains_key(CONTENT_LENGTH) {
             // Its end is the end of the connection.
             session.set_keepalive(None);

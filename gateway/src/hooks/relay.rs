@@ -22,6 +22,7 @@ use super::pass::{Head, is_over};
 use super::request_body::RequestBody;
 use super::wire::set_phase;
 use crate::answer;
+use crate::clock::within;
 use crate::deny::Denial;
 use crate::forward::{self, Shape};
 use crate::guarded::Phase;
@@ -273,12 +274,8 @@ async fn from_client(
     patience: Duration,
 ) -> pingora::Result<Option<Bytes>> {
     if is_wanted {
-        let mut next = pin!(body.next(session));
-        if let Poll::Ready(piece) = futures_util::poll!(next.as_mut()) {
-            return piece;
-        }
         let late = || Error::explain(ErrorType::ReadTimedout, "the client sends no more of its body").into_down();
-        return tokio::time::timeout(patience, next).await.unwrap_or_else(|_| Err(late()));
+        return within(patience, pin!(body.next(session))).await.unwrap_or_else(|| Err(late()));
     }
     // A client's connection over HTTP/1.1 cannot be watched while there is more of its body on it.
     if !body.is_read() && session.as_http1().is_some() {

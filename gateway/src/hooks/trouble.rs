@@ -15,12 +15,16 @@ impl Gate {
     /// so that this costs no retry and any method may go elsewhere.
     pub(super) fn failed_to_connect(&self, ctx: &Ctx, member: &Member, error: &Error) {
         member.eject(self.shared.clock.now_ms());
-        let api = ctx.place().map_or("", |(api, _)| &*api.name);
+        let api = ctx.api_name();
         log::warn!(
             target: "tollgate::upstream",
             "{api}: no connection to {} ({}), request {}", member.address, error.etype().as_str(), ctx.request_id
         );
-        self.shared.metrics.upstream_retries.with_label_values(&[api]).inc();
+        self.count_retry(ctx);
+    }
+
+    fn count_retry(&self, ctx: &Ctx) {
+        self.shared.metrics.upstream_retries.with_label_values(&[ctx.api_name()]).inc();
     }
 
     /// Whether an exchange that failed after it began is tried once more.
@@ -37,9 +41,8 @@ impl Gate {
             Again::IfIdempotent => session.req_header().method.is_idempotent(),
             Again::Yes | Again::OverHttp1 => true,
         };
-        let place = ctx.permit.as_ref().and_then(|permit| permit.place(&ctx.snapshot));
         let environment = ctx.known.identity().environment();
-        let most = place.map_or(0, |(api, _)| api.upstream(environment).retries);
+        let most = ctx.place().map_or(0, |(api, _)| api.upstream(environment).retries);
         let is_again = allows
             && ctx.tries < most
             && *error.esource() == ErrorSource::Upstream
@@ -47,8 +50,7 @@ impl Gate {
             && body.rewind();
         if is_again {
             ctx.tries += 1;
-            let api = place.map_or("", |(api, _)| &*api.name);
-            self.shared.metrics.upstream_retries.with_label_values(&[api]).inc();
+            self.count_retry(ctx);
         }
         is_again
     }

@@ -1,5 +1,7 @@
 //! One request to a backend and its answer, over HTTP/1.1 or HTTP/2, with one face for both.
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -175,11 +177,7 @@ impl Backend {
     pub async fn into_tunnel(self) -> Option<(Vec<u8>, Wire)> {
         let Backend::Http1(mut session, wire) = self else { return None };
         // Gives what came with the head without waiting; anything else is read from the wire later.
-        let read = std::pin::pin!(session.read_body_ref());
-        let ahead = match futures_util::poll!(read) {
-            std::task::Poll::Ready(Ok(Some(bytes))) => bytes.to_vec(),
-            std::task::Poll::Ready(Ok(None) | Err(_)) | std::task::Poll::Pending => Vec::new(),
-        };
+        let ahead = at_once(session.read_body_ref()).await;
         Some((ahead, wire))
     }
 
@@ -191,6 +189,14 @@ impl Backend {
         }
         let most = session.resp_header().and_then(|head| keep_alive_timeout(&head.headers));
         session.reuse().await.map(|_| (wire, most))
+    }
+}
+
+/// The bytes that a read has without waiting.
+pub async fn at_once<T: AsRef<[u8]>>(read: impl Future<Output = pingora::Result<Option<T>>>) -> Vec<u8> {
+    match futures_util::poll!(pin!(read)) {
+        Poll::Ready(Ok(Some(bytes))) => bytes.as_ref().to_vec(),
+        Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => Vec::new(),
     }
 }
 

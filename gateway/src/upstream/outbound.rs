@@ -4,7 +4,7 @@
 //! Everything here can be dropped between two steps and taken up again: whoever sends also reads the
 //! answer, and neither waits for the other.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use pingora::{Error, ErrorType, OrErr as _};
 use tokio::io::AsyncWrite;
 
 use super::wire::Wire;
+use crate::clock::within;
 
 /// The end of a body in chunks.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -147,14 +148,8 @@ impl Outbound {
     /// Sends what waits. When it fails, the backend takes no more.
     pub async fn drive(&mut self) -> pingora::Result<()> {
         let patience = self.patience;
-        let mut send = std::future::poll_fn(|cx| self.poll_drive(cx));
-        // Mostly it is sent at once, and no timer is due.
-        let sent = match futures_util::poll!(&mut send) {
-            Poll::Ready(sent) => sent,
-            Poll::Pending => tokio::time::timeout(patience, send)
-                .await
-                .unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, "the backend takes no more")),
-        };
+        let sent = within(patience, pin!(std::future::poll_fn(|cx| self.poll_drive(cx)))).await;
+        let sent = sent.unwrap_or_else(|| Error::e_explain(ErrorType::WriteTimedout, "the backend takes no more"));
         if sent.is_err() {
             self.stage = Stage::Refused;
             self.waiting = Bytes::new();

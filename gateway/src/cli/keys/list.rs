@@ -96,11 +96,8 @@ impl List {
         };
         let head = ["ID", "CLASS", "KEY", "STATE", "USED"];
         let rows: Vec<[String; 5]> = keys.iter().map(cells).collect();
-        let width = |column: usize| {
-            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-            cells.chain(head.get(column).map(|text| text.len())).max().unwrap_or(0) + 2
-        };
-        let left = WIDTH.saturating_sub((0..head.len()).map(width).sum()).max(NAME_CHARS_MIN);
+        let others: usize = print::widths(&head, &rows).into_iter().map(|width| width + 2).sum();
+        let left = WIDTH.saturating_sub(others).max(NAME_CHARS_MIN);
         let rows = rows
             .into_iter()
             .zip(&keys)
