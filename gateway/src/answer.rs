@@ -320,8 +320,16 @@ pub fn expects(session: &Session) -> bool {
     head.version >= http::Version::HTTP_11 && head.headers.contains_key(header::EXPECT)
 }
 
-/// Cuts a client off, which may take no leave: what it has not taken is not waited for.
+/// Cuts a client off, which may take no leave: what it has not taken is not waited for. One whose
+/// answer ends where the connection ends (HTTP/1.0 without a length) gets no goodbye of TLS either: it
+/// could not tell the two ends apart.
 pub async fn cut(session: &mut Session) {
+    let is_delimited = |head: &ResponseHeader| {
+        [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| head.headers.contains_key(name))
+    };
+    if session.as_http1().is_some() && session.response_written().is_some_and(|head| !is_delimited(head)) {
+        return;
+    }
     // What it does not do in time is done when the connection is dropped.
     let _ = tokio::time::timeout(LEAVE, session.shutdown()).await;
 }

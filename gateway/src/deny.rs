@@ -174,7 +174,7 @@ impl Denial {
     }
 
     /// All codes, for metrics and documentation.
-    pub const CODES: [&'static str; 21] = [
+    pub const CODES: [&'static str; 22] = [
         "missing_credential",
         "invalid_credential",
         "expired_credential",
@@ -194,6 +194,7 @@ impl Denial {
         "upstream_unreachable",
         "upstream_timeout",
         "upstream_broke_off",
+        "cut_off",
         "internal_error",
         "client_gone",
     ];

@@ -17,9 +17,9 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::Error;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
+use pingora::{Error, ErrorType};
 use policy::head::HeadFault;
 
 pub(crate) use self::decide::Next;
@@ -46,6 +46,8 @@ enum Outcome {
     Forwarded,
     /// The upstream's answer ended in the middle.
     BrokenOff,
+    /// We ended an answer in the middle: its request went on wrongly, or its credential is over.
+    CutOff,
 }
 
 /// One request's state, made by the engine at its start.
@@ -114,6 +116,8 @@ impl Gate {
     /// A request has failed: answers it, if that can still be done, and says so where it matters.
     pub(crate) async fn fail(&self, session: &mut ServerSession, error: &Error, ctx: &mut Ctx) {
         let is_answered = is_answered(session);
+        let is_broken = *error.etype() == ErrorType::ReadError;
+        let is_over = ctx.tie.as_ref().is_some_and(Tied::has_ended);
         let denial = ctx.late_denial.take().or_else(|| denial_of(error));
         if let Some(denial) = &denial
             && denial.status() >= 500
@@ -129,7 +133,8 @@ impl Gate {
                 }
             }
             Some(denial) if denial.status() >= 500 => ctx.outcome = Outcome::BrokenOff,
-            Some(_) | None => ctx.outcome = Outcome::Open,
+            Some(_) if !is_broken => ctx.outcome = Outcome::CutOff,
+            Some(_) | None => ctx.outcome = if is_over { Outcome::CutOff } else { Outcome::Open },
         }
         if is_answered {
             // An answer that stops must not look like one that ends.

@@ -32,9 +32,14 @@ pub struct Tether {
 impl Tether {
     /// Waits until the credential has ended.
     pub async fn ended(&self) {
-        while !self.has_ended.load(Ordering::Acquire) {
+        while !self.has_ended() {
             self.ended.notified().await;
         }
+    }
+
+    /// Whether the credential has ended.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
     }
 
     /// Ends the exchange; `false` when that was done before.

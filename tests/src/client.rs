@@ -186,6 +186,12 @@ impl Connection {
         self.read_some().map_or(true, |bytes| bytes.is_empty())
     }
 
+    /// Reads to the end; `true` when the server said that it is one, `false` when it broke off.
+    pub fn ends_cleanly(&mut self) -> bool {
+        let mut rest = Vec::new();
+        self.wire.read_to_end(&mut rest).is_ok()
+    }
+
     /// Reads one answer; `None` when the connection ended before one.
     pub fn try_receive(&mut self, to_head: bool) -> std::io::Result<Option<Response>> {
         loop {

@@ -5,8 +5,8 @@
 //! (sends limit and CORS fields of its own), `garbage`, `two-lengths`, `big` (a 1 MiB answer),
 //! `reset` (closes without an answer), `last` (closes after one), `hints` (103 before the answer),
 //! `inner` (fields of the connection), `until-close` (no length), `pieces` (chunks and a trailer, torn
-//! apart), `nothing` (204), `not-modified` (304), `early` (413 before the body was read), `half` (breaks off
-//! in the middle of its answer), `half-a-head`, `unasked-101`, `created` (201), `links` (to itself over http),
+//! apart), `nothing` (204), `not-modified` (304), `early` (413 before the body was read), `eager` (begins
+//! to answer before it), `half` and `half-chunks` (break off in the middle of the answer), `half-a-head`, `unasked-101`, `created` (201), `links` (to itself over http),
 //! `many-hints` (nine of them). A WebSocket handshake is accepted and echoed.
 
 use std::io::{Read, Write};
@@ -178,6 +178,16 @@ impl Upstream {
                 let _ = stream.read_to_end(&mut Vec::new());
                 false
             }
+            "eager" => {
+                let begun = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n";
+                let _ = stream.write_all(begun.as_bytes());
+                let _ = stream.read_to_end(&mut Vec::new());
+                false
+            }
+            "half-chunks" => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\nonly this\r\n");
+                false
+            }
             "half" => {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this");
                 false
@@ -229,7 +239,7 @@ fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, connection: usize)
         lines.filter_map(|l| l.split_once(':')).map(|(n, v)| (n.to_owned(), v.trim().to_owned())).collect();
     let value = |name: &str| fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
     let mut body = Vec::new();
-    if value("x-behave") == Some("early") {
+    if matches!(value("x-behave"), Some("early" | "eager")) {
         return Some(Received { line, fields, body, connection });
     }
     if let Some(length) = value("content-length").and_then(|v| v.parse::<usize>().ok()) {

@@ -102,6 +102,40 @@ fn with_two_dead_addresses_of_four_nobody_gets_a_502() {
     }
 }
 
+/// Over HTTP/1.0 the end of the connection is the end of the answer: it must not look like one.
+#[test]
+fn an_answer_that_breaks_off_does_not_end_cleanly_over_http_1_0() {
+    let (world, key) = world_with(|policy| policy);
+    for (behave, is_whole) in [("half-chunks", false), ("until-close", true), ("pieces", true)] {
+        let mut client = world.gateway().connect(HOST);
+        let head = format!(
+            "GET /v2/packs HTTP/1.0\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\nx-behave: {behave}\r\n\r\n",
+            key.secret
+        );
+        client.send(head.as_bytes());
+        assert_eq!(client.ends_cleanly(), is_whole, "{behave}");
+    }
+}
+
+/// The answer had begun when the rest of its request turned out to be too large.
+#[test]
+fn an_answer_that_we_cut_off_is_on_record_as_such() {
+    let (world, key) = world_with(|policy| policy.replace("body_max: 50MiB", "body_max: 1KiB"));
+    let mut client = world.gateway().connect(HOST);
+    let head = format!(
+        "POST /v2/packs HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\nTransfer-Encoding: chunked\r\n\
+         x-behave: eager\r\nx-request-id: cut-1\r\n\r\n2\r\nok\r\n",
+        key.secret
+    );
+    client.send(head.as_bytes());
+    assert!(client.read_until_text("begun").is_ok(), "the answer comes before the request is whole");
+    client.send(format!("800\r\n{}\r\n", "x".repeat(0x800)).as_bytes());
+    let rest = client.read_until_so(|_| false).unwrap_err().to_string();
+    assert!(!rest.contains("0\\r\\n"), "no end of the answer: {rest}");
+    let record = last_record(&world, "cut-1");
+    assert_eq!((&record["outcome"], &record["status"]), (&"cut_off".into(), &200.into()));
+}
+
 #[test]
 fn a_backend_that_dies_in_the_middle_of_its_answer_is_on_record() {
     let (mut world, key) = world_with(|policy| policy);

@@ -31,6 +31,11 @@ impl Tied {
     pub(super) async fn ended(&self) {
         self.tether.ended().await;
     }
+
+    /// Whether the credential has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.tether.has_ended()
+    }
 }
 
 /// Waits until the credential of an exchange has ended; one that is not tied goes on for ever.

@@ -134,5 +134,6 @@ fn label(outcome: Outcome) -> &'static str {
         Outcome::Answered(code) => code,
         Outcome::Forwarded => "forwarded",
         Outcome::BrokenOff => "upstream_broke_off",
+        Outcome::CutOff => "cut_off",
     }
 }
