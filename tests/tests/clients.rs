@@ -105,6 +105,8 @@ fn an_exposure_can_be_cleared_and_says_by_whom(kind: StoreKind) {
     assert!(!refused.status.success(), "a reason is needed: {refused:?}");
     let cleared = world.json(&["keys", "clear-exposure", &key.id, "--reason", "a test of the page, rotated since"]);
     assert_eq!(cleared["exposed"], serde_json::Value::Null);
+    let again = world.tollgate(&["keys", "clear-exposure", &key.id, "--reason", "twice"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is not marked as exposed"), "{again:?}");
     let note = &world.json(&["keys", "show", &key.id])["exposure_cleared"];
     assert_eq!(note["reason"], "a test of the page, rotated since");
     assert!(

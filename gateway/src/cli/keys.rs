@@ -161,7 +161,10 @@ async fn clear_exposure(desk: &Desk, id: &str, reason: String) -> Result<(), Fai
             "a reason is 1 to {REASON_CHARS_MAX} characters without control characters"
         )));
     }
-    let cleared = Cleared { ms: System.now_ms(), by: Desk::actor(), reason };
+    let Some((up_to_ms, _)) = desk.store.key(id).await?.exposure() else {
+        return Err(Failure::Refused(format!("{id} is not marked as exposed; see `tollgate keys show {id}`")));
+    };
+    let cleared = Cleared { ms: System.now_ms(), up_to_ms, by: Desk::actor(), reason };
     let (key, _) = desk.store.change_key(id, KeyChange::ClearExposure(cleared)).await?;
     // Read again: what was seen of it is kept beside its record.
     let key = desk.store.key(&key.id).await?;

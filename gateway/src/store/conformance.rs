@@ -10,8 +10,8 @@ use policy::identity::{Environment, KeyClass};
 use policy::window::{Period, Tally};
 
 use super::{
-    Change, Counter, Exposure, GatewaySeen, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord,
-    Sighting, Store, StoreError, Usage,
+    Change, Cleared, Counter, Exposure, GatewaySeen, KeyChange, KeyRecord, LastUse, OrganizationChange,
+    OrganizationRecord, Sighting, Store, StoreError, Usage,
 };
 use crate::digest::Digest;
 
@@ -155,6 +155,13 @@ async fn usage_is_written_behind_and_the_newest_wins(store: &dyn Store) {
     let key = store.key("key_1").await.unwrap();
     assert_eq!(key.last_use.as_ref().map(|u| (u.ms, u.route.as_str())), Some((20, "route-20")));
     assert_eq!(key.exposed, Some((9, Exposure::PlainHttp)));
+    // Whoever clears has another clock than the gateway that sees it next.
+    let cleared = Cleared { ms: 9_000, up_to_ms: 9, by: "root@host".into(), reason: "rotated".into() };
+    store.change_key("key_1", KeyChange::ClearExposure(cleared)).await.unwrap();
+    assert_eq!(store.key("key_1").await.unwrap().exposure(), None);
+    let later = Usage { key: "key_1".into(), sighting: Sighting::Exposed(10, Exposure::Browser) };
+    store.record_usage(&[later]).await.unwrap();
+    assert_eq!(store.key("key_1").await.unwrap().exposure(), Some((10, Exposure::Browser)));
 }
 
 async fn counters_add_up_within_a_window(store: &dyn Store) {

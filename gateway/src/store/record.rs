@@ -114,6 +114,10 @@ pub struct KeyRecord {
 pub struct Cleared {
     /// When, Unix milliseconds.
     pub ms: u64,
+    /// The last exposure that was looked at, by the clock of the gateway that saw it: whoever clears
+    /// may have another.
+    #[serde(default)]
+    pub up_to_ms: u64,
     /// Who.
     pub by: String,
     /// Why.
@@ -161,8 +165,8 @@ impl KeyRecord {
 
     /// The last exposure, unless it was cleared since.
     pub fn exposure(&self) -> Option<(u64, Exposure)> {
-        let cleared_ms = self.exposure_cleared.as_ref().map_or(0, |cleared| cleared.ms);
-        self.exposed.filter(|(ms, _)| *ms > cleared_ms)
+        let up_to_ms = self.exposure_cleared.as_ref().map_or(0, |cleared| cleared.up_to_ms);
+        self.exposed.filter(|(ms, _)| *ms > up_to_ms)
     }
 
     /// One word for people.
@@ -200,7 +204,7 @@ pub enum KeyChange {
         /// End of the overlap.
         not_after_ms: u64,
     },
-    /// Say that what was seen of it so far matters no more.
+    /// Say that what was seen of it up to an instant matters no more.
     ClearExposure(Cleared),
 }
 

@@ -8,6 +8,7 @@
 mod admit;
 mod bucket;
 mod clock;
+mod leads;
 mod ledger;
 mod message;
 mod node;

@@ -15,15 +15,14 @@ use redis::{AsyncConnectionConfig, Cmd, ErrorKind, PushInfo, PushKind, RedisErro
 use tokio::sync::{Notify, mpsc};
 
 use super::clock::RedisClock;
+use super::leads::{connect_limit, epoch_of, leads_elsewhere};
 use super::message::{Call, Message, Reply, SCRIPT};
 use super::trouble::{Trouble, is_about_the_bucket};
 use crate::clock::{Clock, micros};
-use crate::store::way::{Way, describe, info, info_field};
+use crate::store::way::{Way, describe};
 
 /// Time between two pings of a server that was not otherwise heard of.
 const PING_EVERY: Duration = Duration::from_millis(100);
-/// Time between two looks at where the name leads.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Pause between two attempts to connect.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 /// Least time for which a server that may have forgotten something is only told, see [`learn_time`].
@@ -253,7 +252,7 @@ impl Node {
                     self.arrived(up.clone(), epoch.clone()).await;
                     tokio::select! {
                         () = self.watch(&up) => {}
-                        () = self.look(&up, &epoch) => {}
+                        why = leads_elsewhere(&self.way, &epoch, self.common.connect_timeout) => self.fail(&up, why),
                     }
                 }
                 Err(why) => {
@@ -302,21 +301,6 @@ impl Node {
         Ok((Arc::new(Up { connection, heard_us, serial, arrived_us, is_proved: AtomicBool::new(false) }), epoch))
     }
 
-    /// Returns when a new connection would be one to another server: the one before does not say it.
-    async fn look(&self, up: &Arc<Up>, epoch: &str) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let plain = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-            let ask = async { info(&mut self.way.connect(&plain).await?).await };
-            let limit = connect_limit(&self.way, self.common.connect_timeout);
-            // Who cannot be asked now says nothing of the one that is connected.
-            let Ok(Ok(text)) = tokio::time::timeout(limit, ask).await else { continue };
-            if epoch_of(&text).as_deref() != Some(epoch) {
-                return self.fail(up, "its name leads to another server, or it is no master any more");
-            }
-        }
-    }
-
     async fn arrived(&self, up: Arc<Up>, epoch: String) {
         let before = self.epoch.lock().unwrap_or_else(PoisonError::into_inner).replace(epoch.clone());
         let is_other = before.is_none_or(|before| before != epoch);
@@ -358,21 +342,6 @@ impl Node {
                 Err(_) => self.fail(up, "no answer to a ping in time"),
             }
         }
-    }
-}
-
-/// What a master is told from others by, and from itself after a restart; none of a replica.
-fn epoch_of(text: &str) -> Option<String> {
-    let field = |name| info_field(text, name);
-    let epoch = || [field("run_id"), field("master_replid")].map(Option::unwrap_or_default).join(" ");
-    (field("role") == Some("master")).then(epoch)
-}
-
-/// Longest time for one attempt to connect. Sentinels may have to be asked in turn.
-fn connect_limit(way: &Way, connect_timeout: Duration) -> Duration {
-    match way {
-        Way::Alone(_) => connect_timeout,
-        Way::Sentinel(_) | Way::Cluster(..) => connect_timeout * 2,
     }
 }
 
