@@ -42,8 +42,10 @@ fn while_in_use(world: &World, known: &Key, events: impl FnOnce()) {
             }
             used
         });
-        events();
+        // Also when an event fails: the user must come to an end.
+        let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(events));
         stop.store(true, Ordering::SeqCst);
+        stopped.unwrap_or_else(|why| std::panic::resume_unwind(why));
         assert!(user.join().unwrap() > 10);
     });
 }
@@ -217,6 +219,39 @@ fn a_cluster_hands_a_slot_to_a_replica() {
         }
         works(&world, &doomed);
     });
+}
+
+/// The old master wakes up with records that its replica has changed since.
+#[test]
+fn a_master_of_a_cluster_that_was_paused_and_replaced() {
+    let cluster = Cluster::start(3, 1);
+    let world = World::start_on(&cluster.url());
+    world.organization("acme");
+    let (known, doomed) = (key(&world), key(&world));
+    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    let has_changes = |node: &&Redis| node.cli(&["exists", "tollgate:changes"]).trim() == "1";
+    let old = cluster.nodes.iter().find(has_changes).unwrap();
+    let others = || cluster.nodes.iter().filter(|node| !std::ptr::eq(*node, old));
+    while_in_use(&world, &known, || {
+        old.signal("-STOP");
+        until("another takes over", || others().filter(|node| node.cli(&["role"]).starts_with("master")).count() == 3);
+        let revoked = a_revoked_key(&world);
+        old.signal("-CONT");
+        for _ in 0..20 {
+            assert_ne!(status(&world, &revoked), 200, "revoked before the old master woke up");
+        }
+        until("the old master follows", || old.cli(&["role"]).starts_with("slave"));
+        works(&world, &doomed);
+    });
+}
+
+/// A key that was used and revoked.
+fn a_revoked_key(world: &World) -> Key {
+    let doomed = key(world);
+    until("it works", || status(world, &doomed) == 200);
+    let revoked = world.json(&["keys", "revoke", &doomed.id, "--wait", "--wait-timeout", "15"]);
+    assert_eq!(revoked["wait"]["acknowledged"], 1);
+    doomed
 }
 
 #[test]

@@ -5,13 +5,14 @@
 //! answers that it cannot serve us is such a failure: over RESP3 that comes as a value, not as an
 //! error of the connection.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, Value};
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, Value, cmd};
 use tokio::sync::Mutex;
 
 use super::super::StoreError;
@@ -59,7 +60,7 @@ impl Link {
         master: Arc<Master>,
     ) -> Result<Self, StoreError> {
         Ok(Link {
-            way: way(url, settings)?,
+            way: way(url, &RedisSettings { timeout, ..settings.clone() })?,
             timeout,
             connect_timeout: settings.connect_timeout,
             master,
@@ -120,10 +121,14 @@ impl Link {
     /// Makes sure that whoever would be connected to now is the server that is spoken to: a name may
     /// have moved, or Sentinel may have chosen another, without the server before saying a word.
     pub(super) async fn look_who_answers(&self) -> Result<(), StoreError> {
-        if matches!(self.way, Way::Cluster(..)) {
-            return Ok(());
+        if !matches!(self.way, Way::Cluster(..)) {
+            return self.connect().await.map(|_| ());
         }
-        self.connect().await.map(|_| ())
+        let slots = self.ask::<Value>(cmd("CLUSTER").arg("SLOTS")).await?;
+        // One that took over from another begins a turn, as one server after another does. A slot that
+        // only moves between them does not: whoever gave it away says so.
+        self.master.met(masters(&slots).as_deref());
+        Ok(())
     }
 
     fn elapsed_ms(&self) -> u64 {
@@ -182,10 +187,12 @@ impl Link {
                 }
             }
         };
-        // Several nodes may have to be tried, some of them dark.
+        // Several nodes may have to be tried, some of them dark. Those of a cluster are tried at once: the
+        // ones that we know, then the ones that those know, each connected to and asked something.
         let limit = match self.way {
             Way::Alone(_) => self.connect_timeout,
-            Way::Cluster(..) | Way::Sentinel(_) => self.connect_timeout * 4,
+            Way::Sentinel(_) => self.connect_timeout * 4,
+            Way::Cluster(..) => (self.connect_timeout + self.timeout) * 2 + self.connect_timeout,
         };
         let (connection, info) = match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(made)) => made,
@@ -201,6 +208,19 @@ impl Link {
         };
         Ok((connection, turn))
     }
+}
+
+/// The masters of a cluster by their ids, as `CLUSTER SLOTS` names them; `None` when it names none.
+fn masters(slots: &Value) -> Option<String> {
+    let Value::Array(ranges) = slots else { return None };
+    let id = |range: &Value| {
+        let Value::Array(parts) = range else { return None };
+        let Some(Value::Array(master)) = parts.get(2) else { return None };
+        let Some(Value::BulkString(id)) = master.get(2) else { return None };
+        String::from_utf8(id.clone()).ok()
+    };
+    let ids: BTreeSet<String> = ranges.iter().filter_map(id).collect();
+    (!ids.is_empty()).then(|| ids.into_iter().collect::<Vec<_>>().join(" "))
 }
 
 /// What an error means for the connection that it came over.
@@ -232,6 +252,20 @@ fn meaning(error: &RedisError) -> Meaning {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cluster_is_known_by_its_masters_whatever_slots_they_hold() {
+        let text = |s: &str| Value::BulkString(s.as_bytes().to_vec());
+        let node = |id| Value::Array(vec![text("127.0.0.1"), Value::Int(7000), text(id)]);
+        let range =
+            |first, last, id| Value::Array(vec![Value::Int(first), Value::Int(last), node(id), node("replica")]);
+        let before = masters(&Value::Array(vec![range(0, 99, "b"), range(100, 16_383, "a")]));
+        assert_eq!(before.as_deref(), Some("a b"));
+        let moved = Value::Array(vec![range(0, 9, "a"), range(10, 99, "b"), range(100, 16_383, "a")]);
+        assert_eq!(masters(&moved), before);
+        assert_eq!(masters(&Value::Array(vec![range(0, 99, "b"), range(100, 16_383, "c")])).as_deref(), Some("b c"));
+        assert_eq!(masters(&Value::Nil), None);
+    }
 
     #[test]
     fn what_a_server_says_of_itself_is_not_taken_for_a_bad_value() {

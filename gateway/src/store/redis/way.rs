@@ -145,7 +145,7 @@ pub(crate) fn way(url: &str, settings: &RedisSettings) -> Result<Way, StoreError
             let mut builder = ClusterClientBuilder::new(nodes)
                 .connection_timeout(settings.connect_timeout)
                 .max_connection_attempts(std::num::NonZeroUsize::MIN)
-                .response_timeout(Duration::from_secs(2))
+                .response_timeout(settings.timeout)
                 .retries(2);
             if let Some(tls) = certificates() {
                 builder = builder.certs(tls);
