@@ -30,6 +30,12 @@ impl Redis {
 
     /// Starts the server again on its port, with whatever it has on disk.
     pub fn run(&mut self) {
+        self.spawn();
+        until("redis answers", || self.cli(&["ping"]).trim() == "PONG");
+    }
+
+    /// The same, without waiting until it can serve.
+    pub fn spawn(&mut self) {
         let child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"])
             .arg(self.folder.path())
@@ -39,7 +45,6 @@ impl Redis {
             .spawn()
             .expect("redis-server is needed: `tests/run` installs it");
         self.child = Some(child);
-        until("redis answers", || self.cli(&["ping"]).trim() == "PONG");
     }
 
     /// Stops it as a power cut would.

@@ -186,6 +186,33 @@ fn a_store_that_takes_no_writes_for_want_of_memory_still_finds_keys() {
     });
 }
 
+/// A server that was started again answers before it can serve: with nothing but LOADING.
+#[test]
+fn a_server_that_is_loading_is_an_outage_and_then_is_followed() {
+    let slow = ["--key-load-delay", "4000", "--loading-process-events-interval-bytes", "1024"];
+    let mut redis = Redis::start_with(&[&["--appendonly", "no", "--enable-debug-command", "local"][..], &slow].concat());
+    let world = World::start_on(&redis.url());
+    world.organization("acme");
+    let (known, doomed, unseen) = (key(&world), key(&world), key(&world));
+    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    assert_eq!(redis.cli(&["debug", "populate", "1000", "filler", "2000"]).trim(), "OK");
+    assert_eq!(redis.cli(&["save"]).trim(), "OK");
+    while_in_use(&world, &known, || {
+        redis.kill();
+        redis.spawn();
+        until("it is loading", || redis.cli(&["ping"]).contains("LOADING"));
+        until("readiness says why", || {
+            let (code, readiness) = world.gateway().readiness();
+            code == 200 && readiness["reasons"]["changes"].as_str().is_some_and(|why| why.contains("LOADING"))
+        });
+        assert_eq!(status(&world, &unseen), 503, "an outage is never a 401");
+        assert!(redis.cli(&["ping"]).contains("LOADING"), "it was loading all the while");
+        until("it has loaded", || redis.cli(&["ping"]).trim() == "PONG");
+        until("it is asked again", || status(&world, &unseen) == 200);
+        works(&world, &doomed);
+    });
+}
+
 #[test]
 fn sentinel_names_another_master() {
     let (old, new) = (Redis::start(), Redis::start_with(&["--repl-diskless-sync-delay", "0"]));
