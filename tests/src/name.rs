@@ -1,9 +1,11 @@
 //! An address that moves from one server to another, as a service name or a proxy in front of Redis
 //! does: new connections go to the new server, old ones stay where they are.
 
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 /// The address.
 pub struct MovingName {
@@ -14,6 +16,11 @@ pub struct MovingName {
 impl MovingName {
     /// An address that leads to a port.
     pub fn of(target: u16) -> Self {
+        Self::far_from(target, Duration::ZERO)
+    }
+
+    /// An address that leads to a port whose answers are this long on their way.
+    pub fn far_from(target: u16, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let target = Arc::new(AtomicU16::new(target));
@@ -21,7 +28,7 @@ impl MovingName {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", now.load(Ordering::SeqCst))) {
-                    join(client, server);
+                    join(client, server, delay);
                 }
             }
         });
@@ -39,11 +46,21 @@ impl MovingName {
     }
 }
 
-fn join(client: TcpStream, server: TcpStream) {
-    for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
-        std::thread::spawn(move || {
-            let _ = std::io::copy(&mut from, &mut to);
-            let _ = to.shutdown(std::net::Shutdown::Both);
-        });
+fn join(client: TcpStream, server: TcpStream, delay: Duration) {
+    let ways = [(client.try_clone().unwrap(), server.try_clone().unwrap(), Duration::ZERO), (server, client, delay)];
+    for (from, to, delay) in ways {
+        std::thread::spawn(move || carry(from, to, delay));
     }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+    let _ = to.set_nodelay(true);
+    let mut buffer = [0u8; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        std::thread::sleep(delay);
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
 }

@@ -224,15 +224,21 @@ impl World {
     /// again; returns the port.
     pub fn add_trusted_listener(&mut self) -> u16 {
         let port = free_port();
-        let settings = self.gateway().folder.join("tollgate.yaml");
-        let text = std::fs::read_to_string(&settings).unwrap();
         let listen =
             format!("listen:\n  - {{ address: \"127.0.0.1:{port}\", kind: trusted, terminated_by: the test }}\n");
-        std::fs::write(&settings, text.replace("listen:\n", &listen)).unwrap();
+        self.change_settings("listen:\n", &listen);
+        port
+    }
+
+    /// Replaces something in the settings of the first gateway, and starts it again.
+    pub fn change_settings(&mut self, from: &str, to: &str) {
+        let settings = self.gateway().folder.join("tollgate.yaml");
+        let text = std::fs::read_to_string(&settings).unwrap();
+        assert!(text.contains(from), "{from} is not in {text}");
+        std::fs::write(&settings, text.replace(from, to)).unwrap();
         self.gateway_mut().stop();
         self.gateway_mut().run(&[]);
         self.gateway_mut().wait_ready();
-        port
     }
 
     pub fn redis(&mut self) -> &mut Redis {

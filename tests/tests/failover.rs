@@ -190,7 +190,8 @@ fn a_store_that_takes_no_writes_for_want_of_memory_still_finds_keys() {
 #[test]
 fn a_server_that_is_loading_is_an_outage_and_then_is_followed() {
     let slow = ["--key-load-delay", "4000", "--loading-process-events-interval-bytes", "1024"];
-    let mut redis = Redis::start_with(&[&["--appendonly", "no", "--enable-debug-command", "local"][..], &slow].concat());
+    let mut redis =
+        Redis::start_with(&[&["--appendonly", "no", "--enable-debug-command", "local"][..], &slow].concat());
     let world = World::start_on(&redis.url());
     world.organization("acme");
     let (known, doomed, unseen) = (key(&world), key(&world), key(&world));

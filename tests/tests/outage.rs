@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use tests::{Key, StoreKind, World, until};
+use tests::{Key, MovingName, Redis, StoreKind, World, until};
 
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
 
@@ -137,4 +137,26 @@ fn a_new_key_works_at_once_although_it_was_just_unknown() {
     let started = Instant::now();
     until("it works", || world.gateway().ask("GET", PACKS, Some(secret), &[]).status == 200);
     assert!(started.elapsed() < Duration::from_millis(1_500), "negative entries are pushed out too");
+}
+
+/// Every answer of Redis is 50 ms on its way, and the gateway waits as long as it does by default.
+#[test]
+fn a_slow_redis_is_no_outage() {
+    let redis = Redis::start();
+    let far = MovingName::far_from(redis.port, Duration::from_millis(50));
+    let mut world = World::start_on(&redis.url());
+    world.organization("acme");
+    let keys: Vec<Key> = (0..20).map(|_| world.key("iconflow", "read", &["--scopes", "packs:read"])).collect();
+    let near = format!("store: \"{}\"", redis.url());
+    world.change_settings("store_timeout: 1s\n", "");
+    world.change_settings(&near, &format!("store: \"{}\"", far.url()));
+    let gateway = world.gateway();
+    assert_eq!(gateway.get(PACKS, &keys[0]).status, 200, "the first request after it is ready");
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = keys.iter().map(|key| scope.spawn(|| gateway.get(PACKS, key).status)).collect();
+            let answered: Vec<u16> = asked.into_iter().map(|asked| asked.join().unwrap()).collect();
+            assert!(answered.iter().all(|status| *status == 200), "{answered:?}");
+        });
+    }
 }
