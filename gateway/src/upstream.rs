@@ -10,12 +10,13 @@ pub mod backend;
 mod connections;
 mod health;
 mod kept;
+mod member;
 pub mod outbound;
 pub mod wire;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,14 +28,10 @@ use policy::route::{HttpVersion, Route, Upstream};
 use tokio::task::JoinHandle;
 
 pub use self::connections::{Connections, Left};
-use self::kept::{IDLE, Kept};
+use self::kept::IDLE;
+pub use self::member::Member;
 use crate::clock::{Clock as _, System};
 
-/// How long an address is passed over after no connection to it could be made; doubled each time
-/// that one request tried it again in vain.
-const EJECTED_MS: u64 = 2_000;
-/// Most doublings of that: half a minute.
-const DOUBLINGS_MAX: u32 = 4;
 /// Longest silence on a route that allows streams.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(3_600);
 /// Time between two looks at idle connections.
@@ -46,47 +43,6 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// The same of a connection: more than all its streams together, so that one caller who does not read
 /// holds up no other.
 const CONNECTION_WINDOW: u32 = i32::MAX as u32;
-
-/// One address of a pool.
-#[derive(Debug)]
-pub struct Member {
-    /// Where.
-    pub address: SocketAddr,
-    /// Idle connections to it.
-    pub kept: Kept,
-    is_healthy: AtomicBool,
-    /// Until when it is passed over, Unix milliseconds; 0 when it is not.
-    ejected_until_ms: AtomicU64,
-    /// Connections in a row that could not be made.
-    failures: AtomicU32,
-}
-
-impl Member {
-    /// No connection could be made: passes the address over for a while.
-    pub fn eject(&self, now_ms: u64) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(DOUBLINGS_MAX);
-        self.ejected_until_ms.store(now_ms + (EJECTED_MS << failures), Ordering::Relaxed);
-    }
-
-    /// A connection was made.
-    pub fn connected(&self) {
-        if self.ejected_until_ms.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
-            self.ejected_until_ms.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether a request may go there. Of an address that was passed over, one request at a time
-    /// finds out whether it is back.
-    fn is_usable(&self, now_ms: u64) -> bool {
-        let until = self.ejected_until_ms.load(Ordering::Relaxed);
-        let is_probe = || {
-            let claim = now_ms + EJECTED_MS;
-            self.ejected_until_ms.compare_exchange(until, claim, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        };
-        self.is_healthy.load(Ordering::Relaxed) && (until == 0 || now_ms >= until && is_probe())
-    }
-}
 
 /// The addresses of one upstream.
 #[derive(Debug)]
@@ -114,15 +70,7 @@ impl Pool {
     fn set(&self, addresses: Vec<SocketAddr>) {
         let known = self.members.load();
         let keep = |address: SocketAddr| {
-            known.iter().find(|m| m.address == address).cloned().unwrap_or_else(|| {
-                Arc::new(Member {
-                    address,
-                    kept: Kept::default(),
-                    is_healthy: AtomicBool::new(true),
-                    ejected_until_ms: AtomicU64::new(0),
-                    failures: AtomicU32::new(0),
-                })
-            })
+            known.iter().find(|m| m.address == address).cloned().unwrap_or_else(|| Arc::new(Member::new(address)))
         };
         self.members.store(Arc::new(addresses.into_iter().map(keep).collect()));
     }
@@ -160,7 +108,7 @@ impl Pool {
     async fn check(&self, path: Option<&str>) {
         for member in self.members.load().iter() {
             let is_healthy = health::is_healthy(self, member, path).await;
-            if member.is_healthy.swap(is_healthy, Ordering::Relaxed) != is_healthy {
+            if member.set_healthy(is_healthy) {
                 let now = if is_healthy { "healthy again" } else { "unhealthy" };
                 log::warn!(target: "tollgate::upstream", "{} is {now}", member.address);
             }
@@ -319,6 +267,7 @@ impl Pools {
 mod tests {
     use pingora::connectors::ConnectorOptions;
 
+    use super::member::EJECTED_MS;
     use super::*;
 
     fn pool(addresses: &[&str]) -> Pool {
