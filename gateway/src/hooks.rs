@@ -77,11 +77,6 @@ impl Ctx {
         farewell::ended(self.tie.as_ref()).await;
     }
 
-    /// Now, from the one look at the clock and the time since.
-    fn now_ms(&self) -> u64 {
-        self.started.wall_ms + millis(self.first_byte.or(self.decided))
-    }
-
     /// Milliseconds from the decision to the upstream's first byte, once it came.
     fn since_decision_ms(&self) -> u64 {
         millis(self.first_byte).saturating_sub(millis(self.decided))

@@ -76,15 +76,15 @@ impl Pool {
     }
 
     /// The next address in turn, one that looks healthy if there is one; none of `failed`, to which
-    /// this request could not connect.
-    pub fn pick(&self, now_ms: u64, failed: &[SocketAddr]) -> Option<Arc<Member>> {
+    /// this request could not connect. `now_us` is on the steady clock.
+    pub fn pick(&self, now_us: u64, failed: &[SocketAddr]) -> Option<Arc<Member>> {
         let members = self.members.load();
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         let in_turn = || {
             let all = (0..members.len()).filter_map(|i| members.get((start.wrapping_add(i)) % members.len()));
             all.filter(|member| !failed.contains(&member.address))
         };
-        in_turn().find(|m| m.is_usable(now_ms)).or_else(|| in_turn().next()).cloned()
+        in_turn().find(|m| m.is_usable(now_us)).or_else(|| in_turn().next()).cloned()
     }
 
     async fn resolve(&self) {
@@ -267,7 +267,7 @@ impl Pools {
 mod tests {
     use pingora::connectors::ConnectorOptions;
 
-    use super::member::EJECTED_MS;
+    use super::member::{EJECTED_US, STUCK_US};
     use super::*;
 
     fn pool(addresses: &[&str]) -> Pool {
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(ports(0), [1, 2, 1, 2]);
         pool.pick(0, &[]).unwrap().eject(0);
         assert_eq!(ports(0), [2, 2, 2, 2]);
-        assert!(ports(EJECTED_MS).contains(&1));
+        assert!(ports(EJECTED_US).contains(&1));
     }
 
     #[test]
@@ -301,13 +301,27 @@ mod tests {
         let dark = pool.pick(0, &[]).unwrap();
         dark.eject(0);
         let ports = |now| (0..4).map(|_| pool.pick(now, &[]).unwrap().address.port()).collect::<Vec<_>>();
-        let first = ports(EJECTED_MS);
+        let first = ports(EJECTED_US);
         assert_eq!(first.iter().filter(|port| **port == 1).count(), 1, "one probe: {first:?}");
-        dark.eject(EJECTED_MS);
-        assert_eq!(ports(2 * EJECTED_MS), [2; 4], "the second time it is passed over for longer");
-        assert!(ports(3 * EJECTED_MS).contains(&1));
+        dark.eject(EJECTED_US);
+        assert_eq!(ports(2 * EJECTED_US), [2; 4], "the second time it is passed over for longer");
+        assert!(ports(3 * EJECTED_US).contains(&1));
         dark.connected();
-        assert_eq!(ports(3 * EJECTED_MS).iter().filter(|port| **port == 1).count(), 2, "it is one of two again");
+        assert_eq!(ports(3 * EJECTED_US).iter().filter(|port| **port == 1).count(), 2, "it is one of two again");
+    }
+
+    #[test]
+    fn nobody_else_waits_for_an_address_that_does_not_answer() {
+        let pool = pool(&["127.0.0.1:1", "127.0.0.1:2"]);
+        let ports = |now| (0..4).map(|_| pool.pick(now, &[]).unwrap().address.port()).collect::<Vec<_>>();
+        let dark = pool.pick(0, &[]).unwrap();
+        let (first, second) = (dark.connect(1), dark.connect(2));
+        assert!(ports(STUCK_US).contains(&1), "a connection may take a moment");
+        assert_eq!(ports(STUCK_US + 1), [2; 4]);
+        drop(second);
+        assert_eq!(ports(STUCK_US + 1), [2; 4]);
+        drop(first);
+        assert!(ports(STUCK_US + 1).contains(&1));
     }
 
     #[test]

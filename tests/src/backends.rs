@@ -197,3 +197,26 @@ async fn serve_http2(stream: tokio::net::TcpStream, told: [Arc<AtomicBool>; 3], 
         });
     }
 }
+
+/// An address that answers nothing at all: its queue is full, so that whoever knocks is not heard.
+pub struct Dark {
+    pub port: u16,
+    _runtime: tokio::runtime::Runtime,
+    _held: (tokio::net::TcpListener, Vec<TcpStream>),
+}
+
+impl Dark {
+    pub fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            socket.listen(1).unwrap()
+        });
+        let address = listener.local_addr().unwrap();
+        let knock = || TcpStream::connect_timeout(&address, std::time::Duration::from_millis(200));
+        let knocked: Vec<TcpStream> = (0..16).map_while(|_| knock().ok()).collect();
+        assert!(knocked.len() < 16, "the queue has an end");
+        Dark { port: address.port(), _runtime: runtime, _held: (listener, knocked) }
+    }
+}

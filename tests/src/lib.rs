@@ -27,7 +27,7 @@ mod streams;
 mod upstream;
 mod world;
 
-pub use backends::{Http2Backend, Manners, TagServer};
+pub use backends::{Dark, Http2Backend, Manners, TagServer};
 pub use browser::{
     AUTH, App, Browser, CALLBACK, CHALLENGE, PASSWORD, Tokens, VERIFIER, challenge, form, hidden, parameter, part, post,
 };

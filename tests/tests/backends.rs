@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use http::Request;
 use std::sync::atomic::Ordering;
 
-use tests::{Connection, Http2, Http2Backend, Key, StoreKind, World, free_port, until};
+use tests::{Connection, Dark, Http2, Http2Backend, Key, StoreKind, World, free_port, until};
 
 const HOST: &str = "api.iconflow.dev";
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
@@ -134,6 +134,23 @@ fn an_answer_that_we_cut_off_is_on_record_as_such() {
     assert!(!rest.contains("0\\r\\n"), "no end of the answer: {rest}");
     let record = last_record(&world, "cut-1");
     assert_eq!((&record["outcome"], &record["status"]), (&"cut_off".into(), &200.into()));
+}
+
+/// Whoever meets it goes elsewhere when `connect_timeout` is over; few do.
+#[test]
+fn an_address_that_does_not_answer_slows_down_few_requests() {
+    let dark = Dark::start();
+    let port = dark.port;
+    let (world, key) = world_with(move |policy| {
+        let both = format!("addresses: [\"127.0.0.1:{port}\", \"127.0.0.1:9101\"]\n        connect_timeout: 300ms");
+        policy.replace("addresses: [\"127.0.0.1:9101\"]", &format!("{both}\n        retries: 0"))
+    });
+    for n in 0..200 {
+        let method = if n % 2 == 0 { "GET" } else { "POST" };
+        assert_eq!(world.gateway().ask(method, PACKS, Some(&key.secret), &[]).status, 200, "{n}");
+    }
+    let elsewhere = world.gateway().metric("tollgate_upstream_retries_total{api=\"iconflow\"");
+    assert!((1.0..=3.0).contains(&elsewhere), "one, and then one at a time now and then: {elsewhere}");
 }
 
 #[test]

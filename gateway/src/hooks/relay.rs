@@ -117,9 +117,10 @@ impl Gate {
     async fn reach(&self, ctx: &mut Ctx, pool: &Pool, is_http1: bool) -> pingora::Result<(Arc<Member>, Backend)> {
         let mut failed: Vec<SocketAddr> = Vec::new();
         let mut last = None;
-        while let Some(member) = pool.pick(ctx.now_ms(), &failed) {
+        let mut now_us = self.shared.clock.steady_us();
+        while let Some(member) = pool.pick(now_us, &failed) {
             ctx.chosen = Some(member.clone());
-            match self.connections.reach(pool, &member, is_http1, self.shared.clock.steady_us()).await {
+            match self.connections.reach(pool, &member, is_http1, now_us).await {
                 Ok(backend) => {
                     member.connected();
                     return Ok((member, backend));
@@ -127,6 +128,7 @@ impl Gate {
                 Err(error) => {
                     self.failed_to_connect(ctx, &member, &error);
                     failed.push(member.address);
+                    now_us = self.shared.clock.steady_us();
                     last = Some(error.into_up());
                 }
             }

@@ -14,7 +14,7 @@ impl Gate {
     /// No connection to an address could be made: it is passed over for a while. Nothing was sent,
     /// so that this costs no retry and any method may go elsewhere.
     pub(super) fn failed_to_connect(&self, ctx: &Ctx, member: &Member, error: &Error) {
-        member.eject(self.shared.clock.now_ms());
+        member.eject(self.shared.clock.steady_us());
         let api = ctx.api_name();
         log::warn!(
             target: "tollgate::upstream",

@@ -56,6 +56,7 @@ impl Connections {
         if let Some(wire) = member.kept.take(now_us) {
             return Ok(Backend::http1(wire));
         }
+        let _connecting = member.connect(now_us);
         self.make(pool, member, is_http1).await
     }
 

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::kept::Kept;
 
-/// How long an address is passed over after no connection to it could be made; doubled each time
-/// that one request tried it again in vain.
-pub(super) const EJECTED_MS: u64 = 2_000;
+/// How long an address is passed over after no connection to it could be made, in microseconds;
+/// doubled each time that one request tried it again in vain.
+pub(super) const EJECTED_US: u64 = 2_000_000;
+/// While a connection to an address has been under way for so long, others go elsewhere if they can.
+/// Where all addresses are that far away, all are used as ever.
+pub(super) const STUCK_US: u64 = 50_000;
 /// Most doublings of that: half a minute.
 const DOUBLINGS_MAX: u32 = 4;
 
@@ -19,8 +22,10 @@ pub struct Member {
     /// Idle connections to it.
     pub kept: Kept,
     is_healthy: AtomicBool,
-    /// Until when it is passed over, Unix milliseconds; 0 when it is not.
-    ejected_until_ms: AtomicU64,
+    /// Until when it is passed over, on the steady clock; 0 when it is not.
+    ejected_until_us: AtomicU64,
+    /// Since when a connection is being made; 0 while none is. The first of several counts.
+    connecting_since_us: AtomicU64,
     /// Connections in a row that could not be made.
     failures: AtomicU32,
 }
@@ -32,7 +37,8 @@ impl Member {
             address,
             kept: Kept::default(),
             is_healthy: AtomicBool::new(true),
-            ejected_until_ms: AtomicU64::new(0),
+            ejected_until_us: AtomicU64::new(0),
+            connecting_since_us: AtomicU64::new(0),
             failures: AtomicU32::new(0),
         }
     }
@@ -43,27 +49,48 @@ impl Member {
     }
 
     /// No connection could be made: passes the address over for a while.
-    pub fn eject(&self, now_ms: u64) {
+    pub fn eject(&self, now_us: u64) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(DOUBLINGS_MAX);
-        self.ejected_until_ms.store(now_ms + (EJECTED_MS << failures), Ordering::Relaxed);
+        self.ejected_until_us.store(now_us + (EJECTED_US << failures), Ordering::Relaxed);
     }
 
     /// A connection was made.
     pub fn connected(&self) {
-        if self.ejected_until_ms.load(Ordering::Relaxed) != 0 {
+        if self.ejected_until_us.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
-            self.ejected_until_ms.store(0, Ordering::Relaxed);
+            self.ejected_until_us.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// A connection is being made, until what is given is dropped.
+    pub(super) fn connect(&self, now_us: u64) -> Connecting<'_> {
+        let since_us = now_us.max(1);
+        let is_first =
+            self.connecting_since_us.compare_exchange(0, since_us, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        Connecting(is_first.then_some(self))
     }
 
     /// Whether a request may go there. Of an address that was passed over, one request at a time
     /// finds out whether it is back.
-    pub(super) fn is_usable(&self, now_ms: u64) -> bool {
-        let until = self.ejected_until_ms.load(Ordering::Relaxed);
+    pub(super) fn is_usable(&self, now_us: u64) -> bool {
+        let until = self.ejected_until_us.load(Ordering::Relaxed);
+        let since = self.connecting_since_us.load(Ordering::Relaxed);
+        let is_stuck = since != 0 && now_us.saturating_sub(since) >= STUCK_US;
         let is_probe = || {
-            let claim = now_ms + EJECTED_MS;
-            self.ejected_until_ms.compare_exchange(until, claim, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            let claim = now_us + EJECTED_US;
+            self.ejected_until_us.compare_exchange(until, claim, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };
-        self.is_healthy.load(Ordering::Relaxed) && (until == 0 || now_ms >= until && is_probe())
+        self.is_healthy.load(Ordering::Relaxed) && !is_stuck && (until == 0 || now_us >= until && is_probe())
+    }
+}
+
+/// A connection that is being made.
+pub(super) struct Connecting<'m>(Option<&'m Member>);
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        if let Some(member) = self.0 {
+            member.connecting_since_us.store(0, Ordering::Relaxed);
+        }
     }
 }
