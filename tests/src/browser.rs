@@ -2,7 +2,8 @@
 //! and an OAuth client that makes the requests it is told to.
 
 use crate::client::Response;
-use crate::world::{Gateway, World};
+use crate::gateway::Gateway;
+use crate::world::World;
 
 pub const AUTH: &str = "https://auth.iconflow.dev";
 pub const CALLBACK: &str = "https://pixelforge.design/callback/iconflow";

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 
 use crate::redis::Redis;
-use crate::world::{free_port, until};
+use crate::waiting::{free_port, until};
 
 /// A Redis Cluster.
 pub struct Cluster {

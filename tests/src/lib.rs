@@ -20,11 +20,13 @@ mod bucket;
 mod client;
 mod cluster;
 mod fleet;
+mod gateway;
 mod issuer;
 mod name;
 mod redis;
 mod streams;
 mod upstream;
+mod waiting;
 mod world;
 
 pub use backends::{Dark, Http2Backend, Manners, TagServer};
@@ -35,12 +37,14 @@ pub use bucket::{BucketServer, Dice};
 pub use client::{Connection, Response, Trust};
 pub use cluster::{Cluster, Sentinel};
 pub use fleet::{Fleet, Seen, caller};
+pub use gateway::Gateway;
 pub use issuer::{Issuer, Signer, b64, now_s};
 pub use name::MovingName;
 pub use redis::Redis;
 pub use streams::{Answer, Http2, send, whole};
 pub use upstream::{Received, Upstream};
-pub use world::{Gateway, ICODRIP, ICONFLOW, Key, StoreKind, World, binary, clients, free_port, until};
+pub use waiting::{free_port, until};
+pub use world::{ICODRIP, ICONFLOW, Key, StoreKind, World, binary, clients};
 
 /// Makes one test for each store out of a function that takes a [`StoreKind`].
 #[macro_export]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::world::{free_port, until};
+use crate::waiting::{free_port, until};
 
 pub struct Redis {
     pub port: u16,

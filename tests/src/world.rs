@@ -1,16 +1,13 @@
 //! Gateways, their store, their upstreams, and the commands that manage them.
 
-use std::fs::File;
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
-use crate::client::{Connection, Response, Trust};
+use crate::client::Trust;
+use crate::gateway::Gateway;
 use crate::redis::Redis;
 use crate::upstream::Upstream;
+use crate::waiting::free_port;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
@@ -23,35 +20,6 @@ pub enum StoreKind {
 pub struct Key {
     pub id: String,
     pub secret: String,
-}
-
-/// A port that nothing listens on and that no other test takes while this process lives. Below the
-/// range that the system takes ports of outgoing connections from (one of those would come between),
-/// and so that 10,000 more, where a cluster node has its bus, is nobody else's.
-pub fn free_port() -> u16 {
-    static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let folder = std::env::temp_dir().join("tollgate-test-ports");
-    std::fs::create_dir_all(&folder).unwrap();
-    for _ in 0..10_000 {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = u16::try_from(10_000 + (std::process::id() * 37 + step) % 10_000).unwrap();
-        let claim = File::create(folder.join(port.to_string())).unwrap();
-        if claim.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            TAKEN.lock().unwrap().push(claim);
-            return port;
-        }
-    }
-    panic!("no port is free");
-}
-
-/// Waits for a condition; a test that waits longer than 20 s has failed.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// The folder with client libraries of other ecosystems and what drives a browser.
@@ -72,16 +40,6 @@ pub fn binary() -> PathBuf {
 
 pub const ICONFLOW: &str = include_str!("../../deploy/examples/iconflow.yaml");
 pub const ICODRIP: &str = include_str!("../../deploy/examples/icodrip.yaml");
-
-/// A running gateway.
-pub struct Gateway {
-    pub tls: u16,
-    pub plain: u16,
-    pub admin: u16,
-    pub folder: PathBuf,
-    pub trust: Trust,
-    child: Option<Child>,
-}
 
 /// A folder with settings, policies, upstreams and a store, and gateways that run on it.
 pub struct World {
@@ -106,6 +64,14 @@ impl World {
         let mut world = Self::prepare(kind, extra_settings, edit);
         world.add_gateway();
         world
+    }
+
+    /// The same, with an organization and a key of it that may do everything.
+    pub fn with_admin(kind: StoreKind, extra_settings: &str, edit: impl Fn(String) -> String) -> (Self, Key) {
+        let world = Self::start_with(kind, extra_settings, edit);
+        world.organization("acme");
+        let key = world.key("iconflow", "admin", &[]);
+        (world, key)
     }
 
     /// One gateway on a store that is the test's own, with limits that nothing reaches.
@@ -195,7 +161,7 @@ impl World {
         );
         std::fs::write(folder.join("tollgate.yaml"), settings).unwrap();
         let trust = Trust::new(&self.folder.path().join("ca.pem"));
-        let mut gateway = Gateway { tls, plain, admin, folder, trust, child: None };
+        let mut gateway = Gateway::in_folder(folder, (tls, plain, admin), trust);
         gateway.run(&[]);
         gateway
     }
@@ -294,139 +260,5 @@ impl World {
         arguments.extend(rest);
         let made = self.json(&arguments);
         Key { id: made["id"].as_str().unwrap().into(), secret: made["key"].as_str().unwrap().into() }
-    }
-}
-
-impl Gateway {
-    /// Starts the process.
-    pub fn run(&mut self, arguments: &[&str]) {
-        let log = |name: &str| {
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join(name));
-            Stdio::from(file.unwrap())
-        };
-        let child = Command::new(binary())
-            .arg("--config")
-            .arg(self.folder.join("tollgate.yaml"))
-            .arg("serve")
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log("stdout"))
-            .stderr(log("stderr"))
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-    }
-
-    /// Everything that the gateway wrote to its output.
-    pub fn output(&self) -> String {
-        ["stdout", "stderr"].map(|name| std::fs::read_to_string(self.folder.join(name)).unwrap_or_default()).concat()
-    }
-
-    /// Waits until the gateway is sure that no other one shares its limits.
-    pub fn wait_alone(&self) {
-        until("the gateway is alone", || self.metric("tollgate_limit_alone") > 0.0);
-    }
-
-    pub fn wait_ready(&mut self) {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("the gateway ended ({status}): {}", self.output());
-            }
-            if std::net::TcpStream::connect(("127.0.0.1", self.tls)).is_ok() && self.readiness().0 == 200 {
-                return;
-            }
-            assert!(started.elapsed() < Duration::from_secs(20), "the gateway is not ready: {}", self.output());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Status and body of `/readyz`; 0 when nobody answers.
-    pub fn readiness(&self) -> (u16, serde_json::Value) {
-        if std::net::TcpStream::connect(("127.0.0.1", self.admin)).is_err() {
-            return (0, serde_json::Value::Null);
-        }
-        let answer = self.admin_get("/readyz");
-        (answer.status, answer.json())
-    }
-
-    pub fn admin_get(&self, path: &str) -> Response {
-        Connection::plain(self.admin).ask("GET", path, &[("host", "localhost")], b"")
-    }
-
-    /// The value of a metric line that starts so; 0 when there is none.
-    pub fn metric(&self, start: &str) -> f64 {
-        let text = String::from_utf8(self.admin_get("/metrics").body).unwrap();
-        let line = text.lines().find(|l| l.starts_with(start));
-        line.map_or(0.0, |l| l.rsplit(' ').next().unwrap().parse().unwrap())
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
-    }
-
-    pub fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap().success());
-    }
-
-    /// Sends SIGTERM and waits for the end; returns how long that took.
-    pub fn stop(&mut self) -> Duration {
-        let started = Instant::now();
-        self.signal("-TERM");
-        assert!(self.child.take().unwrap().wait().unwrap().success());
-        started.elapsed()
-    }
-
-    /// Gives the process away without ending it, to stand for the one that is replaced.
-    pub fn take_child(&mut self) -> Child {
-        self.child.take().unwrap()
-    }
-
-    pub fn connect(&self, host: &str) -> Connection {
-        let name = host.split(':').next().unwrap();
-        Connection::tls(self.tls, &self.trust, name)
-    }
-
-    /// One request on a connection of its own.
-    pub fn ask(&self, method: &str, url: &str, key: Option<&str>, fields: &[(&str, &str)]) -> Response {
-        self.ask_with_body(method, url, key, fields, b"")
-    }
-
-    pub fn ask_with_body(
-        &self,
-        method: &str,
-        url: &str,
-        key: Option<&str>,
-        fields: &[(&str, &str)],
-        body: &[u8],
-    ) -> Response {
-        let (host, path) = split(url);
-        let bearer = key.map(|key| format!("Bearer {key}"));
-        let mut all = vec![("host", host)];
-        all.extend(bearer.as_deref().map(|value| ("authorization", value)));
-        all.extend(fields);
-        self.connect(host).ask(method, path, &all, body)
-    }
-
-    pub fn get(&self, url: &str, key: &Key) -> Response {
-        self.ask("GET", url, Some(&key.secret), &[])
-    }
-}
-
-/// Splits `https://host/path`.
-pub fn split(url: &str) -> (&str, &str) {
-    let rest = url.strip_prefix("https://").unwrap();
-    rest.split_at(rest.find('/').unwrap())
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if std::thread::panicking() {
-            eprintln!("--- {} ---\n{}", self.folder.display(), self.output());
-        }
     }
 }

@@ -16,10 +16,7 @@ const PACKS: &str = "https://api.iconflow.dev/v2/packs";
 const ALLOW: &str = "DELETE, GET, HEAD, PATCH, POST, PROPFIND, PUT, QUERY";
 
 fn world_with(edit: impl Fn(String) -> String) -> (World, Key) {
-    let world = World::start_with(StoreKind::Sqlite, "", edit);
-    world.organization("acme");
-    let key = world.key("iconflow", "admin", &[]);
-    (world, key)
+    World::with_admin(StoreKind::Sqlite, "", edit)
 }
 
 fn on_first_route(lines: &'static str) -> impl Fn(String) -> String {

@@ -8,10 +8,7 @@ const HOST: &str = "api.iconflow.dev";
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
 
 fn world(kind: StoreKind) -> (World, Key) {
-    let world = World::start(kind);
-    world.organization("acme");
-    let key = world.key("iconflow", "admin", &[]);
-    (world, key)
+    World::with_admin(kind, "", |policy| policy)
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -12,6 +12,14 @@ fn shell(line: &str, folder: &std::path::Path) -> String {
 /// The demo, which ends with the test also when that fails.
 struct Running(std::process::Child);
 
+impl Running {
+    fn in_folder(folder: &std::path::Path) -> Self {
+        let mut demo = Command::new(tests::binary());
+        demo.arg("demo").current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::null());
+        Running(demo.spawn().unwrap())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -43,15 +51,7 @@ fn walk_in_a_browser(line: &str, email: &str, password: &str, folder: &std::path
 #[test]
 fn every_line_that_the_demo_prints_does_what_it_says() {
     let folder = tempfile::tempdir().unwrap();
-    let mut demo = Running(
-        Command::new(tests::binary())
-            .arg("demo")
-            .current_dir(folder.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
+    let mut demo = Running::in_folder(folder.path());
     let mut sections: Vec<(String, Vec<String>)> = Vec::new();
     let (mut email, mut password) = (String::new(), String::new());
     // Kept open to the end: a program whose reader goes away may end.
@@ -106,15 +106,7 @@ fn every_line_that_the_demo_prints_does_what_it_says() {
 #[test]
 fn a_second_demo_leaves_the_first_alone_and_closing_the_terminal_ends_it() {
     let folder = tempfile::tempdir().unwrap();
-    let mut demo = Running(
-        Command::new(tests::binary())
-            .arg("demo")
-            .current_dir(folder.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
+    let mut demo = Running::in_folder(folder.path());
     let mut printed = BufReader::new(demo.0.stdout.take().unwrap()).lines();
     assert!(printed.by_ref().map_while(Result::ok).any(|line| line.contains("Ctrl-C stops everything")));
     let store = folder.path().join(".demo/tollgate.db");

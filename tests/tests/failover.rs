@@ -17,6 +17,15 @@ fn key(world: &World) -> Key {
     world.key("iconflow", "read", &["--scopes", "packs:read"])
 }
 
+/// A gateway on a store, and two keys that it knows: one to be used all the while, one to be revoked.
+fn in_use(store: &str) -> (World, Key, Key) {
+    let world = World::start_on(store);
+    world.organization("acme");
+    let (known, doomed) = (key(&world), key(&world));
+    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    (world, known, doomed)
+}
+
 fn follow(replica: &Redis, master: &Redis) {
     replica.cli(&["replicaof", "127.0.0.1", &master.port.to_string()]);
     until("the replica follows", || replica.cli(&["info", "replication"]).contains("master_link_status:up"));
@@ -74,10 +83,7 @@ fn two_servers() -> (Redis, Redis, MovingName) {
 #[test]
 fn a_master_that_is_demoted_and_keeps_its_connections() {
     let (old, new, name) = two_servers();
-    let world = World::start_on(&name.url());
-    world.organization("acme");
-    let (known, doomed) = (key(&world), key(&world));
-    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    let (world, known, doomed) = in_use(&name.url());
     while_in_use(&world, &known, || {
         follow(&new, &old);
         promote(&new);
@@ -91,10 +97,7 @@ fn a_master_that_is_demoted_and_keeps_its_connections() {
 #[test]
 fn a_name_that_moves_away_from_a_server_that_does_not_know() {
     let (old, new, name) = two_servers();
-    let world = World::start_on(&name.url());
-    world.organization("acme");
-    let (known, doomed) = (key(&world), key(&world));
-    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    let (world, known, doomed) = in_use(&name.url());
     while_in_use(&world, &known, || {
         follow(&new, &old);
         promote(&new);
@@ -129,10 +132,8 @@ fn a_name_that_moves_to_a_server_that_refuses_us_is_an_outage() {
 #[test]
 fn a_replica_that_serves_no_stale_data_is_no_corrupt_store() {
     let (old, new, name) = two_servers();
-    let world = World::start_on(&name.url());
-    world.organization("acme");
-    let (known, doomed, unseen) = (key(&world), key(&world), key(&world));
-    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    let (world, known, doomed) = in_use(&name.url());
+    let unseen = key(&world);
     while_in_use(&world, &known, || {
         follow(&new, &old);
         promote(&new);
@@ -153,10 +154,7 @@ fn a_replica_that_serves_no_stale_data_is_no_corrupt_store() {
 #[test]
 fn a_password_that_was_changed_is_said_and_known_keys_go_on() {
     let redis = Redis::start();
-    let world = World::start_on(&redis.url());
-    world.organization("acme");
-    let (known, doomed) = (key(&world), key(&world));
-    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    let (world, known, doomed) = in_use(&redis.url());
     while_in_use(&world, &known, || {
         redis.cli(&["config", "set", "requirepass", "another"]);
         redis.cli(&["-a", "another", "client", "kill", "type", "normal"]);
@@ -192,10 +190,8 @@ fn a_server_that_is_loading_is_an_outage_and_then_is_followed() {
     let slow = ["--key-load-delay", "4000", "--loading-process-events-interval-bytes", "1024"];
     let mut redis =
         Redis::start_with(&[&["--appendonly", "no", "--enable-debug-command", "local"][..], &slow].concat());
-    let world = World::start_on(&redis.url());
-    world.organization("acme");
-    let (known, doomed, unseen) = (key(&world), key(&world), key(&world));
-    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    let (world, known, doomed) = in_use(&redis.url());
+    let unseen = key(&world);
     assert_eq!(redis.cli(&["debug", "populate", "1000", "filler", "2000"]).trim(), "OK");
     assert_eq!(redis.cli(&["save"]).trim(), "OK");
     while_in_use(&world, &known, || {
@@ -222,10 +218,7 @@ fn sentinel_names_another_master() {
     until("the sentinel knows the replica", || {
         sentinel.cli(&["sentinel", "replicas", "mymaster"]).contains(&new.port.to_string())
     });
-    let world = World::start_on(&sentinel.url());
-    world.organization("acme");
-    let (known, doomed) = (key(&world), key(&world));
-    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    let (world, known, doomed) = in_use(&sentinel.url());
     while_in_use(&world, &known, || {
         until("the sentinel begins", || sentinel.cli(&["sentinel", "failover", "mymaster"]).trim() == "OK");
         until("there is another master", || sentinel.master().contains(&new.port.to_string()));
@@ -236,10 +229,7 @@ fn sentinel_names_another_master() {
 #[test]
 fn a_cluster_hands_a_slot_to_a_replica() {
     let cluster = Cluster::start(3, 1);
-    let world = World::start_on(&cluster.url());
-    world.organization("acme");
-    let (known, doomed) = (key(&world), key(&world));
-    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    let (world, known, doomed) = in_use(&cluster.url());
     while_in_use(&world, &known, || {
         for replica in cluster.nodes.iter().filter(|node| node.cli(&["role"]).starts_with("slave")) {
             assert_eq!(replica.cli(&["cluster", "failover"]).trim(), "OK");
@@ -253,10 +243,7 @@ fn a_cluster_hands_a_slot_to_a_replica() {
 #[test]
 fn a_master_of_a_cluster_that_was_paused_and_replaced() {
     let cluster = Cluster::start(3, 1);
-    let world = World::start_on(&cluster.url());
-    world.organization("acme");
-    let (known, doomed) = (key(&world), key(&world));
-    assert_eq!((status(&world, &known), status(&world, &doomed)), (200, 200));
+    let (world, known, doomed) = in_use(&cluster.url());
     let has_changes = |node: &&Redis| node.cli(&["exists", "tollgate:changes"]).trim() == "1";
     let old = cluster.nodes.iter().find(has_changes).unwrap();
     let others = || cluster.nodes.iter().filter(|node| !std::ptr::eq(*node, old));

@@ -15,10 +15,7 @@ fn world() -> (World, Key) {
 }
 
 fn world_with(settings: &str) -> (World, Key) {
-    let world = World::start_with(StoreKind::Sqlite, settings, |policy| policy);
-    world.organization("acme");
-    let key = world.key("iconflow", "admin", &[]);
-    (world, key)
+    World::with_admin(StoreKind::Sqlite, settings, |policy| policy)
 }
 
 /// Sends raw bytes; `{key}` stands for the credential.

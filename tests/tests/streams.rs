@@ -9,10 +9,7 @@ const HOST: &str = "api.iconflow.dev";
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
 
 fn world_with(edit: impl Fn(String) -> String) -> (World, Key) {
-    let world = World::start_with(StoreKind::Sqlite, "", edit);
-    world.organization("acme");
-    let key = world.key("iconflow", "admin", &[]);
-    (world, key)
+    World::with_admin(StoreKind::Sqlite, "", edit)
 }
 
 fn allow(protocol: &str) -> impl Fn(String) -> String {

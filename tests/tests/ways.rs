@@ -7,10 +7,7 @@ use tests::{Connection, Key, StoreKind, World};
 const HOST: &str = "api.iconflow.dev";
 
 fn world() -> (World, Key) {
-    let world = World::start(StoreKind::Sqlite);
-    world.organization("acme");
-    let key = world.key("iconflow", "admin", &[]);
-    (world, key)
+    World::with_admin(StoreKind::Sqlite, "", |policy| policy)
 }
 
 fn head(key: &Key, line: &str, more: &str) -> Vec<u8> {
