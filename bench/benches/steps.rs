@@ -11,8 +11,8 @@ use std::net::IpAddr;
 
 use bench::{NOW_MS, gate, now, policy, policy_text, secret};
 use criterion::{Criterion, criterion_group, criterion_main};
-use gateway::proxy::Known;
-use gateway::request::Head;
+use gateway::admit::Known;
+use gateway::admit::head::Head;
 use gateway::snapshot::{PolicyKeeper, fingerprint};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -58,7 +58,7 @@ fn steps(c: &mut Criterion) {
     c.bench_function("admit without network", |b| {
         b.iter(|| {
             let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-            let mut known = Known::at(gateway::clock::Moment::at_ms(NOW_MS));
+            let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS));
             now(bench.gate.admit(black_box(&head), address, &snapshot, &mut known)).unwrap()
         });
     });
@@ -97,7 +97,7 @@ fn tokens(c: &mut Criterion) {
     c.bench_function("token: admit without network", |b| {
         b.iter(|| {
             let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-            let mut known = Known::at(gateway::clock::Moment::at_ms(NOW_MS));
+            let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS));
             now(scene.bench.gate.admit(black_box(&head), address, &snapshot, &mut known)).unwrap()
         });
     });

@@ -3,18 +3,18 @@
 
 use std::sync::Arc;
 
-use gateway::clock::Manual;
+use gateway::admit::{Gate, Shared};
+use gateway::base::clock::Manual;
+use gateway::base::digest::{Digest, Pepper, Peppers};
+use gateway::base::http_client::Outgoing;
+use gateway::base::random::RequestIds;
 use gateway::config::ListenKind;
-use gateway::digest::{Digest, Pepper, Peppers};
 use gateway::identify::{Bounds, FailureBudget, GrantFacts, Identities, KnownOrganization};
 use gateway::limit::Embedded;
 use gateway::oauth::registry::Registry;
 use gateway::oauth::user::Passwords;
 use gateway::oauth::{AuthorizationServer, Providers, Throttle};
 use gateway::observe::{AccessLog, Metrics, UsageLog};
-use gateway::outgoing::Outgoing;
-use gateway::proxy::{Gate, Shared};
-use gateway::random::RequestIds;
 use gateway::snapshot::PolicyKeeper;
 use gateway::store::{SqliteStore, Store};
 use gateway::upstream::Connections;

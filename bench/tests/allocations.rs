@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use bench::{gate, now, policy, secret};
-use gateway::proxy::Known;
-use gateway::request::Head;
+use gateway::admit::Known;
+use gateway::admit::head::Head;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
@@ -18,7 +18,7 @@ fn an_admitted_request_allocates_nothing_but_the_target_it_keeps() {
     let snapshot = bench.gate.shared.keeper.load();
     let ask = || {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-        let mut known = Known::at(gateway::clock::Moment::at_ms(bench::NOW_MS));
+        let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS));
         let counted = allocation_counter::measure(|| {
             let answer = now(bench.gate.admit(&head, address, &snapshot, &mut known));
             assert!(answer.is_ok());
@@ -45,7 +45,7 @@ fn an_admitted_token_allocates_nothing_but_the_target_it_keeps() {
     let address: IpAddr = "127.0.0.1".parse().unwrap();
     let ask = || {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-        let mut known = Known::at(gateway::clock::Moment::at_ms(bench::NOW_MS));
+        let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS));
         let counted = allocation_counter::measure(|| {
             assert!(now(gate.admit(&head, address, &snapshot, &mut known)).is_ok());
         });

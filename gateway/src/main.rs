@@ -6,6 +6,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    gateway::tls::install_provider();
+    gateway::edge::tls::install_provider();
     gateway::cli::run()
 }

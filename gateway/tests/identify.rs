@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gateway::clock::Manual;
-use gateway::digest::{Digest, Pepper, Peppers};
+use gateway::base::clock::Manual;
+use gateway::base::digest::{Digest, Pepper, Peppers};
+use gateway::base::http_client::Outgoing;
 use gateway::identify::{Bounds, Found, Identities, Unidentified};
-use gateway::outgoing::Outgoing;
 use gateway::store::{
     Change, Changes, Counter, Document, Documents, GatewaySeen, KeyChange, KeyRecord, Kind, OrganizationChange,
     OrganizationRecord, Position, Store, StoreError, Swap, Usage, conformance,

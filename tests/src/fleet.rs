@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use gateway::clock::{Clock as _, System};
+use gateway::base::clock::{Clock as _, System};
 use gateway::limit::conformance;
 use gateway::limit::{Ask, Certainty, Leasing, Limiter, Verdict};
 use gateway::observe::{LimitMetrics, Metrics};

@@ -79,7 +79,7 @@ fn the_default_rate_limit_is_100_requests_per_minute_per_api_key(kind: StoreKind
     let answer = world.gateway().get(AFFILIATES, &key);
     assert_eq!(answer.number("x-ratelimit-limit"), 100);
     assert_eq!(answer.number("x-ratelimit-remaining"), 99);
-    let now_s = gateway::clock::Clock::now_ms(&gateway::clock::System) / 1000;
+    let now_s = gateway::base::clock::Clock::now_ms(&gateway::base::clock::System) / 1000;
     let reset = answer.number("x-ratelimit-reset");
     assert!(reset >= now_s && reset <= now_s + 60, "a Unix timestamp in this window");
     // More than two windows hold cannot all be admitted, wherever an edge falls.

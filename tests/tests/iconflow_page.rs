@@ -134,7 +134,8 @@ fn missing_expired_or_invalid_credentials_are_401(kind: StoreKind) {
     assert!(challenge.starts_with("Bearer realm=\"IconFlow API\"") && !challenge.contains("error"), "{challenge}");
     assert_eq!(missing.field("x-ratelimit-limit"), None, "nothing is said of limits to a stranger");
 
-    let soon = gateway::clock::rfc3339(gateway::clock::Clock::now_ms(&gateway::clock::System) + 5_000);
+    let soon =
+        gateway::base::clock::rfc3339(gateway::base::clock::Clock::now_ms(&gateway::base::clock::System) + 5_000);
     let key = world.key("iconflow", "read", &["--scopes", "packs:read", "--expires", &soon]);
     assert_eq!(world.gateway().get(PACKS, &key).status, 200);
     until("the key expires", || world.gateway().get(PACKS, &key).status == 401);
@@ -204,7 +205,7 @@ fn rate_limit_exceeded_is_429_until_the_window_resets(kind: StoreKind) {
     assert_eq!(refused.number("x-ratelimit-remaining"), 0);
     let wait = refused.number("retry-after");
     assert!((1..=60).contains(&wait));
-    let now_s = gateway::clock::Clock::now_ms(&gateway::clock::System) / 1000;
+    let now_s = gateway::base::clock::Clock::now_ms(&gateway::base::clock::System) / 1000;
     assert!(now_s + wait + 1 >= refused.number("x-ratelimit-reset"), "Retry-After never precedes the reset");
     assert_eq!(refused.json()["violated_policies"][0]["limit"], 200);
     // Another key is not affected.

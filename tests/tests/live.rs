@@ -109,7 +109,8 @@ fn a_token_that_expires_or_loses_its_user_ends_what_it_began(kind: StoreKind) {
     let mut socket = socket(gateway, &tokens.access);
     world.json(&["users", "disable", JO]);
     assert_eq!(rest(&mut socket)[0], 0x88);
-    let soon = gateway::clock::rfc3339(gateway::clock::Clock::now_ms(&gateway::clock::System) + 3_000);
+    let soon =
+        gateway::base::clock::rfc3339(gateway::base::clock::Clock::now_ms(&gateway::base::clock::System) + 3_000);
     let key = world.key("iconflow", "read", &["--scopes", "packs:read", "--expires", &soon]);
     let mut stream = events(gateway, &key.secret);
     assert_eq!(rest(&mut stream), b"0\r\n\r\n", "its time is over");

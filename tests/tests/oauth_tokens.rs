@@ -344,8 +344,8 @@ fn nothing_in_a_token_leads_anywhere(kind: StoreKind) {
 /// The keys of an issuer over time: with a clock that the test moves.
 #[test]
 fn keys_are_fetched_again_after_a_cool_down_and_serve_while_their_issuer_is_down() {
-    use gateway::clock::{Clock as _, Manual, System};
-    use gateway::digest::{Pepper, Peppers};
+    use gateway::base::clock::{Clock as _, Manual, System};
+    use gateway::base::digest::{Pepper, Peppers};
     use gateway::identify::{Bounds, Tokens, Unidentified};
     use policy::credential::Secret;
     use std::sync::Arc;
@@ -365,7 +365,7 @@ fn keys_are_fetched_again_after_a_cool_down_and_serve_while_their_issuer_is_down
         let store = gateway::store::SqliteStore::open(&folder.path().join("t.db")).await.unwrap();
         let clock = Arc::new(Manual::at(System.now_ms()));
         let peppers = Peppers { current: Pepper::from_hex(&"1".repeat(64)).unwrap(), previous: None };
-        let outgoing = Arc::new(gateway::outgoing::Outgoing::new(None, folder.path().to_owned()).unwrap());
+        let outgoing = Arc::new(gateway::base::http_client::Outgoing::new(None, folder.path().to_owned()).unwrap());
         let tokens = Tokens::new(Arc::new(store), peppers, Bounds::default(), clock.clone(), outgoing);
         let mut number = 0;
         let mut token = |signer: &Signer, kid: &str| {

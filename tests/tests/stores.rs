@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway::clock::System;
+use gateway::base::clock::System;
 use gateway::limit::{Embedded, Leasing, Limiter};
 use gateway::observe::Metrics;
 use gateway::store::{RedisSettings, conformance, open};
@@ -77,7 +77,7 @@ fn redis_behind_sentinel_does_what_a_store_must() {
 
 #[test]
 fn redis_with_tls_and_an_acl_user_does_what_a_store_must() {
-    gateway::tls::install_provider();
+    gateway::edge::tls::install_provider();
     let folder = tempfile::tempdir().unwrap();
     let made = Command::new(tests::binary()).args(["init", "--host", "localhost"]).arg(folder.path()).output().unwrap();
     assert!(made.status.success());

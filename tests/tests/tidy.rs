@@ -115,7 +115,7 @@ fn every_module_says_what_it_is_for() {
 #[test]
 fn every_denial_of_the_specification_is_in_the_readme_and_the_code() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    for code in gateway::deny::Denial::CODES {
+    for code in gateway::admit::denial::Denial::CODES {
         assert!(readme.contains(&format!("`{code}`")), "README.md does not name {code}");
     }
 }

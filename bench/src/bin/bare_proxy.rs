@@ -40,7 +40,7 @@ impl ProxyHttp for Bare {
 }
 
 fn main() {
-    gateway::tls::install_provider();
+    gateway::edge::tls::install_provider();
     let mut arguments = std::env::args().skip(1);
     let (port, upstream) = (arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap());
     let threads = arguments.next().unwrap().parse().unwrap();

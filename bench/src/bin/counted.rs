@@ -11,8 +11,8 @@ use std::hint::black_box;
 use std::net::IpAddr;
 
 use bench::{NOW_MS, gate, now, policy, secret};
-use gateway::proxy::{Gate, Known};
-use gateway::request::Head;
+use gateway::admit::head::Head;
+use gateway::admit::{Gate, Known};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use policy::Target;
@@ -72,7 +72,7 @@ fn admit(gate: &Gate, credential: &str, times: u32) {
     let snapshot = gate.shared.keeper.load();
     repeat(times, || {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", black_box(&headers));
-        let mut known = Known::at(gateway::clock::Moment::at_ms(NOW_MS));
+        let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS));
         now(gate.admit(&head, address, &snapshot, &mut known)).unwrap()
     });
 }

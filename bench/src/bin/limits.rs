@@ -12,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway::clock::{Clock as _, System};
+use gateway::base::clock::{Clock as _, System};
 use gateway::limit::conformance;
 use gateway::limit::{Ask, Embedded, Leasing, Limiter, Verdict};
 use gateway::observe::{LimitMetrics, Metrics};

@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use gateway::proxy::Known;
-use gateway::request::Head;
+use gateway::admit::Known;
+use gateway::admit::head::Head;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use policy::credential::Secret;
@@ -65,7 +65,7 @@ fn admissions(bench: &bench::Bench, keys: u64) -> f64 {
     let heads: Vec<HeaderMap> = secrets.map(with).collect();
     let ask = |headers: &HeaderMap| {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", headers);
-        let mut known = Known::at(gateway::clock::Moment::at_ms(bench::NOW_MS));
+        let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS));
         bench::now(bench.gate.admit(&head, address, &snapshot, &mut known)).unwrap();
     };
     // Buckets are made at the first use.

@@ -5,8 +5,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use gateway::clock::{Clock as _, System};
-use gateway::digest::{Pepper, Peppers};
+use gateway::base::clock::{Clock as _, System};
+use gateway::base::digest::{Pepper, Peppers};
+use gateway::base::http_client::Outgoing;
+use gateway::base::random::base62;
 use gateway::identify::{Bounds, FailureBudget, Identities};
 use gateway::oauth::grant::{GrantRecord, REFRESH_LIFE_MS, Refresh};
 use gateway::oauth::http::Request;
@@ -16,8 +18,6 @@ use gateway::oauth::secret::refresh_token;
 use gateway::oauth::user::{Membership, Passwords, Role, UserRecord};
 use gateway::oauth::{AuthorizationServer, Providers, Throttle};
 use gateway::observe::Metrics;
-use gateway::outgoing::Outgoing;
-use gateway::random::base62;
 use gateway::store::{RedisSettings, conformance, open};
 use policy::Source;
 

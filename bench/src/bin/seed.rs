@@ -7,7 +7,7 @@
 
 use std::io::Write as _;
 
-use gateway::digest::Pepper;
+use gateway::base::digest::Pepper;
 use gateway::store::conformance::key;
 use gateway::store::{KeyRecord, RedisSettings, open};
 use policy::credential::{Secret, mint};
@@ -43,6 +43,6 @@ async fn main() {
 
 fn new() -> String {
     let mut random = [0; 64];
-    gateway::random::fill(&mut random).unwrap();
+    gateway::base::random::fill(&mut random).unwrap();
     mint("tk_live_", &random).unwrap()
 }

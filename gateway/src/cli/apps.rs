@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use policy::credential::Secret;
 
 use super::{Desk, Failure, print};
-use crate::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::oauth::app::{AppKind, AppRecord, check_name};
 use crate::oauth::registration::{NewApp, check_redirect_uris, check_scopes, register};
 use crate::oauth::secret::new_client_secret;

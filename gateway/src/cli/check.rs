@@ -9,9 +9,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::{Failure, print};
-use crate::clock::{Clock as _, System};
+use crate::base::clock::{Clock as _, System};
 use crate::config::{Config, ConfigError};
-use crate::tls::Certificates;
+use crate::edge::tls::Certificates;
 
 /// What to check.
 #[derive(Debug, Args)]

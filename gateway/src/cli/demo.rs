@@ -7,7 +7,7 @@ use clap::Args;
 use super::demo_clients::{SERVER_SIDE, SINGLE_PAGE};
 use super::keys_for_demo as keys;
 use super::{Desk, Failure, demo_clients, init, logging, print, upstream};
-use crate::clock::{Clock as _, System};
+use crate::base::clock::{Clock as _, System};
 use crate::config::Config;
 use crate::server::Start;
 use crate::store::OrganizationRecord;

@@ -10,7 +10,7 @@ use policy::credential::Secret;
 use policy::explain::{Explanation, Question, explain};
 
 use super::{Desk, Failure, print};
-use crate::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::{Clock as _, System, rfc3339};
 
 /// A request to explain.
 #[derive(Debug, Args)]

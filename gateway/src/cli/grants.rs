@@ -5,7 +5,7 @@ use policy::{Organization, Token};
 
 use super::keys::Wait;
 use super::{Desk, Failure, print};
-use crate::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::identify::subject;
 use crate::oauth::grant::{Cause, GrantRecord};
 use crate::store::scopes;
@@ -54,7 +54,7 @@ pub(super) async fn token_of(desk: &Desk, id: &str) -> Result<(Token, Organizati
     let gone = || Failure::Refused(format!("the user, application or organization of the grant {id} is gone"));
     let (facts, organization) = told.ok_or_else(gone)?;
     if let Some(fault) = facts.fault {
-        let code = crate::deny::Denial::DeadCredential(fault).code();
+        let code = crate::admit::denial::Denial::DeadCredential(fault).code();
         return Err(Failure::Refused(format!("tokens of the grant {id} do not work; the answer would be 401 {code}")));
     }
     let token = Token {

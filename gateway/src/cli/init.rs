@@ -9,7 +9,7 @@ use rcgen::{
 };
 
 use super::{Failure, print};
-use crate::random::fill;
+use crate::base::random::fill;
 
 /// A new gateway's folder.
 #[derive(Debug, Args)]
@@ -119,7 +119,7 @@ pub(super) fn pepper() -> Result<String, Failure> {
 /// `key.pem`. For trying; real clients need a certificate that they trust.
 pub(super) fn certificates(folder: &Path, hosts: &[String]) -> Result<(), Failure> {
     let failed = |e: rcgen::Error| Failure::Refused(format!("cannot make a certificate: {e}"));
-    let now = std::time::Duration::from_millis(crate::clock::Clock::now_ms(&crate::clock::System));
+    let now = std::time::Duration::from_millis(crate::base::clock::Clock::now_ms(&crate::base::clock::System));
     let day = std::time::Duration::from_secs(86_400);
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let (before, after) = (epoch + (now - day), epoch + (now + 90 * day));

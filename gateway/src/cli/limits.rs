@@ -12,8 +12,8 @@ use policy::limit::Charge;
 use serde::Deserialize;
 
 use super::{Desk, Failure, print};
-use crate::clock::{Clock as _, System, rfc3339};
-use crate::inspect;
+use crate::admit::inspect;
+use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::limit::{Leasing, Limiter as _, Standing};
 use crate::observe::Metrics;
 

@@ -197,8 +197,8 @@ impl From<crate::oauth::registration::RegistrationError> for Failure {
     }
 }
 
-impl From<crate::random::NoRandomness> for Failure {
-    fn from(error: crate::random::NoRandomness) -> Self {
+impl From<crate::base::random::NoRandomness> for Failure {
+    fn from(error: crate::base::random::NoRandomness) -> Self {
         Failure::Refused(error.to_string())
     }
 }
@@ -306,7 +306,7 @@ where
 }
 
 async fn gateways(desk: &Desk) -> Result<(), Failure> {
-    use crate::clock::{Clock as _, System, rfc3339};
+    use crate::base::clock::{Clock as _, System, rfc3339};
     let list = desk.store.gateways(System.now_ms()).await?;
     if desk.json {
         return print::json(&list);

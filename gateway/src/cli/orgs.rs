@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use policy::Scopes;
 
 use super::{Desk, Failure, print};
-use crate::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::store::{OrganizationChange, OrganizationRecord};
 
 /// Organizations.

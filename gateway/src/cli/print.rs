@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use super::Failure;
-use crate::clock::dated;
+use crate::base::clock::dated;
 
 /// Prints a value as indented JSON, its instants in one format.
 pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {

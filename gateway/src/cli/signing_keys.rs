@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::{Desk, Failure, print};
-use crate::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::oauth::keyring::{KeyState, KeyringRecord};
 use crate::oauth::keys::Keys;
 

@@ -8,10 +8,10 @@ use policy::credential::{REFRESH_TOKEN_PREFIX, Secret, TOKEN_PREFIX};
 use policy::jws::{self, TOKEN_BYTES_MAX};
 
 use super::{Desk, Failure, print};
-use crate::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::{Clock as _, System, rfc3339};
+use crate::base::http_client::Outgoing;
 use crate::identify::{Bounds, Caller, Tokens, Unidentified};
 use crate::oauth::secret::presented;
-use crate::outgoing::Outgoing;
 
 /// Tokens.
 #[derive(Debug, Subcommand)]
@@ -112,7 +112,7 @@ async fn access(desk: &Desk, api: Option<&str>, text: &str) -> Result<Seen, Fail
         },
         Err(Unidentified::Unknown) => "would be refused: 401 invalid_credential".into(),
         Err(Unidentified::Dead(fault)) => {
-            format!("would be refused: 401 {}", crate::deny::Denial::DeadCredential(fault).code())
+            format!("would be refused: 401 {}", crate::admit::denial::Denial::DeadCredential(fault).code())
         }
         Err(Unidentified::CannotKnow) => "cannot be told now: 503 temporarily_unavailable".into(),
     };

@@ -5,9 +5,9 @@ use std::io::Read as _;
 use clap::{Args, Subcommand};
 
 use super::{Desk, Failure, print};
-use crate::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::{Clock as _, System, rfc3339};
+use crate::base::random::base62;
 use crate::oauth::user::{MEMBERSHIPS_MAX, Membership, PASSWORD_BYTES_MAX, Role, UserRecord, email, hash};
-use crate::random::base62;
 use crate::store::StoreError;
 
 /// Characters of a password that we make.

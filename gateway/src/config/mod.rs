@@ -18,7 +18,7 @@ use policy::{Problem, Problems, Source};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::digest::{Digest, Peppers};
+use crate::base::digest::{Digest, Peppers};
 use crate::store::RedisSettings;
 
 pub use self::bounds::{Bounds, BoundsFile};

@@ -5,7 +5,7 @@ use std::path::Path;
 use policy::Problem;
 
 use super::{ConfigFile, Text, take};
-use crate::digest::{Digest, Pepper, Peppers};
+use crate::base::digest::{Digest, Pepper, Peppers};
 
 pub(super) fn peppers(file: &ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option<Peppers> {
     let read = |text: &Text, problems: &mut Vec<Problem>| take(text, problems, |path| Pepper::read(&folder.join(path)));

@@ -14,8 +14,8 @@ use quick_cache::sync::{Cache as Bounded, DefaultLifecycle};
 use tokio::sync::OnceCell;
 
 use super::{Found as How, Unidentified};
-use crate::clock::Clock;
-use crate::digest::Digest;
+use crate::base::clock::Clock;
+use crate::base::digest::Digest;
 use crate::store::{Change, Store, StoreError};
 
 /// Bounds of the key cache.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Identities;
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::observe::Health;
 use crate::store::{Change, GatewaySeen, Position, Store, StoreError};
 

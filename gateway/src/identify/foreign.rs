@@ -21,9 +21,9 @@ use quick_cache::sync::Cache as Map;
 
 use super::Unidentified;
 use super::tokens::{FOREIGN_LEEWAY_S, KnownToken};
-use crate::digest::Digest;
+use crate::base::digest::Digest;
+use crate::base::http_client::{Form, Outgoing, OutgoingFault};
 use crate::oauth::user::foreign_id;
-use crate::outgoing::{Form, Outgoing, OutgoingFault};
 
 /// Keys are fetched anew after this long, milliseconds.
 const REFRESH_MS: u64 = 5 * 60_000;

@@ -28,10 +28,10 @@ pub use self::feed::follow;
 pub(crate) use self::foreign::is_signed_by;
 pub use self::grants::{GrantFacts, KnownGrant};
 pub use self::tokens::{KnownToken, Tokens, subject};
-use crate::clock::Clock;
-use crate::digest::{Digest, Peppers};
+use crate::base::clock::Clock;
+use crate::base::digest::{Digest, Peppers};
+use crate::base::http_client::Outgoing;
 use crate::live::Live;
-use crate::outgoing::Outgoing;
 use crate::store::{Store, StoreError};
 
 /// Why a credential gave no identity.

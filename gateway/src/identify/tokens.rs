@@ -21,10 +21,10 @@ use super::cache::{Bounds, Cache, Map, map};
 use super::foreign::Foreign;
 use super::grants::{GrantFacts, KnownGrant};
 use super::{Caller, Found, Identified, Unidentified};
-use crate::clock::Clock;
-use crate::digest::{Digest, Peppers};
+use crate::base::clock::Clock;
+use crate::base::digest::{Digest, Peppers};
+use crate::base::http_client::Outgoing;
 use crate::oauth::keys::Keys;
-use crate::outgoing::Outgoing;
 use crate::store::{Change, Store, StoreError};
 
 /// Most verified tokens remembered.

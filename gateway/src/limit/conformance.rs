@@ -15,7 +15,7 @@ use policy::window::Period;
 use policy::{Environment, Key, KeyClass, Organization, Scopes};
 
 use super::{Ask, Certainty, Limiter, Standing, Verdict};
-use crate::clock::{Clock as _, System};
+use crate::base::clock::{Clock as _, System};
 
 /// Runs the whole list.
 pub async fn all(limiter: Arc<dyn Limiter>) {

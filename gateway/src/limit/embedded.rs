@@ -13,7 +13,7 @@ use policy::limit::{CHARGES_MAX, Charge};
 use policy::window::{Exhausted, Period, Tally};
 
 use super::{Ask, CannotTell, Certainty, Limiter, Standing, Verdict};
-use crate::clock::Moment;
+use crate::base::clock::Moment;
 use crate::store::Counter;
 
 /// Parts of the bucket map, so that cores seldom wait for one another.

@@ -16,7 +16,7 @@ use policy::window::Window;
 
 pub use self::embedded::Embedded;
 pub use self::leasing::Leasing;
-use crate::clock::Moment;
+use crate::base::clock::Moment;
 use crate::store::Counter;
 
 /// A request's question.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use prometheus::IntCounterVec;
 use tokio::sync::Notify;
 
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 use crate::identify::Caller;
 use crate::store::Change;
 

@@ -10,8 +10,8 @@ use super::pages::{ApplicationsPage, Connected, Frame, in_words, page};
 use super::registry::FlowRecord;
 use super::server::AuthorizationServer;
 use super::user::UserRecord;
-use crate::clock::rfc3339;
-use crate::random::base62;
+use crate::base::clock::rfc3339;
+use crate::base::random::base62;
 
 /// An application with all live grants that one user gave it.
 #[derive(Debug, serde::Serialize)]
@@ -99,7 +99,7 @@ impl AuthorizationServer {
             challenge: String::new(),
             must_consent: false,
             must_login: false,
-            browser: crate::digest::Digest::from_bytes([0; 32]),
+            browser: crate::base::digest::Digest::from_bytes([0; 32]),
             created_ms: request.now_ms,
             expires_ms: request.now_ms + super::authorize::FLOW_LIFE_MS,
             user: None,

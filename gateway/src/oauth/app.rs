@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::secret::has_digest;
-use crate::digest::{Digest, Peppers};
+use crate::base::digest::{Digest, Peppers};
 
 /// Most redirect URIs of one application.
 pub const REDIRECT_URIS_MAX: usize = 20;
@@ -42,7 +42,7 @@ impl AppKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppSecret {
     /// Keyed hash.
-    #[serde(with = "crate::digest::hex")]
+    #[serde(with = "crate::base::digest::hex")]
     pub digest: Digest,
     /// First instant at which it no longer works, once it is being replaced.
     pub not_after_ms: Option<u64>,
@@ -310,7 +310,8 @@ mod tests {
 
     #[test]
     fn an_old_secret_works_until_the_end_of_the_overlap() {
-        let peppers = Peppers { current: crate::digest::Pepper::from_hex(&"1".repeat(64)).unwrap(), previous: None };
+        let peppers =
+            Peppers { current: crate::base::digest::Pepper::from_hex(&"1".repeat(64)).unwrap(), previous: None };
         let digest = |text| peppers.current.digest(policy::credential::Secret::new(text));
         let mut app = app(&[]);
         app.add_secret(digest("one"), 0);

@@ -13,7 +13,7 @@ use super::pages::message;
 use super::registry::FlowRecord;
 use super::secret::{is_challenge, random_secret};
 use super::server::AuthorizationServer;
-use crate::random::base62;
+use crate::base::random::base62;
 
 /// Longest `state`, in bytes.
 const STATE_BYTES_MAX: usize = 2_048;

@@ -13,7 +13,7 @@ use super::registry::{ConsentRecord, FlowRecord};
 use super::secret::new_code;
 use super::server::AuthorizationServer;
 use super::user::UserRecord;
-use crate::random::base62;
+use crate::base::random::base62;
 
 /// Most live grants of one user for one application; each device has one.
 const GRANTS_MAX: usize = 50;

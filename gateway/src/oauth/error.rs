@@ -131,8 +131,8 @@ impl From<KeysError> for OAuthError {
     }
 }
 
-impl From<crate::random::NoRandomness> for OAuthError {
-    fn from(error: crate::random::NoRandomness) -> Self {
+impl From<crate::base::random::NoRandomness> for OAuthError {
+    fn from(error: crate::base::random::NoRandomness) -> Self {
         log::error!(target: "tollgate::oauth", "{error}");
         OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment")
     }

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::secret::{challenge_of, same};
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 
 /// How long a code can be redeemed, milliseconds.
 pub const CODE_LIFE_MS: u64 = 60_000;
@@ -63,7 +63,7 @@ impl Cause {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Code {
     /// Keyed hash of the code.
-    #[serde(with = "crate::digest::hex")]
+    #[serde(with = "crate::base::digest::hex")]
     pub digest: Digest,
     /// The redirect URI of the request, byte for byte.
     pub redirect_uri: String,

@@ -21,8 +21,8 @@ use super::registry::{FlowRecord, Handed};
 use super::secret::{challenge_of, has_digest, random_secret, same};
 use super::server::AuthorizationServer;
 use super::user::{MEMBERSHIPS_MAX, Membership, Role, UserRecord, foreign_id};
+use crate::base::http_client::{Form, OutgoingFault};
 use crate::identify::is_signed_by;
-use crate::outgoing::{Form, OutgoingFault};
 use crate::store::StoreError;
 
 /// Longest life of a signed login, seconds.

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use super::grant::TOKEN_LIFE_S;
-use crate::digest::{Pepper, Peppers};
+use crate::base::digest::{Pepper, Peppers};
 
 /// How long others may remember our published keys, seconds.
 pub const PUBLISHED_MAX_AGE_S: u64 = 3_600;

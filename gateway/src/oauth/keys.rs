@@ -17,8 +17,8 @@ use tokio::sync::Mutex;
 
 use super::keyring::{KeyState, KeyringFault, KeyringRecord, generate, is_under_old_pepper, open, reseal, sign};
 use super::registry::Registry;
-use crate::clock::Clock;
-use crate::digest::Peppers;
+use crate::base::clock::Clock;
+use crate::base::digest::Peppers;
 use crate::store::StoreError;
 
 /// How often the store is asked again because of a key that nobody knows, milliseconds.

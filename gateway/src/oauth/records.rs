@@ -25,8 +25,8 @@ pub struct FlowRecord {
     /// `prompt=login`: sessions from before this do not count.
     pub must_login: bool,
     /// Hash of the cookie of the browser that began it.
-    #[serde(with = "crate::digest::hex")]
-    pub browser: crate::digest::Digest,
+    #[serde(with = "crate::base::digest::hex")]
+    pub browser: crate::base::digest::Digest,
     /// When it began, Unix milliseconds.
     pub created_ms: u64,
     /// When it is over.
@@ -48,8 +48,8 @@ pub struct Handed {
     /// Who has logged in; `None` when the login was rejected.
     pub user: Option<String>,
     /// Hash of the verifier.
-    #[serde(with = "crate::digest::hex")]
-    pub verifier: crate::digest::Digest,
+    #[serde(with = "crate::base::digest::hex")]
+    pub verifier: crate::base::digest::Digest,
 }
 
 /// A browser in which a user has logged in.

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use super::app::{AppKind, AppRecord, REDIRECT_URIS_MAX, check_name, check_redirect_uri};
 use super::registry::Registry;
 use super::secret::new_client_secret;
-use crate::digest::Peppers;
-use crate::random::{NoRandomness, base62};
+use crate::base::digest::Peppers;
+use crate::base::random::{NoRandomness, base62};
 use crate::store::StoreError;
 
 /// Characters of a client id after its prefix.

@@ -11,8 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use policy::credential::{CLIENT_SECRET_PREFIX, REFRESH_TOKEN_PREFIX, Secret};
 use subtle::ConstantTimeEq as _;
 
-use crate::digest::{Digest, Pepper, Peppers};
-use crate::random::{NoRandomness, base62, fill};
+use crate::base::digest::{Digest, Pepper, Peppers};
+use crate::base::random::{NoRandomness, base62, fill};
 
 /// Characters of a grant's id: 130 bits, so that it cannot be guessed either.
 pub const GRANT_ID_CHARS: usize = 22;

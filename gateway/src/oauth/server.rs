@@ -15,11 +15,11 @@ use super::registry::Registry;
 use super::throttle::Throttle;
 use super::token::{cross_origin, preflight};
 use super::user::Passwords;
-use crate::clock::Clock;
-use crate::digest::Peppers;
+use crate::base::clock::Clock;
+use crate::base::digest::Peppers;
+use crate::base::http_client::Outgoing;
 use crate::identify::{FailureBudget, Identities};
 use crate::observe::Metrics;
-use crate::outgoing::Outgoing;
 
 /// The authorization servers of all APIs: they differ in what the policy says of them.
 pub struct AuthorizationServer {

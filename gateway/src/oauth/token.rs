@@ -15,8 +15,8 @@ use super::grant::{Cause, GrantRecord, Redemption, Step, TOKEN_LIFE_S};
 use super::http::{Form, Reply, Request, basic, body_form};
 use super::secret::{grant_of_code, is_verifier, presented, refresh_token};
 use super::server::AuthorizationServer;
+use crate::base::random::base62;
 use crate::identify::Unidentified;
-use crate::random::base62;
 use crate::store::Change;
 
 /// Characters of a `jti` and of a refresh token's salt.

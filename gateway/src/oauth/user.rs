@@ -11,7 +11,7 @@ use argon2::{Argon2, Params};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::random::fill;
+use crate::base::random::fill;
 
 /// Shortest password.
 pub const PASSWORD_CHARS_MIN: usize = 10;

@@ -18,7 +18,7 @@ use policy::limit::Charge;
 use policy::window::Period;
 
 use super::{Health, Management, Metrics};
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::limit::Limiter;
 
 /// Connections that may wait to be accepted.

@@ -17,8 +17,8 @@ use policy::credential::{Secret, bearer};
 use policy::oauth::{Login, OAuth};
 use serde_json::{Value, json};
 
-use crate::clock::dated;
-use crate::digest::Digest;
+use crate::base::clock::dated;
+use crate::base::digest::Digest;
 use crate::oauth::app::AppRecord;
 use crate::oauth::error::{Code, OAuthError};
 use crate::oauth::grant::Cause;

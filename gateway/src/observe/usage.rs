@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Metrics;
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::limit::Limiter;
 use crate::store::{Store, Usage};
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use policy::window::Tally;
 
+use crate::admit::Shared;
 use crate::identify::follow;
 use crate::limit::Limiter;
 use crate::observe::{Health, write_behind};
-use crate::proxy::Shared;
 use crate::store::{Counter, Store};
 
 /// Follows changes and writes behind from the start, and restores quotas as soon as the store

@@ -1,6 +1,7 @@
 //! Wiring: the only place where everything is constructed.
 
 mod jobs;
+pub mod reload;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,12 +14,16 @@ use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{ExecutionPhase, RunArgs, Server};
 use pingora::services::listening::Service;
 
-use crate::clock::{Clock, System};
+use crate::admit::{Gate, Shared};
+use crate::base::clock::{Clock, System};
+use crate::base::http_client::Outgoing;
+use crate::base::random::{RequestIds, base62};
 use crate::config::{Config, ListenKind};
+use crate::edge::deadlines::Deadlines;
+use crate::edge::tls::{Resolver, acceptor};
 use crate::edge::{Caps, Edge};
-use crate::front::Front;
-use crate::guarded::Deadlines;
-use crate::http2;
+use crate::exchange::front::Front;
+use crate::exchange::http2;
 use crate::identify::{Bounds, FailureBudget, Identities};
 use crate::limit::{Embedded, Leasing, Limiter};
 use crate::oauth::registry::Registry;
@@ -26,13 +31,9 @@ use crate::oauth::user::Passwords;
 use crate::oauth::{AuthorizationServer, Providers, Throttle};
 use crate::observe::admin::Admin;
 use crate::observe::{AccessLog, Health, Management, Metrics, UsageLog};
-use crate::outgoing::Outgoing;
-use crate::proxy::{Gate, Shared};
-use crate::random::{RequestIds, base62};
-use crate::reload::{CertificateKeeper, watch};
+use crate::server::reload::{CertificateKeeper, watch};
 use crate::snapshot::PolicyKeeper;
 use crate::store::{Store, StoreError};
-use crate::tls::{Resolver, acceptor};
 use crate::upstream::{Connections, keepalive};
 
 /// Why a gateway did not start. The text says what to do.
@@ -43,7 +44,7 @@ pub enum StartError {
     Policy(#[from] crate::snapshot::PolicyError),
     /// Certificates.
     #[error("{0}")]
-    Certificates(#[from] crate::tls::CertificateFault),
+    Certificates(#[from] crate::edge::tls::CertificateFault),
     /// Store.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -55,7 +56,7 @@ pub enum StartError {
     Passwords(#[from] crate::oauth::user::PasswordFault),
     /// Randomness.
     #[error("{0}")]
-    Randomness(#[from] crate::random::NoRandomness),
+    Randomness(#[from] crate::base::random::NoRandomness),
     /// An address or a thread.
     #[error("{what}: {cause}")]
     System {

@@ -24,7 +24,7 @@ pub use self::record::{
 pub(crate) use self::redis::way;
 pub use self::redis::{RedisSettings, RedisStore};
 pub use self::sqlite::SqliteStore;
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 
 /// Why a store did not do what was asked. The caller's fault and the store's are kept apart,
 /// because one is an answer and the other is a 503.

@@ -6,7 +6,7 @@ use policy::{KeyFault, Scopes};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 
 /// A tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ pub struct KeyRecord {
     /// What may be shown of the secret.
     pub display: String,
     /// Hash of the secret; not shown.
-    #[serde(with = "crate::digest::hex")]
+    #[serde(with = "crate::base::digest::hex")]
     pub digest: Digest,
     /// Who made it.
     pub created_by: String,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::wire::Wire;
-use crate::clock::micros;
+use crate::base::clock::micros;
 
 /// Most connections kept to one backend.
 const KEPT_MAX: usize = 1_024;

@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 pub use self::connections::{Connections, Left};
 use self::kept::IDLE;
 pub use self::member::Member;
-use crate::clock::{Clock as _, System};
+use crate::base::clock::{Clock as _, System};
 
 /// Longest silence on a route that allows streams.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(3_600);

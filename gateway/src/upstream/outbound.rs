@@ -14,7 +14,7 @@ use pingora::{Error, ErrorType, OrErr as _};
 use tokio::io::AsyncWrite;
 
 use super::wire::Wire;
-use crate::clock::within;
+use crate::base::clock::within;
 
 /// The end of a body in chunks.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";

@@ -12,9 +12,9 @@ use zeroize::Zeroizing;
 use super::super::orgs::known_scopes;
 use super::super::{Desk, Failure, print};
 use super::{Wait, view};
-use crate::clock::{Clock as _, System, parse_instant, rfc3339};
-use crate::digest::Digest;
-use crate::random::{base62, fill};
+use crate::base::clock::{Clock as _, System, parse_instant, rfc3339};
+use crate::base::digest::Digest;
+use crate::base::random::{base62, fill};
 use crate::store::{KeyChange, KeyRecord};
 
 /// Class, as typed.

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use super::super::{Desk, Failure, print};
 use super::issue::ClassArg;
 use super::view;
-use crate::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::store::KeyRecord;
 
 /// Which keys, and how much of them.

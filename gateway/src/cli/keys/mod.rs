@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 pub(super) use self::issue::{Create, Import, Rotate};
 use super::{Desk, Failure, print};
-use crate::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::store::{Cleared, Exposure, KeyChange, KeyRecord, Position, StoreError};
 
 /// API keys.

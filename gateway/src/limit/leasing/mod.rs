@@ -29,7 +29,7 @@ use self::node::State;
 use self::nodes::Nodes;
 use super::embedded::AsItIs;
 use super::{Ask, CannotTell, Certainty, Limiter, Standing, Verdict};
-use crate::clock::{Clock, Moment, micros};
+use crate::base::clock::{Clock, Moment, micros};
 use crate::observe::LimitMetrics;
 use crate::store::{Counter, RedisSettings, StoreError, way};
 
@@ -79,7 +79,7 @@ impl Leasing {
         clock: Arc<dyn Clock>,
         metrics: LimitMetrics,
     ) -> Result<Arc<Self>, StoreError> {
-        let process = crate::random::base62(11).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let process = crate::base::random::base62(11).map_err(|e| StoreError::Unavailable(e.to_string()))?;
         let (events, news) = mpsc::channel(EVENTS_MAX);
         let way = way::way(url, settings)?;
         let common = Arc::new(node::Common {

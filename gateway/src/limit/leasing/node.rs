@@ -18,7 +18,7 @@ use super::clock::RedisClock;
 use super::leads::{connect_limit, epoch_of, leads_elsewhere};
 use super::message::{Call, Message, Reply, SCRIPT};
 use super::trouble::{Trouble, is_about_the_bucket};
-use crate::clock::{Clock, micros};
+use crate::base::clock::{Clock, micros};
 use crate::store::way::{Way, describe};
 
 /// Time between two pings of a server that was not otherwise heard of.

@@ -14,7 +14,7 @@ use super::ledger::{Next, Reason};
 use super::message::{Message, Reply};
 use super::node::{Event, Node, RECALLS, State};
 use super::trouble::Trouble;
-use crate::clock::micros;
+use crate::base::clock::micros;
 
 /// Time between two sweeps of buckets whose window has ended.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);

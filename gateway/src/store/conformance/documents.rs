@@ -8,7 +8,7 @@ fn document(kind: Kind, id: &str, record: &str, lists: &[&str], expires_ms: Opti
 }
 
 pub(super) async fn all(store: &dyn Store) {
-    let now_ms = store.now_ms(crate::clock::Clock::now_ms(&crate::clock::System)).await.unwrap();
+    let now_ms = store.now_ms(crate::base::clock::Clock::now_ms(&crate::base::clock::System)).await.unwrap();
     a_record_is_of_its_kind_and_id(store).await;
     a_swap_happens_to_what_was_read_and_to_nothing_else(store, now_ms).await;
     of_many_who_swap_or_remove_at_once_one_does(store).await;
@@ -99,7 +99,7 @@ async fn what_has_ended_is_dropped(store: &dyn Store, now_ms: u64) {
     store.insert_document(&short).await.unwrap();
     store.insert_document(&document(Kind::Session, "long", "x", &["user/x"], Some(now_ms + 600_000))).await.unwrap();
     loop {
-        let at = store.now_ms(crate::clock::Clock::now_ms(&crate::clock::System)).await.unwrap();
+        let at = store.now_ms(crate::base::clock::Clock::now_ms(&crate::base::clock::System)).await.unwrap();
         store.sweep(at).await.unwrap();
         if store.document(Kind::Session, "short").await.unwrap().is_none() {
             break;

@@ -13,7 +13,7 @@ use super::{
     Change, Cleared, Counter, Exposure, GatewaySeen, KeyChange, KeyRecord, LastUse, OrganizationChange,
     OrganizationRecord, Sighting, Store, StoreError, Usage,
 };
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 
 /// An organization for tests.
 pub fn organization(id: &str) -> OrganizationRecord {

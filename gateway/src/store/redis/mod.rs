@@ -33,7 +33,7 @@ use super::{
     Change, Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
     OrganizationRecord, Position, Store, StoreError, Usage, json, text,
 };
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 
 /// Uses of keys written at the same time.
 const NOTES_AT_ONCE: usize = 64;

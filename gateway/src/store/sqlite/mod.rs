@@ -19,7 +19,7 @@ use super::{
     Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
     OrganizationRecord, Position, Store, StoreError, Usage, json, text,
 };
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 
 use self::rows::{
     KEY_COLUMNS, announce, changes_after, connect, exists_or, find_digest, find_id, find_organization, key_record,

@@ -9,7 +9,7 @@ use super::super::{
     Change, Changes, KeyRecord, OrganizationRecord, Position, Sighting, StoreError, Usage, json, record_change, text,
 };
 use super::documents::note_grant_use;
-use crate::digest::Digest;
+use crate::base::digest::Digest;
 
 /// Rows of `changes` kept for gateways that lag.
 const CHANGES_KEPT: i64 = 100_000;

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::bucket::Taken;
 use super::message::Message;
 use super::word::{TOKENS_MAX, Word};
-use crate::clock::micros;
+use crate::base::clock::micros;
 
 /// How long a request waits for tokens that other gateways are asked to return.
 pub const PARK: Duration = Duration::from_millis(25);

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{
     Answer, Barren, LEASE_MIN, LOW, Ledger, Next, PARK, RETRY, Reason, Settled, WAITING_MAX, Waiter, Wants, count,
 };
-use crate::clock::micros;
+use crate::base::clock::micros;
 use crate::limit::leasing::bucket::{Bucket, Take};
 use crate::limit::leasing::clock::Look;
 use crate::limit::leasing::message::{Message, Reply};

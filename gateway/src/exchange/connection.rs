@@ -1,10 +1,10 @@
-//! What the hooks know of the client's connection.
+//! What an exchange knows of its client's connection.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use pingora::protocols::http::ServerSession as Session;
 
-use crate::guarded::{Guarded, Phase};
+use crate::edge::deadlines::{Guarded, Phase};
 
 /// Says what the connection waits for next.
 pub(super) fn set_phase(session: &Session, phase: Phase) {

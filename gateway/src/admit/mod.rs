@@ -1,12 +1,14 @@
-//! The story of one request: target, credential, identity, grant, permit.
+//! The decision over one request: target, credential, identity, grant, permit.
 //!
 //! Each step takes what the one before proved. Only a [`Permit`] can be forwarded, and only
-//! [`Gate::admit`] makes one: leaving a check out does not compile. The engine's hooks around this
-//! are in [`crate::hooks`].
+//! [`Gate::admit`] makes one. What is done with the decision is told in [`crate::exchange`].
 
-mod addressed;
+pub mod denial;
+mod destination;
+pub mod head;
+pub mod inspect;
 mod known;
-mod note;
+mod sightings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,18 +20,18 @@ use policy::limit::Payer;
 use policy::route::{Api, CredentialKind, Refusal, RouteClass};
 use policy::{Circumstances, Grant, Identity, KeyClass, Route, Target};
 
-use self::addressed::addressed;
+use self::destination::addressed;
 pub use self::known::{Known, RefusedKey};
-use crate::clock::{Clock, Moment};
+use crate::admit::denial::Denial;
+use crate::admit::head::Head;
+use crate::admit::inspect::{Inspection, inspect};
+use crate::base::clock::{Clock, Moment};
+use crate::base::random::RequestIds;
 use crate::config::ListenKind;
-use crate::deny::Denial;
 use crate::identify::{Caller, FailureBudget, Found, Identified, Identities, Unidentified};
-use crate::inspect::{Inspection, inspect};
 use crate::limit::{Ask, Limiter, Standing, Verdict};
 use crate::oauth::AuthorizationServer;
 use crate::observe::{AccessLog, Metrics, UsageLog};
-use crate::random::RequestIds;
-use crate::request::Head;
 use crate::snapshot::{PolicyKeeper, Snapshot};
 use crate::upstream::Connections;
 

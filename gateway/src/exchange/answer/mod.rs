@@ -18,12 +18,12 @@ use policy::limit::Charges;
 use policy::route::Api;
 
 pub use self::links::OwnHosts;
-use crate::clock::within;
-use crate::deny::Denial;
-use crate::forward::{Nominations, names};
+use crate::admit::denial::Denial;
+use crate::base::clock::within;
+use crate::base::header_values::Values;
+use crate::exchange::request_fields::{Nominations, names};
 use crate::limit::Standing;
 use crate::oauth::http::Reply;
-use crate::values::Values;
 
 /// Longest wait for a client to take what we send it.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -13,9 +13,9 @@ use policy::Identity;
 use policy::fields::{Treatment, treatment};
 use policy::route::Upstream;
 
-use crate::deny::Denial;
+use crate::admit::denial::Denial;
+use crate::base::header_values::Values;
 use crate::upstream::outbound::Framing;
-use crate::values::Values;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]

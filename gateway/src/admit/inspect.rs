@@ -8,7 +8,7 @@ use policy::route::{Api, RouteClass};
 use policy::{Identity, Organization};
 use serde::Serialize;
 
-use crate::clock::{Moment, rfc3339};
+use crate::base::clock::{Moment, rfc3339};
 use crate::limit::{Limiter, Standing};
 
 /// Most limits shown; a policy with more routes that have limits of their own shows the first ones.

@@ -13,12 +13,12 @@ use pingora::protocols::http::{ReusableHttpStream, ServerSession};
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 
-use crate::answer;
-use crate::guarded::Guarded;
-use crate::hooks::{Ctx, Facts, Next};
-use crate::http2::{self, Http2};
+use crate::admit::Gate;
+use crate::edge::deadlines::Guarded;
+use crate::exchange::answer;
+use crate::exchange::http2::{self, Http2};
+use crate::exchange::{Ctx, Facts, Next};
 use crate::live::{GOING_AWAY, POLICY_VIOLATION, tunnel};
-use crate::proxy::Gate;
 use crate::upstream::STREAM_SILENCE;
 use crate::upstream::backend::{Backend, at_once};
 

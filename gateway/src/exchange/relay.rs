@@ -17,16 +17,16 @@ use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 
 use super::Ctx;
+use super::connection::set_phase;
 use super::farewell::ended;
 use super::pass::{Head, is_over};
 use super::request_body::RequestBody;
-use super::wire::set_phase;
-use crate::answer;
-use crate::clock::within;
-use crate::deny::Denial;
-use crate::forward::{self, Shape};
-use crate::guarded::Phase;
-use crate::proxy::Gate;
+use crate::admit::Gate;
+use crate::admit::denial::Denial;
+use crate::base::clock::within;
+use crate::edge::deadlines::Phase;
+use crate::exchange::answer;
+use crate::exchange::request_fields::{self, Shape};
 use crate::upstream::backend::{Again, Backend, Piece};
 use crate::upstream::outbound::{Framing, Outbound};
 use crate::upstream::{Left, Member, Pool, STREAM_SILENCE};
@@ -293,12 +293,12 @@ async fn from_client(
 fn is_upgrade(session: &Session, body: &RequestBody) -> bool {
     let head = session.req_header();
     let may_be = head.version == Version::HTTP_11 && head.method == Method::GET && body.is_read();
-    may_be && forward::is_websocket(&head.headers)
+    may_be && request_fields::is_websocket(&head.headers)
 }
 
 /// How a request's body is framed.
 fn framing(session: &Session, body: &RequestBody) -> Framing {
-    match forward::content_length(&session.req_header().headers) {
+    match request_fields::content_length(&session.req_header().headers) {
         Some(length) => Framing::Length(length),
         None if body.is_empty() => Framing::None,
         None => Framing::Unknown,

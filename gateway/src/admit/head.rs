@@ -15,8 +15,8 @@ use policy::credential::{Secret, bearer};
 use policy::head::{HEAD_BYTES_MAX, HeadFault, is_length, lint};
 use policy::target::{Target, TargetFault};
 
-use crate::deny::Denial;
-use crate::forward::{OF_CONNECTION, check_names, names};
+use crate::admit::denial::Denial;
+use crate::exchange::request_fields::{OF_CONNECTION, check_names, names};
 
 /// The head of a request that has one reading.
 pub struct Head<'a> {

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use policy::route::CredentialKind;
 
 use super::{Gate, Known};
+use crate::admit::head::Head;
 use crate::identify::{Caller, KnownKey, Unidentified};
 use crate::oauth::grant::REFRESH_LIFE_MS;
-use crate::request::Head;
 use crate::snapshot::Snapshot;
 use crate::store::{Exposure, LastUse, Sighting, Usage};
 

@@ -4,6 +4,9 @@
 //! gives each connection to [`Edge`], which counts it, ends TLS if that is what the listener
 //! speaks, puts it under watch and passes it on. A connection over a cap is closed at once.
 
+pub mod deadlines;
+pub mod tls;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +20,7 @@ use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::server::ShutdownWatch;
 
-use crate::guarded::{Deadlines, Guarded};
+use crate::edge::deadlines::{Deadlines, Guarded};
 use crate::identify::network;
 use crate::observe::Metrics;
 

@@ -8,11 +8,11 @@ use http::header;
 use pingora::protocols::http::ServerSession as Session;
 
 use super::{Ctx, Outcome};
-use crate::answer;
-use crate::deny::Denial;
+use crate::admit::Gate;
+use crate::admit::denial::Denial;
+use crate::exchange::answer;
 use crate::oauth::http::{BODY_BYTES_MAX, Reply, Request};
 use crate::oauth::resource_metadata;
-use crate::proxy::Gate;
 
 /// How long others may remember what an API says of itself, seconds.
 const METADATA_MAX_AGE_S: u64 = 3_600;

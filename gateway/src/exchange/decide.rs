@@ -6,15 +6,15 @@ use pingora::protocols::http::ServerSession as Session;
 use policy::limit::Payer;
 use policy::route::RouteClass;
 
+use super::connection::{peer_address, set_phase};
 use super::relay::End;
-use super::wire::{peer_address, set_phase};
 use super::{Ctx, Outcome};
-use crate::answer::{self, Dressing};
-use crate::deny::Denial;
-use crate::guarded::Phase;
+use crate::admit::denial::Denial;
+use crate::admit::head::{Head, caller_address, raw_head, request_id};
+use crate::admit::{Admission, Gate, is_browser_exposure};
+use crate::edge::deadlines::Phase;
+use crate::exchange::answer::{self, Dressing};
 use crate::identify::Caller;
-use crate::proxy::{Admission, Gate, is_browser_exposure};
-use crate::request::{Head, caller_address, raw_head, request_id};
 use crate::store::Exposure;
 use crate::upstream::backend::Backend;
 

@@ -7,9 +7,9 @@ use policy::Identity;
 use policy::target::METHOD_BYTES_MAX;
 
 use super::{Ctx, Outcome};
+use crate::admit::{Gate, found_label};
 use crate::limit::Certainty;
 use crate::observe::Record;
-use crate::proxy::{Gate, found_label};
 
 /// What a record says of the messages themselves.
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ impl Gate {
             None => (key, organization),
         };
         self.shared.access_log.write(&Record {
-            time: crate::clock::rfc3339(ctx.started.wall_ms),
+            time: crate::base::clock::rfc3339(ctx.started.wall_ms),
             request_id: &ctx.request_id,
             api,
             route,

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::config::CertificatePaths;
+use crate::edge::tls::{Certificates, Resolver};
 use crate::observe::{Health, Metrics};
 use crate::snapshot::PolicyKeeper;
-use crate::tls::{Certificates, Resolver};
 
 /// Time between two looks.
 const EVERY: Duration = Duration::from_millis(500);
@@ -56,14 +56,14 @@ impl CertificateKeeper {
     }
 
     /// Loads, proves and puts in force, or says why not.
-    pub fn load(&self) -> Result<(), crate::tls::CertificateFault> {
+    pub fn load(&self) -> Result<(), crate::edge::tls::CertificateFault> {
         self.put(self.resolver.judge(Certificates::load(&self.paths, self.now_s())?)?);
         Ok(())
     }
 
     /// Puts the first certificates in force. One that has expired is better than none: it is said,
     /// and looked at again.
-    pub fn start(&self) -> Result<(), crate::tls::CertificateFault> {
+    pub fn start(&self) -> Result<(), crate::edge::tls::CertificateFault> {
         self.put(Certificates::load(&self.paths, self.now_s())?);
         Ok(())
     }

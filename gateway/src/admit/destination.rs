@@ -5,8 +5,8 @@ use policy::route::Api;
 use policy::{Method, Target};
 
 use super::{Admission, Known};
-use crate::deny::Denial;
-use crate::request::Head;
+use crate::admit::denial::Denial;
+use crate::admit::head::Head;
 use crate::snapshot::Snapshot;
 
 /// The API whose business a request is; or how it goes on when it is ours: at the host of an

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use policy::{Identity, Organization, Target};
 
-use crate::clock::Moment;
+use crate::base::clock::Moment;
 use crate::identify::{Caller, Found};
 use crate::limit::{Certainty, Standing};
 

@@ -10,10 +10,10 @@ use policy::Route;
 use policy::route::{Api, Upstream};
 
 use super::{Ctx, Outcome};
-use crate::answer::OwnHosts;
+use crate::admit::Gate;
 use crate::config::ListenKind;
-use crate::forward::{self, Origin, Shape};
-use crate::proxy::Gate;
+use crate::exchange::answer::OwnHosts;
+use crate::exchange::request_fields::{self, Origin, Shape};
 use crate::upstream::Pool;
 
 impl Ctx {
@@ -64,7 +64,7 @@ impl Gate {
         ctx: &Ctx,
     ) -> pingora::Result<RequestHeader> {
         let (upstream, origin) = self.told(ctx)?;
-        forward::request(head, shape, ctx.known.path_and_query(), upstream, ctx.known.identity(), &origin)
+        request_fields::request(head, shape, ctx.known.path_and_query(), upstream, ctx.known.identity(), &origin)
     }
 
     /// The final head of an answer has come: ties it to its credential if it may outlast it, and

@@ -12,10 +12,10 @@ use pingora::{Error, ErrorType};
 use policy::credential::bearer;
 
 use super::Ctx;
-use crate::answer;
+use crate::admit::Gate;
+use crate::exchange::answer;
 use crate::identify::Caller;
 use crate::live::{Seat, Tether, Tie};
-use crate::proxy::Gate;
 
 /// How long an exchange has for its last words.
 pub(super) const GRACE: Duration = Duration::from_secs(3);

@@ -5,8 +5,8 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use super::request_body::RequestBody;
 use super::{Ctx, is_answered};
-use crate::deny::Denial;
-use crate::proxy::Gate;
+use crate::admit::Gate;
+use crate::admit::denial::Denial;
 use crate::upstream::Member;
 use crate::upstream::backend::Again;
 

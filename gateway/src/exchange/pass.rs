@@ -10,9 +10,9 @@ use pingora::protocols::http::{HttpTask, ServerSession as Session};
 use super::Ctx;
 use super::farewell::before_the_end;
 use super::relay::nonsense;
-use crate::answer::{self, Follows};
-use crate::forward::is_websocket;
-use crate::proxy::Gate;
+use crate::admit::Gate;
+use crate::exchange::answer::{self, Follows};
+use crate::exchange::request_fields::is_websocket;
 use crate::upstream::backend::{Backend, Piece};
 
 /// What a head that was passed on means for the exchange.

@@ -3,16 +3,20 @@
 //! A denial is a written response, never an error (an error would close the connection). A request
 //! that reaches the forwarding step without a permit is a bug and fails closed.
 
-mod authorize;
+pub mod answer;
+mod connection;
 mod decide;
 mod farewell;
 mod forwarding;
+pub mod front;
+pub mod http2;
+mod issuer;
 mod pass;
 mod record;
 mod relay;
 mod request_body;
-mod trouble;
-mod wire;
+pub mod request_fields;
+mod retry;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +26,15 @@ use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType};
 use policy::head::HeadFault;
 
+use self::connection::set_phase;
 pub(crate) use self::decide::Next;
 pub(crate) use self::farewell::Tied;
 pub(crate) use self::record::Facts;
-use self::trouble::denial_of;
-use self::wire::set_phase;
-use crate::answer;
-use crate::clock::Moment;
-use crate::deny::Denial;
-use crate::guarded::Phase;
-use crate::proxy::{Gate, Known, Permit};
+use self::retry::denial_of;
+use crate::admit::denial::Denial;
+use crate::admit::{Gate, Known, Permit};
+use crate::base::clock::Moment;
+use crate::edge::deadlines::Phase;
 use crate::snapshot::Snapshot;
 use crate::upstream::Member;
 
@@ -142,7 +145,7 @@ impl Gate {
         let mut ctx = self.begin();
         let denial = Denial::Head(HeadFault::Unreadable);
         ctx.request_id = self.shared.request_ids.next();
-        ctx.known.address = Some(wire::peer_address(session));
+        ctx.known.address = Some(connection::peer_address(session));
         (ctx.outcome, ctx.status) = (Outcome::Answered(denial.code()), denial.status());
         if answer::deny_unread(session, &denial, &ctx.request_id).await.is_err() {
             ctx.outcome = Outcome::Open;

@@ -1,0 +1,9 @@
+//! What everything stands on: time, randomness, hashes, header values, a client for HTTP.
+//!
+//! Nothing here knows a request, a key or a policy.
+
+pub mod clock;
+pub mod digest;
+pub(crate) mod header_values;
+pub mod http_client;
+pub mod random;
