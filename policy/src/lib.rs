@@ -5,16 +5,18 @@
 //!
 //! Code map, in the order of a request:
 //! [`head`] (raw HTTP/1 heads) → [`target`] and [`path`] (what is asked) → [`fields`] (headers that
-//! are ours) → [`credential`] (form of a key), [`jws`] (form of a token) → [`identity`] (who asks) → [`route`] and [`router`]
+//! are ours) → [`credential`] (form of a key), [`jws`] (form of a token) → [`identity`] (who asks) → [`mod@destination`] (whose business it is) → [`route`] and [`router`]
 //! (what it needs, and the decision) → [`limit`] and [`window`] (what it costs).
 //! The policy file: [`tree`] → [`shape`] → [`mod@file`] → [`mod@compile`], with [`problem`] for everything
-//! that is wrong with it. [`explain`] prints what these same functions return.
+//! that is wrong with it. [`RefusalCode`] is the status and code of a refusal. [`explain`] prints what these
+//! same functions return.
 
 mod bounds;
 mod bytes;
 pub mod compile;
 pub mod cors;
 pub mod credential;
+pub mod destination;
 pub mod explain;
 pub mod fields;
 pub mod file;
@@ -27,6 +29,7 @@ pub mod oauth;
 pub mod path;
 mod policy;
 pub mod problem;
+mod refusal_code;
 pub mod route;
 pub mod router;
 pub mod shape;
@@ -39,8 +42,10 @@ pub mod window;
 
 pub use bounds::Bounds;
 pub use compile::compile;
+pub use destination::Destination;
 pub use identity::{Environment, Identity, Key, KeyClass, KeyFault, Organization, Scope, Scopes, Token};
 pub use policy::Policy;
 pub use problem::{Problem, Problems, Source};
+pub use refusal_code::RefusalCode;
 pub use route::{Access, Api, Circumstances, Grant, Refusal, Route};
 pub use target::{Method, Target, TargetFault};

@@ -4,7 +4,6 @@
 //! [`Gate::admit`] makes one. What is done with the decision is told in [`crate::exchange`].
 
 pub mod denial;
-mod destination;
 pub mod head;
 pub mod inspect;
 mod known;
@@ -18,9 +17,8 @@ use ipnet::IpNet;
 use policy::credential::Secret;
 use policy::limit::Payer;
 use policy::route::{Api, CredentialKind, Refusal, RouteClass};
-use policy::{Circumstances, Grant, Identity, KeyClass, Route, Target};
+use policy::{Circumstances, Destination, Grant, Identity, KeyClass, Route, Target};
 
-use self::destination::addressed;
 pub use self::known::{Known, RefusedKey};
 use crate::admit::denial::Denial;
 use crate::admit::head::Head;
@@ -131,10 +129,16 @@ impl Gate {
         }
         let target = head.target().map_err(Denial::Target)?;
         known.keep_target(&target);
-        let destination = head.destination().map_err(Denial::Target)?;
-        let api = match addressed(head, &target, snapshot, known)? {
-            Ok(api) => api,
-            Err(aside) => return Ok(aside),
+        let copied_to = head.destination().map_err(Denial::Target)?;
+        let destination = snapshot.policy.destination(&target, head.is_preflight())?;
+        let api = destination.api();
+        known.api = Some(api.index);
+        let is_inspection = match destination {
+            Destination::Issuer(..) => return Ok(Admission::Authorize),
+            Destination::Preflight(_) => return Ok(Admission::Preflight),
+            Destination::Metadata(_) => return Ok(Admission::Describe),
+            Destination::Inspection(_) => true,
+            Destination::Route(_) => false,
         };
         if let Some(secret) = head.credential()? {
             let identified = match self.identify(api, secret, address, known.now.wall_ms).await {
@@ -148,11 +152,11 @@ impl Gate {
             known.caller = Some((identified.caller, identified.organization));
         }
         let circumstances = circumstances(head, address);
-        if api.is_inspection(&target) {
+        if is_inspection {
             return self.inspect(api, &circumstances, snapshot.version, known).await;
         }
         let identity = known.identity();
-        let grant = match authorize(api, (&target, destination.as_ref()), identity, &circumstances) {
+        let grant = match authorize(api, (&target, copied_to.as_ref()), identity, &circumstances) {
             Ok(grant) => grant,
             Err(refusal) => {
                 let route = api.find(&target).filter(|_| known.caller.is_some());

@@ -1,13 +1,12 @@
-//! `tollgate explain`: the whole decision for a request, from the functions that the proxy calls.
+//! `tollgate explain`: the whole decision for a request, from the functions that the gateway calls.
 
 use std::io::Read as _;
 use std::net::IpAddr;
 
 use clap::Args;
-use policy::Circumstances;
-use policy::Identity;
 use policy::credential::Secret;
-use policy::explain::{Explanation, Question, explain};
+use policy::explain::{AnsweredBy, Explanation, Question, explain};
+use policy::{Circumstances, Identity, RefusalCode};
 
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
@@ -39,10 +38,10 @@ const KEY_BYTES_MAX: u64 = 4_096;
 impl Explain {
     pub(super) async fn run(&self, desk: &Desk) -> Result<(), Failure> {
         let policy = desk.policy()?;
-        let (host, target) = split(&self.url)?;
+        let url = Url::split(&self.url)?;
         let key = match self.key.as_deref() {
             None => None,
-            Some("-") => Some(self.read_key(desk).await?),
+            Some("-") => self.read_key(desk).await?,
             Some(id) => Some(desk.store.key(id).await?),
         };
         let caller = match &key {
@@ -59,13 +58,16 @@ impl Explain {
         };
         let question = Question {
             bounds: desk.config.bounds.requests,
+            is_https: url.is_https,
             method: &self.method,
-            target: &target,
-            host: &host,
+            target: &url.target,
+            host: &url.host,
             caller: match (&caller, &token) {
-                (Some((key, organization)), _) => Identity::Key(key, organization),
-                (None, Some((token, organization))) => Identity::Token(token, organization),
-                (None, None) => Identity::Anonymous,
+                (Some((key, organization)), _) => Some(Identity::Key(key, organization)),
+                (None, Some((token, organization))) => Some(Identity::Token(token, organization)),
+                // A key that was read, and that the store does not have.
+                (None, None) if self.key.is_some() => None,
+                (None, None) => Some(Identity::Anonymous),
             },
             circumstances: Circumstances {
                 address: self.address,
@@ -75,8 +77,10 @@ impl Explain {
             now_ms: System.now_ms(),
         };
         let mut told = explain(&policy, &question);
-        if told.code.is_none() && question.caller.organization().is_some() {
-            self.add_what_is_left(desk, &policy, &question, &mut told).await?;
+        if told.answered_by == AnsweredBy::Upstream
+            && let Some(caller) = question.caller.filter(|caller| caller.organization().is_some())
+        {
+            self.add_what_is_left(desk, &policy, (&question, caller), &mut told).await?;
         }
         if desk.json {
             return print::json(&told);
@@ -85,9 +89,11 @@ impl Explain {
             let mark = if step.passed { "pass" } else { "STOP" };
             print::line(&format!("{mark}  {:<10} {}", step.step, step.found))?;
         }
-        match told.code {
-            Some(code) => print::line(&format!("answer: {} {code}", told.status)),
-            None => print::line("answer: forwarded"),
+        match (told.code, told.answered_by) {
+            (Some(code), _) => print::line(&format!("answer: {} {code}", told.status)),
+            (None, AnsweredBy::Upstream) => print::line("answer: forwarded"),
+            (None, AnsweredBy::Issuer) => print::line("answer: by the authorization server"),
+            (None, AnsweredBy::Gateway) => print::line(&format!("answer: {} by the gateway", told.status)),
         }
     }
 
@@ -96,13 +102,13 @@ impl Explain {
         &self,
         desk: &Desk,
         policy: &policy::Policy,
-        question: &Question<'_>,
+        (question, caller): (&Question<'_>, Identity<'_>),
         told: &mut Explanation,
     ) -> Result<(), Failure> {
         let parsed = question.target();
         let api = parsed.as_ref().ok().and_then(|target| policy.api_at(&target.host));
         let (Ok(target), Some(api)) = (&parsed, api) else { return Ok(()) };
-        let Ok(grant) = api.authorize(target, question.caller, &question.circumstances) else { return Ok(()) };
+        let Ok(grant) = api.authorize(target, caller, &question.circumstances) else { return Ok(()) };
         let charges: Vec<_> = grant.charges().iter().flat_map(|charges| charges.iter().copied()).collect();
         let steps = told.steps.iter_mut().filter(|step| step.step == "limits");
         match super::limits::standings(desk, &charges).await {
@@ -115,7 +121,9 @@ impl Explain {
                     is_over |= !step.passed;
                 }
                 if is_over {
-                    (told.status, told.code) = (429, Some("limit_exceeded"));
+                    let code = RefusalCode::LIMIT_EXCEEDED;
+                    (told.status, told.code) = (code.status(), Some(code.as_str()));
+                    told.answered_by = AnsweredBy::Gateway;
                     told.steps.retain(|step| step.step != "upstream");
                 }
             }
@@ -124,32 +132,42 @@ impl Explain {
         Ok(())
     }
 
-    async fn read_key(&self, desk: &Desk) -> Result<crate::store::KeyRecord, Failure> {
+    /// The record of the key that stands on standard input, if the store has it.
+    async fn read_key(&self, desk: &Desk) -> Result<Option<crate::store::KeyRecord>, Failure> {
         let mut text = zeroize::Zeroizing::new(String::new());
         std::io::stdin().take(KEY_BYTES_MAX).read_to_string(&mut text)?;
         let secret = Secret::new(text.trim());
         let (current, previous) = desk.config.peppers.digests(secret);
         for digest in [Some(current), previous].into_iter().flatten() {
             if let Some(key) = desk.store.find_key(&digest).await? {
-                return Ok(key);
+                return Ok(Some(key));
             }
         }
-        Err(Failure::Refused("no such key in the store; the answer would be 401 invalid_credential".into()))
+        Ok(None)
     }
 }
 
-fn split(url: &str) -> Result<(String, String), Failure> {
-    let explain = || Failure::Refused(format!("`{url}` is not a URL; write it like https://api.example/v2/packs"));
-    let (scheme, rest) = url.split_once("://").ok_or_else(explain)?;
-    if scheme != "https" {
-        return Err(Failure::Refused(
-            "plain HTTP is always refused with 403 https_required; explain an https:// URL".into(),
-        ));
+/// The parts of a URL that a decision needs.
+struct Url {
+    is_https: bool,
+    host: String,
+    target: String,
+}
+
+impl Url {
+    fn split(url: &str) -> Result<Self, Failure> {
+        let no_url = || Failure::Refused(format!("`{url}` is not a URL; write it like https://api.example/v2/packs"));
+        let (scheme, rest) = url.split_once("://").ok_or_else(no_url)?;
+        let is_https = match scheme {
+            "https" => true,
+            "http" => false,
+            _ => return Err(no_url()),
+        };
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if host.is_empty() {
+            return Err(no_url());
+        }
+        let target = if path.is_empty() { "/" } else { path };
+        Ok(Url { is_https, host: host.to_owned(), target: target.to_owned() })
     }
-    let at = rest.find('/').unwrap_or(rest.len());
-    let (host, path) = rest.split_at(at);
-    if host.is_empty() {
-        return Err(explain());
-    }
-    Ok((host.to_owned(), if path.is_empty() { "/".to_owned() } else { path.to_owned() }))
 }

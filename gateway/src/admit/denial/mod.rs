@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use policy::credential::PresentationFault;
 use policy::head::HeadFault;
-use policy::path::PathFault;
 use policy::target::TargetFault;
-use policy::{Api, KeyFault, Refusal, Scopes};
+use policy::{Api, KeyFault, Refusal, RefusalCode, Scopes};
 
 use crate::limit::Standing;
 
@@ -107,70 +106,40 @@ impl From<Refusal> for Denial {
 const RETRY_AFTER_OUTAGE_S: u64 = 1;
 
 impl Denial {
-    /// HTTP status (SPEC section 4).
-    pub fn status(&self) -> u16 {
+    /// Its code and status (SPEC section 4).
+    fn refusal_code(&self) -> RefusalCode {
         match self {
-            Denial::MissingCredential | Denial::InvalidCredential | Denial::DeadCredential(_) => 401,
-            Denial::UnreadableCredential(_) | Denial::AliasedField | Denial::PathForm | Denial::BrokenBody => 400,
-            Denial::Head(HeadFault::TooLarge) => 431,
-            Denial::Head(HeadFault::Expect) => 417,
-            Denial::Head(
-                HeadFault::Unreadable
-                | HeadFault::RequestLine
-                | HeadFault::LineEnd
-                | HeadFault::Field
-                | HeadFault::Host
-                | HeadFault::Framing
-                | HeadFault::Connection,
-            ) => 400,
-            Denial::Target(TargetFault::TooLong | TargetFault::Path(PathFault::TooLong)) => 414,
-            Denial::Target(_) => 400,
-            Denial::InsufficientScope { .. }
-            | Denial::PublicKeyNotAccepted
-            | Denial::HttpsRequired
-            | Denial::AddressNotAllowed
-            | Denial::OriginNotAllowed
-            | Denial::ServerOnlyKey => 403,
-            Denial::NoSuchRoute => 404,
-            Denial::MethodNotAllowed { .. } => 405,
-            Denial::BodyTooLarge => 413,
-            Denial::LimitExceeded { .. } | Denial::TooManyFailures { .. } => 429,
-            Denial::TemporarilyUnavailable | Denial::LimitsUnavailable => 503,
-            Denial::UpstreamUnreachable => 502,
-            Denial::UpstreamTimeout => 504,
-            Denial::NotPermitted => 500,
+            Denial::MissingCredential => RefusalCode::MISSING_CREDENTIAL,
+            Denial::InvalidCredential => RefusalCode::INVALID_CREDENTIAL,
+            Denial::DeadCredential(fault) => fault.code(),
+            Denial::UnreadableCredential(fault) => fault.code(),
+            Denial::Head(fault) => fault.code(),
+            Denial::Target(fault) => fault.code(),
+            Denial::AliasedField | Denial::PathForm | Denial::BrokenBody => RefusalCode::INVALID_REQUEST,
+            Denial::InsufficientScope { .. } | Denial::PublicKeyNotAccepted => RefusalCode::INSUFFICIENT_SCOPE,
+            Denial::HttpsRequired => RefusalCode::HTTPS_REQUIRED,
+            Denial::AddressNotAllowed => RefusalCode::ADDRESS_NOT_ALLOWED,
+            Denial::OriginNotAllowed => RefusalCode::ORIGIN_NOT_ALLOWED,
+            Denial::ServerOnlyKey => RefusalCode::SERVER_ONLY_KEY,
+            Denial::NoSuchRoute => RefusalCode::NO_SUCH_ROUTE,
+            Denial::MethodNotAllowed { .. } => RefusalCode::METHOD_NOT_ALLOWED,
+            Denial::BodyTooLarge => RefusalCode::BODY_TOO_LARGE,
+            Denial::LimitExceeded { .. } | Denial::TooManyFailures { .. } => RefusalCode::LIMIT_EXCEEDED,
+            Denial::TemporarilyUnavailable | Denial::LimitsUnavailable => RefusalCode::TEMPORARILY_UNAVAILABLE,
+            Denial::UpstreamUnreachable => RefusalCode::UPSTREAM_UNREACHABLE,
+            Denial::UpstreamTimeout => RefusalCode::UPSTREAM_TIMEOUT,
+            Denial::NotPermitted => RefusalCode::INTERNAL_ERROR,
         }
+    }
+
+    /// HTTP status.
+    pub fn status(&self) -> u16 {
+        self.refusal_code().status()
     }
 
     /// The stable problem code; also the metric label.
     pub fn code(&self) -> &'static str {
-        match self {
-            Denial::MissingCredential => "missing_credential",
-            Denial::InvalidCredential => "invalid_credential",
-            Denial::DeadCredential(KeyFault::Expired) => "expired_credential",
-            Denial::DeadCredential(KeyFault::Revoked) => "revoked_credential",
-            Denial::DeadCredential(KeyFault::Suspended) => "suspended_credential",
-            Denial::Head(HeadFault::TooLarge) | Denial::BodyTooLarge => "too_large",
-            Denial::Target(TargetFault::TooLong | TargetFault::Path(PathFault::TooLong)) => "too_large",
-            Denial::UnreadableCredential(_)
-            | Denial::Head(_)
-            | Denial::AliasedField
-            | Denial::Target(_)
-            | Denial::BrokenBody
-            | Denial::PathForm => "invalid_request",
-            Denial::InsufficientScope { .. } | Denial::PublicKeyNotAccepted => "insufficient_scope",
-            Denial::HttpsRequired => "https_required",
-            Denial::AddressNotAllowed => "address_not_allowed",
-            Denial::OriginNotAllowed => "origin_not_allowed",
-            Denial::ServerOnlyKey => "server_only_key",
-            Denial::NoSuchRoute => "no_such_route",
-            Denial::MethodNotAllowed { .. } => "method_not_allowed",
-            Denial::LimitExceeded { .. } | Denial::TooManyFailures { .. } => "limit_exceeded",
-            Denial::TemporarilyUnavailable | Denial::LimitsUnavailable => "temporarily_unavailable",
-            Denial::UpstreamUnreachable => "upstream_unreachable",
-            Denial::UpstreamTimeout => "upstream_timeout",
-            Denial::NotPermitted => "internal_error",
-        }
+        self.refusal_code().as_str()
     }
 
     /// All codes, for metrics and documentation.
@@ -336,6 +305,8 @@ impl Denial {
 
 #[cfg(test)]
 mod tests {
+    use policy::path::PathFault;
+
     use super::*;
 
     fn every() -> Vec<Denial> {
