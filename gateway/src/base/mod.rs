@@ -1,7 +1,8 @@
-//! What everything stands on: time, randomness, hashes, header values, a client for HTTP.
+//! What everything stands on: time, randomness, hashes, header values, answers, a client for HTTP.
 //!
 //! Nothing here knows a request, a key or a policy.
 
+pub mod answer;
 pub mod clock;
 pub mod digest;
 pub(crate) mod header_values;

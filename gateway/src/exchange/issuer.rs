@@ -10,8 +10,9 @@ use pingora::protocols::http::ServerSession as Session;
 use super::{Ctx, Outcome};
 use crate::admit::Gate;
 use crate::admit::denial::Denial;
+use crate::base::answer::Answer;
 use crate::exchange::answer;
-use crate::oauth::http::{BODY_BYTES_MAX, Reply, Request};
+use crate::oauth::http::{BODY_BYTES_MAX, Request};
 use crate::oauth::resource_metadata;
 
 /// How long others may remember what an API says of itself, seconds.
@@ -26,7 +27,7 @@ impl Gate {
         let described = dressing.api.and_then(resource_metadata).unwrap_or_default();
         let if_none_match = session.req_header().headers.get(header::IF_NONE_MATCH).cloned();
         let body = described.to_string();
-        let reply = Reply::public("application/json", body, METADATA_MAX_AGE_S, if_none_match.as_ref());
+        let reply = Answer::public("application/json", body, METADATA_MAX_AGE_S, if_none_match.as_ref());
         let (outcome, status) = (reply.outcome, reply.status.as_u16());
         answer::reply(session, reply, &dressing).await?;
         (ctx.outcome, ctx.status) = (Outcome::Answered(outcome), status);

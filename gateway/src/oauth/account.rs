@@ -4,12 +4,13 @@ use http::{StatusCode, header};
 
 use super::error::OAuthError;
 use super::grant::{Cause, GrantRecord};
-use super::http::{Form, Reply, Request, body_form};
+use super::http::{Form, Request, body_form};
 use super::login::{SESSION_COOKIE, forged};
 use super::pages::{ApplicationsPage, Connected, Frame, in_words, page};
 use super::registry::FlowRecord;
 use super::server::AuthorizationServer;
 use super::user::UserRecord;
+use crate::base::answer::Answer;
 use crate::base::clock::rfc3339;
 use crate::base::random::base62;
 
@@ -85,9 +86,9 @@ impl AuthorizationServer {
     }
 
     /// `GET /account/login`: a login that leads here instead of to an application.
-    pub(super) async fn account_login(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
+    pub(super) async fn account_login(&self, request: &Request<'_>) -> Result<Answer, OAuthError> {
         if self.session(request).await?.is_some() {
-            return Ok(Reply::see_other("/account/applications", "page"));
+            return Ok(Answer::see_other("/account/applications", "page"));
         }
         let flow = FlowRecord {
             id: base62(22)?,
@@ -111,9 +112,9 @@ impl AuthorizationServer {
     }
 
     /// `GET /account/applications`.
-    pub(super) async fn applications(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
+    pub(super) async fn applications(&self, request: &Request<'_>) -> Result<Answer, OAuthError> {
         let Some((cookie, user)) = self.session(request).await? else {
-            return Ok(Reply::see_other("/account/login", "page"));
+            return Ok(Answer::see_other("/account/login", "page"));
         };
         let done = Form::parse(request.query)?.get("revoked")?.map(|_| "Access was revoked.".to_owned());
         let mut applications = Vec::new();
@@ -145,21 +146,21 @@ impl AuthorizationServer {
     }
 
     /// `POST /account/applications/revoke`.
-    pub(super) async fn revoke_application(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
+    pub(super) async fn revoke_application(&self, request: &Request<'_>) -> Result<Answer, OAuthError> {
         let form = body_form(request)?;
         let Some((cookie, user)) = self.session(request).await? else {
-            return Ok(Reply::see_other("/account/login", "page"));
+            return Ok(Answer::see_other("/account/login", "page"));
         };
         if !self.is_ours(request, &form, &cookie) {
             return Ok(forged(request));
         }
         let app = form.get("app")?.unwrap_or_default();
         self.disconnect(&user.id, app, Cause::User, request.now_ms).await?;
-        Ok(Reply::see_other("/account/applications?revoked=1", "disconnected"))
+        Ok(Answer::see_other("/account/applications?revoked=1", "disconnected"))
     }
 
     /// `POST /account/logout`.
-    pub(super) async fn log_out(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
+    pub(super) async fn log_out(&self, request: &Request<'_>) -> Result<Answer, OAuthError> {
         let form = body_form(request)?;
         if let Some((cookie, _)) = self.session(request).await? {
             if !self.is_ours(request, &form, &cookie) {
@@ -169,7 +170,7 @@ impl AuthorizationServer {
             self.registry.end_session(&id).await?;
         }
         let gone = format!("{SESSION_COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0");
-        Ok(Reply::see_other("/account/login", "logged_out").with(header::SET_COOKIE, &gone))
+        Ok(Answer::see_other("/account/login", "logged_out").with(header::SET_COOKIE, &gone))
     }
 }
 

@@ -8,11 +8,12 @@ use policy::oauth::Login;
 
 use super::app::AppRecord;
 use super::error::{Code, OAuthError};
-use super::http::{Form, Reply, Request, body_form, cookie, with_parameters};
+use super::http::{Form, Request, body_form, cookie, with_parameters};
 use super::pages::message;
 use super::registry::FlowRecord;
 use super::secret::{is_challenge, random_secret};
 use super::server::AuthorizationServer;
+use crate::base::answer::Answer;
 use crate::base::random::base62;
 
 /// Longest `state`, in bytes.
@@ -38,7 +39,7 @@ struct Return {
 
 impl AuthorizationServer {
     /// `GET` or `POST /oauth/authorize`.
-    pub(super) async fn authorize(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
+    pub(super) async fn authorize(&self, request: &Request<'_>) -> Result<Answer, OAuthError> {
         let form = match request.method {
             "POST" => body_form(request),
             _ => Form::parse(request.query),
@@ -67,7 +68,7 @@ impl AuthorizationServer {
         }
     }
 
-    fn refuse(&self, request: &Request<'_>, why: &str) -> Reply {
+    fn refuse(&self, request: &Request<'_>, why: &str) -> Answer {
         let words = (
             "This link does not work",
             "The application that sent you here made a mistake. Nothing was shared with it.",
@@ -76,7 +77,7 @@ impl AuthorizationServer {
     }
 
     /// Sends an error back to the application (RFC 6749 section 4.1.2.1, RFC 9207 section 2).
-    fn back(&self, request: &Request<'_>, back: &Return, error: &OAuthError) -> Reply {
+    fn back(&self, request: &Request<'_>, back: &Return, error: &OAuthError) -> Answer {
         send_back(request, (&back.redirect_uri, back.state.as_deref()), error)
     }
 
@@ -110,7 +111,7 @@ impl AuthorizationServer {
         form: &Form,
         app: &AppRecord,
         back: &Return,
-    ) -> Result<Reply, OAuthError> {
+    ) -> Result<Answer, OAuthError> {
         let get = |name: &str| form.get(name).map_err(OAuthError::from);
         let wrong = OAuthError::new;
         if get("request")?.is_some() {
@@ -170,7 +171,7 @@ impl AuthorizationServer {
         mut flow: FlowRecord,
         app: Option<&AppRecord>,
         is_silent: bool,
-    ) -> Result<Reply, OAuthError> {
+    ) -> Result<Answer, OAuthError> {
         let browser = match cookie(request.headers, BROWSER_COOKIE).filter(|value| is_challenge(value)) {
             Some(value) => value.to_owned(),
             None => random_secret()?,
@@ -194,16 +195,16 @@ impl AuthorizationServer {
         };
         self.registry.put_flow(&flow).await?;
         let cookie = format!("{BROWSER_COOKIE}={browser}; Path=/; Secure; HttpOnly; SameSite=Lax");
-        Ok(Reply::see_other(&next, "begun").with(header::SET_COOKIE, &cookie))
+        Ok(Answer::see_other(&next, "begun").with(header::SET_COOKIE, &cookie))
     }
 }
 
 /// Sends an error back to an application whose redirect URI is proven.
-pub(super) fn send_back(request: &Request<'_>, (uri, state): (&str, Option<&str>), error: &OAuthError) -> Reply {
+pub(super) fn send_back(request: &Request<'_>, (uri, state): (&str, Option<&str>), error: &OAuthError) -> Answer {
     let mut parameters = vec![("error", error.code.as_str()), ("error_description", error.description.as_str())];
     parameters.extend(state.map(|state| ("state", state)));
     parameters.push(("iss", &*request.oauth.issuer));
-    Reply::see_other(&with_parameters(uri, &parameters), error.code.as_str())
+    Answer::see_other(&with_parameters(uri, &parameters), error.code.as_str())
 }
 
 /// The user must be asked something, and `prompt=none` forbids it (OpenID Connect Core section

@@ -6,13 +6,14 @@ use policy::credential::Secret;
 use super::app::AppRecord;
 use super::error::OAuthError;
 use super::grant::{CODE_LIFE_MS, Cause, Code as GrantCode, GrantRecord, REFRESH_LIFE_MS};
-use super::http::{Form, Reply, Request, body_form, with_parameters};
+use super::http::{Form, Request, body_form, with_parameters};
 use super::login::{denied, forged};
 use super::pages::{Choice, ConsentPage, Frame, destination, in_words, message, page};
 use super::registry::{ConsentRecord, FlowRecord};
 use super::secret::new_code;
 use super::server::AuthorizationServer;
 use super::user::UserRecord;
+use crate::base::answer::Answer;
 use crate::base::random::base62;
 
 /// Most live grants of one user for one application; each device has one.
@@ -41,7 +42,7 @@ impl AuthorizationServer {
     }
 
     /// `GET` and `POST /oauth/consent`.
-    pub(super) async fn consent(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
+    pub(super) async fn consent(&self, request: &Request<'_>) -> Result<Answer, OAuthError> {
         let is_post = request.method == "POST";
         let form = if is_post { body_form(request)? } else { Form::parse(request.query)? };
         let (flow, browser) = match self.flow(request, &form).await? {
@@ -118,7 +119,7 @@ impl AuthorizationServer {
         browser: &str,
         app: &AppRecord,
         user: &UserRecord,
-    ) -> Result<Reply, OAuthError> {
+    ) -> Result<Answer, OAuthError> {
         let mut organizations = Vec::new();
         for membership in &user.memberships {
             let found = self.registry.store().organization(&membership.organization).await?;
@@ -146,7 +147,7 @@ impl AuthorizationServer {
         flow: &FlowRecord,
         app: &AppRecord,
         organization: &str,
-    ) -> Result<Reply, OAuthError> {
+    ) -> Result<Answer, OAuthError> {
         // The application may have changed while the user was thinking.
         let may = flow.scopes.iter().all(|scope| app.scopes.contains(scope)) && app.disabled_ms.is_none();
         if !may || !app.allows_redirect(&flow.redirect_uri) {
@@ -181,6 +182,6 @@ impl AuthorizationServer {
         let mut parameters = vec![("code", code.as_str())];
         parameters.extend(flow.state.as_deref().map(|state| ("state", state)));
         parameters.push(("iss", &*request.oauth.issuer));
-        Ok(Reply::see_other(&with_parameters(&flow.redirect_uri, &parameters), "granted"))
+        Ok(Answer::see_other(&with_parameters(&flow.redirect_uri, &parameters), "granted"))
     }
 }

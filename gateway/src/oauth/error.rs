@@ -7,8 +7,9 @@
 
 use http::{StatusCode, header};
 
-use super::http::{FormFault, Reply};
+use super::http::FormFault;
 use super::keys::KeysError;
+use crate::base::answer::Answer;
 use crate::store::StoreError;
 
 /// The error codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 7662, RFC 8707 and OpenID Connect Core
@@ -92,7 +93,7 @@ impl OAuthError {
     }
 
     /// As the token endpoint says it.
-    pub fn reply(&self, realm: &str) -> Reply {
+    pub fn reply(&self, realm: &str) -> Answer {
         let status = match (self.code, self.tried_basic, self.retry_after_s) {
             (Code::TemporarilyUnavailable, _, Some(_)) => StatusCode::TOO_MANY_REQUESTS,
             (Code::TemporarilyUnavailable, _, None) => StatusCode::SERVICE_UNAVAILABLE,
@@ -100,7 +101,7 @@ impl OAuthError {
             (_, _, _) => StatusCode::BAD_REQUEST,
         };
         let body = serde_json::json!({ "error": self.code.as_str(), "error_description": self.description });
-        let mut reply = Reply::json(status, self.code.as_str(), &body);
+        let mut reply = Answer::json(status, self.code.as_str(), &body);
         if status == StatusCode::UNAUTHORIZED {
             reply = reply.with(header::WWW_AUTHENTICATE, &format!("Basic realm=\"{realm}\", charset=\"UTF-8\""));
         }

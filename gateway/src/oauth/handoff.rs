@@ -14,13 +14,14 @@ use policy::oauth::Login;
 use serde::Deserialize;
 
 use super::error::{Code, OAuthError};
-use super::http::{Form as Parameters, Reply, Request, with_parameters};
+use super::http::{Form as Parameters, Request, with_parameters};
 use super::login::{denied, forged};
 use super::pages::message;
 use super::registry::{FlowRecord, Handed};
 use super::secret::{challenge_of, has_digest, random_secret, same};
 use super::server::AuthorizationServer;
 use super::user::{MEMBERSHIPS_MAX, Membership, Role, UserRecord, foreign_id};
+use crate::base::answer::Answer;
 use crate::base::http_client::{Form, OutgoingFault};
 use crate::identify::is_signed_by;
 use crate::store::StoreError;
@@ -150,7 +151,7 @@ impl AuthorizationServer {
     }
 
     /// `GET /oauth/continue`: the user is back.
-    pub(super) async fn go_on_after_login(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
+    pub(super) async fn go_on_after_login(&self, request: &Request<'_>) -> Result<Answer, OAuthError> {
         let form = Parameters::parse(request.query)?;
         if let Login::Oidc { .. } = &request.oauth.login {
             return self.back_from_provider(request, &form).await;
@@ -295,7 +296,7 @@ impl AuthorizationServer {
         Ok(address)
     }
 
-    async fn back_from_provider(&self, request: &Request<'_>, form: &Parameters) -> Result<Reply, OAuthError> {
+    async fn back_from_provider(&self, request: &Request<'_>, form: &Parameters) -> Result<Answer, OAuthError> {
         let Login::Oidc { issuer, client_id, client_secret_file, organization } = &request.oauth.login else {
             return Err(nonsense());
         };
@@ -379,7 +380,7 @@ fn joined(mut memberships: Vec<Membership>, organization: Option<&str>) -> Vec<M
     memberships
 }
 
-fn not_yet(request: &Request<'_>) -> Reply {
+fn not_yet(request: &Request<'_>) -> Answer {
     let words = ("You are not logged in yet", "Go back to the application and start again from there.");
     message(request, StatusCode::BAD_REQUEST, words, None)
 }

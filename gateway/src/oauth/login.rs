@@ -10,12 +10,13 @@ use policy::oauth::Login;
 
 use super::authorize::{BROWSER_COOKIE, send_back};
 use super::error::{Code, OAuthError};
-use super::http::{Form, Reply, Request, body_form, cookie};
+use super::http::{Form, Request, body_form, cookie};
 use super::pages::{Frame, LoginPage, message, page};
 use super::registry::{FlowRecord, SessionRecord};
 use super::secret::{random_secret, same};
 use super::server::AuthorizationServer;
 use super::user::{PasswordFault, UserRecord, email};
+use crate::base::answer::Answer;
 
 /// Cookie of a session.
 pub(super) const SESSION_COOKIE: &str = "__Host-as";
@@ -64,7 +65,7 @@ impl AuthorizationServer {
         &self,
         request: &Request<'_>,
         form: &Form,
-    ) -> Result<Result<(FlowRecord, String), Box<Reply>>, OAuthError> {
+    ) -> Result<Result<(FlowRecord, String), Box<Answer>>, OAuthError> {
         let id = form.get("login_request").ok().flatten().unwrap_or_default();
         let flow = self.registry.flow(id, request.now_ms).await?.filter(|flow| flow.api == *request.api.name);
         let browser = cookie(request.headers, BROWSER_COOKIE);
@@ -88,7 +89,7 @@ impl AuthorizationServer {
     }
 
     /// `GET` and `POST /oauth/login`.
-    pub(super) async fn login(&self, request: &Request<'_>) -> Result<Reply, OAuthError> {
+    pub(super) async fn login(&self, request: &Request<'_>) -> Result<Answer, OAuthError> {
         let is_post = request.method == "POST";
         let form = if is_post { body_form(request)? } else { Form::parse(request.query)? };
         let (flow, browser) = match self.flow(request, &form).await? {
@@ -124,7 +125,7 @@ impl AuthorizationServer {
         browser: &str,
         email: &str,
         problem: Option<&str>,
-    ) -> Result<Reply, OAuthError> {
+    ) -> Result<Answer, OAuthError> {
         let app = self.registry.app(&flow.app).await?.map(|app| app.name);
         let mut frame = Frame::of(request);
         frame.csrf = self.csrf(browser);
@@ -179,7 +180,7 @@ impl AuthorizationServer {
         request: &Request<'_>,
         mut flow: FlowRecord,
         user: &UserRecord,
-    ) -> Result<Reply, OAuthError> {
+    ) -> Result<Answer, OAuthError> {
         self.metrics.oauth.logins.with_label_values(&["ok"]).inc();
         if let Some(old) = cookie(request.headers, SESSION_COOKIE) {
             self.registry.end_session(&self.peppers.current.digest(Secret::new(old)).to_hex()).await?;
@@ -193,7 +194,7 @@ impl AuthorizationServer {
         flow.user = Some(user.id.clone());
         let Some(app) = self.registry.app(&flow.app).await? else {
             self.registry.end_flow(&flow.id).await?;
-            return Ok(Reply::see_other("/account/applications", "logged_in").with(header::SET_COOKIE, &session));
+            return Ok(Answer::see_other("/account/applications", "logged_in").with(header::SET_COOKIE, &session));
         };
         if let Some(organization) = self.remembered(&flow, &app, user).await? {
             if !self.registry.end_flow(&flow.id).await? {
@@ -211,7 +212,7 @@ impl AuthorizationServer {
             return Ok(forged(request));
         }
         let next = format!("/oauth/consent?login_request={}", flow.id);
-        Ok(Reply::see_other(&next, "logged_in").with(header::SET_COOKIE, &session))
+        Ok(Answer::see_other(&next, "logged_in").with(header::SET_COOKIE, &session))
     }
 }
 
@@ -226,7 +227,7 @@ fn realm(request: &Request<'_>) -> String {
 }
 
 /// The user said no (RFC 6749 section 4.1.2.1).
-pub(super) fn denied(request: &Request<'_>, flow: &FlowRecord) -> Reply {
+pub(super) fn denied(request: &Request<'_>, flow: &FlowRecord) -> Answer {
     if flow.redirect_uri.is_empty() {
         return message(request, StatusCode::FORBIDDEN, ("You are not logged in", "The login was refused."), None);
     }
@@ -235,7 +236,7 @@ pub(super) fn denied(request: &Request<'_>, flow: &FlowRecord) -> Reply {
 }
 
 /// A form that did not come from a page of ours.
-pub(super) fn forged(request: &Request<'_>) -> Reply {
+pub(super) fn forged(request: &Request<'_>) -> Answer {
     let words = ("That did not work", "The form did not come from this page, or is too old. Go back and try again.");
     message(request, StatusCode::FORBIDDEN, words, None)
 }

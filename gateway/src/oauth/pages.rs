@@ -4,7 +4,8 @@ use askama::Template;
 use http::{StatusCode, header};
 
 use super::app::AppRecord;
-use super::http::{Reply, Request};
+use super::http::Request;
+use crate::base::answer::Answer;
 
 /// What every page has.
 pub(super) struct Frame {
@@ -108,9 +109,9 @@ const STYLE: &str = include_str!("../../templates/style.css");
 /// How long browsers keep the style, seconds.
 const STYLE_MAX_AGE_S: u64 = 3_600;
 
-pub(super) fn style(request: &Request<'_>) -> Reply {
+pub(super) fn style(request: &Request<'_>) -> Answer {
     let if_none_match = request.headers.get(header::IF_NONE_MATCH);
-    Reply::public("text/css; charset=utf-8", STYLE, STYLE_MAX_AGE_S, if_none_match)
+    Answer::public("text/css; charset=utf-8", STYLE, STYLE_MAX_AGE_S, if_none_match)
 }
 
 /// Where the redirect after a form may lead. The browser holds redirects to it too, so that an
@@ -134,7 +135,7 @@ pub(super) fn page<T: Template>(
     outcome: &'static str,
     page: &T,
     redirect_uri: Option<&str>,
-) -> Reply {
+) -> Answer {
     let policy = format!(
         "default-src 'none'; style-src 'self'; form-action {}; frame-ancestors 'none'; base-uri 'none'",
         form_action(redirect_uri)
@@ -143,7 +144,7 @@ pub(super) fn page<T: Template>(
         log::error!(target: "tollgate::oauth", "a page could not be made: {error}");
         String::new()
     });
-    Reply::new(status, outcome)
+    Answer::new(status, outcome)
         .with(header::CONTENT_SECURITY_POLICY, &policy)
         .with(header::X_FRAME_OPTIONS, "DENY")
         .with(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
@@ -158,7 +159,7 @@ pub(super) fn message(
     status: StatusCode,
     (heading, words): (&str, &str),
     detail: Option<&str>,
-) -> Reply {
+) -> Answer {
     let (heading, words, detail) = (heading.to_owned(), words.to_owned(), detail.map(str::to_owned));
     let outcome = if status.is_server_error() { "temporarily_unavailable" } else { "page" };
     page(status, outcome, &MessagePage { frame: Frame::of(request), heading, words, detail }, None)

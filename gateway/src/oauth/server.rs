@@ -7,7 +7,7 @@ use http::header::{self};
 use serde_json::json;
 
 use super::error::OAuthError;
-use super::http::{Reply, Request};
+use super::http::Request;
 use super::keyring::PUBLISHED_MAX_AGE_S;
 use super::keys::Keys;
 use super::pages::{message, style};
@@ -15,6 +15,7 @@ use super::registry::Registry;
 use super::throttle::Throttle;
 use super::token::{cross_origin, preflight};
 use super::user::Passwords;
+use crate::base::answer::Answer;
 use crate::base::clock::Clock;
 use crate::base::digest::Peppers;
 use crate::base::http_client::Outgoing;
@@ -51,7 +52,7 @@ impl AuthorizationServer {
     }
 
     /// Answers a request. Never fails: what cannot be answered is a 503 in the form of its endpoint.
-    pub async fn answer(&self, mut request: Request<'_>) -> Reply {
+    pub async fn answer(&self, mut request: Request<'_>) -> Answer {
         // HEAD is GET; whoever writes the answer leaves the body out.
         let method = if request.method == "HEAD" { "GET" } else { request.method };
         if let Some(reply) = self.public(&request, method).await {
@@ -69,15 +70,15 @@ impl AuthorizationServer {
     }
 
     /// What needs no store, and so no store's clock: documents, the style, and what is not there.
-    async fn public(&self, request: &Request<'_>, method: &str) -> Option<Reply> {
+    async fn public(&self, request: &Request<'_>, method: &str) -> Option<Answer> {
         Some(match request.path {
             "/.well-known/oauth-authorization-server" | "/.well-known/openid-configuration" => match method {
                 "GET" => document(request, &metadata(request)),
-                _ => Reply::method_not_allowed("GET, HEAD"),
+                _ => Answer::method_not_allowed("GET, HEAD"),
             },
             "/oauth/jwks" => match method {
                 "GET" => self.jwks(request).await,
-                _ => Reply::method_not_allowed("GET, HEAD"),
+                _ => Answer::method_not_allowed("GET, HEAD"),
             },
             "/oauth/token"
             | "/oauth/revoke"
@@ -91,7 +92,7 @@ impl AuthorizationServer {
             | "/account/applications/revoke"
             | "/account/logout" => return None,
             "/assets/style.css" if method == "GET" => style(request),
-            "/" if method == "GET" => Reply::see_other("/account/applications", "page"),
+            "/" if method == "GET" => Answer::see_other("/account/applications", "page"),
             _ => {
                 let words = ("There is nothing here", "Check the address.");
                 message(request, StatusCode::NOT_FOUND, words, None)
@@ -100,11 +101,11 @@ impl AuthorizationServer {
     }
 
     /// The endpoints that programs call with a form (RFC 6749 section 3.2, RFC 7009, RFC 7662).
-    async fn for_clients(&self, request: &Request<'_>, method: &str) -> Reply {
+    async fn for_clients(&self, request: &Request<'_>, method: &str) -> Answer {
         match method {
             "POST" => {}
             "OPTIONS" => return preflight(),
-            _ => return cross_origin(Reply::method_not_allowed("POST")),
+            _ => return cross_origin(Answer::method_not_allowed("POST")),
         }
         let realm = &*request.oauth.name;
         if let Some(retry_after_s) = self.failures.is_spent(request.address, request.now_ms) {
@@ -124,14 +125,14 @@ impl AuthorizationServer {
     }
 
     /// The endpoints that people see in a browser.
-    async fn for_people(&self, request: &Request<'_>, method: &str) -> Reply {
+    async fn for_people(&self, request: &Request<'_>, method: &str) -> Answer {
         let allowed = match request.path {
             "/oauth/continue" | "/account/login" | "/account/applications" => "GET, HEAD",
             "/account/applications/revoke" | "/account/logout" => "POST",
             _ => "GET, HEAD, POST",
         };
         if !allowed.split(", ").any(|known| known == method) {
-            return Reply::method_not_allowed(allowed);
+            return Answer::method_not_allowed(allowed);
         }
         let answer = match request.path {
             "/oauth/authorize" => self.authorize(request).await,
@@ -146,7 +147,7 @@ impl AuthorizationServer {
         answer.unwrap_or_else(|error| self.page_fault(request, &error))
     }
 
-    fn page_fault(&self, request: &Request<'_>, error: &OAuthError) -> Reply {
+    fn page_fault(&self, request: &Request<'_>, error: &OAuthError) -> Answer {
         if error.code == super::error::Code::TemporarilyUnavailable {
             let words = ("This does not work at the moment", "Nothing is lost. Try again in a moment.");
             return message(request, StatusCode::SERVICE_UNAVAILABLE, words, None).with(header::RETRY_AFTER, "1");
@@ -155,7 +156,7 @@ impl AuthorizationServer {
         message(request, StatusCode::BAD_REQUEST, words, Some(&error.description))
     }
 
-    async fn jwks(&self, request: &Request<'_>) -> Reply {
+    async fn jwks(&self, request: &Request<'_>) -> Answer {
         let ring = match self.keys().ring() {
             Some(ring) => Ok(ring),
             None => self.keys().maintain().await,
@@ -189,9 +190,9 @@ fn is_for_clients(path: &str) -> bool {
     matches!(path, "/oauth/token" | "/oauth/revoke" | "/oauth/introspect")
 }
 
-fn document(request: &Request<'_>, value: &serde_json::Value) -> Reply {
+fn document(request: &Request<'_>, value: &serde_json::Value) -> Answer {
     let if_none_match = request.headers.get(header::IF_NONE_MATCH);
-    Reply::public("application/json", value.to_string(), PUBLISHED_MAX_AGE_S, if_none_match)
+    Answer::public("application/json", value.to_string(), PUBLISHED_MAX_AGE_S, if_none_match)
 }
 
 /// What is true of this authorization server (RFC 8414 section 2).

@@ -12,9 +12,10 @@ use zeroize::Zeroizing;
 use super::app::{AppKind, AppRecord};
 use super::error::{Code, OAuthError};
 use super::grant::{Cause, GrantRecord, Redemption, Step, TOKEN_LIFE_S};
-use super::http::{Form, Reply, Request, basic, body_form};
+use super::http::{Form, Request, basic, body_form};
 use super::secret::{grant_of_code, is_verifier, presented, refresh_token};
 use super::server::AuthorizationServer;
+use crate::base::answer::Answer;
 use crate::base::random::base62;
 use crate::identify::Unidentified;
 use crate::store::Change;
@@ -22,7 +23,7 @@ use crate::store::Change;
 /// Characters of a `jti` and of a refresh token's salt.
 const ID_CHARS: usize = 22;
 
-type Answer = Result<Reply, OAuthError>;
+type Answered = Result<Answer, OAuthError>;
 
 /// The sentence for everything about a refresh token that is not in order.
 const BAD_REFRESH: &str = "the refresh token is not valid, has expired or was revoked";
@@ -69,7 +70,7 @@ impl AuthorizationServer {
     }
 
     /// `POST /oauth/token`.
-    pub(super) async fn token(&self, request: &Request<'_>) -> Answer {
+    pub(super) async fn token(&self, request: &Request<'_>) -> Answered {
         let form = body_form(request)?;
         let app = self.client(request, &form).await?;
         if form.get("resource")?.is_some_and(|resource| *resource != *request.oauth.audience) {
@@ -88,7 +89,7 @@ impl AuthorizationServer {
         }
     }
 
-    async fn redeem(&self, request: &Request<'_>, form: &Form, app: &AppRecord) -> Answer {
+    async fn redeem(&self, request: &Request<'_>, form: &Form, app: &AppRecord) -> Answered {
         let missing = |name: &str| OAuthError::new(Code::InvalidRequest, format!("{name} is missing"));
         let code = form.get("code")?.ok_or_else(|| missing("code"))?;
         let refused = |words: &str| OAuthError::new(Code::InvalidGrant, words);
@@ -143,7 +144,7 @@ impl AuthorizationServer {
         Ok(may.then_some(grant))
     }
 
-    async fn refresh(&self, request: &Request<'_>, form: &Form, app: &AppRecord) -> Answer {
+    async fn refresh(&self, request: &Request<'_>, form: &Form, app: &AppRecord) -> Answered {
         let refused = || OAuthError::new(Code::InvalidGrant, BAD_REFRESH);
         let text = form
             .get("refresh_token")?
@@ -190,7 +191,7 @@ impl AuthorizationServer {
     }
 
     /// A token pair (RFC 6749 section 5.1; the access token is RFC 9068).
-    async fn issue(&self, request: &Request<'_>, grant: &GrantRecord, scopes: &[String], generation: u32) -> Answer {
+    async fn issue(&self, request: &Request<'_>, grant: &GrantRecord, scopes: &[String], generation: u32) -> Answered {
         let now_s = request.now_ms / 1_000;
         let life_s = TOKEN_LIFE_S.min(grant.expires_ms.saturating_sub(request.now_ms) / 1_000);
         let scope = scopes.join(" ");
@@ -215,15 +216,15 @@ impl AuthorizationServer {
             "refresh_token": refresh_token(&self.peppers, &grant.id, salt, generation),
             "scope": scope,
         });
-        Ok(Reply::json(StatusCode::OK, "issued", &body))
+        Ok(Answer::json(StatusCode::OK, "issued", &body))
     }
 
     /// `POST /oauth/revoke`. Whatever the token is, the answer is 200 (RFC 7009 section 2.2).
-    pub(super) async fn revoke(&self, request: &Request<'_>) -> Answer {
+    pub(super) async fn revoke(&self, request: &Request<'_>) -> Answered {
         let form = body_form(request)?;
         let app = self.client(request, &form).await?;
         let text = form.get("token")?.ok_or_else(|| OAuthError::new(Code::InvalidRequest, "token is missing"))?;
-        let done = Reply::new(StatusCode::OK, "revoked");
+        let done = Answer::new(StatusCode::OK, "revoked");
         if let Some(token) = presented(text) {
             let grant = self.registry.grant(token.grant).await?.filter(|grant| grant.app == app.id);
             let salt = grant.as_ref().and_then(|grant| grant.refresh.as_ref()).map(|refresh| refresh.salt.clone());
@@ -268,7 +269,7 @@ impl AuthorizationServer {
     }
 
     /// `POST /oauth/introspect`: for applications that have a secret, and no others.
-    pub(super) async fn introspect(&self, request: &Request<'_>) -> Answer {
+    pub(super) async fn introspect(&self, request: &Request<'_>) -> Answered {
         let login = basic(request.headers).map_err(|fault| OAuthError::client(&fault.0, true))?;
         if login.is_none() {
             return Err(OAuthError::client("introspection needs a client secret, with HTTP Basic", true));
@@ -288,7 +289,7 @@ impl AuthorizationServer {
             Some(body) => ("active", body),
             None => ("inactive", json!({ "active": false })),
         };
-        Ok(Reply::json(StatusCode::OK, outcome, &body))
+        Ok(Answer::json(StatusCode::OK, outcome, &body))
     }
 
     async fn seen_access(&self, request: &Request<'_>, text: &str) -> Result<Option<Value>, OAuthError> {
@@ -358,15 +359,15 @@ fn narrower(asked: &str, granted: &[String]) -> Result<Vec<String>, OAuthError> 
 }
 
 /// Answers from every origin may be read: there is no cookie in play (RFC 9700 section 2.6).
-pub(super) fn cross_origin(reply: Reply) -> Reply {
+pub(super) fn cross_origin(reply: Answer) -> Answer {
     reply
         .with(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")
         .with(header::ACCESS_CONTROL_EXPOSE_HEADERS, "WWW-Authenticate, Retry-After")
 }
 
 /// The answer to a preflight.
-pub(super) fn preflight() -> Reply {
-    Reply::new(StatusCode::NO_CONTENT, "preflight")
+pub(super) fn preflight() -> Answer {
+    Answer::new(StatusCode::NO_CONTENT, "preflight")
         .with(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")
         .with(header::ACCESS_CONTROL_ALLOW_METHODS, "POST")
         .with(header::ACCESS_CONTROL_ALLOW_HEADERS, "content-type, authorization")

@@ -19,11 +19,11 @@ use policy::route::Api;
 
 pub use self::links::OwnHosts;
 use crate::admit::denial::Denial;
+use crate::base::answer::Answer;
 use crate::base::clock::within;
 use crate::base::header_values::Values;
 use crate::exchange::request_fields::{Nominations, names};
 use crate::limit::Standing;
-use crate::oauth::http::Reply;
 
 /// Longest wait for a client to take what we send it.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -284,7 +284,7 @@ pub async fn json(session: &mut Session, body: Vec<u8>, dressing: &Dressing<'_>)
 }
 
 /// Sends an answer of the authorization server, or a public document. What it says of origins stands.
-pub async fn reply(session: &mut Session, reply: Reply, dressing: &Dressing<'_>) -> pingora::Result<()> {
+pub async fn reply(session: &mut Session, reply: Answer, dressing: &Dressing<'_>) -> pingora::Result<()> {
     let mut fields = reply.fields;
     fields.insert(names::REQUEST_ID, text(dressing.request_id)?);
     // A status without content has no length either (RFC 9110 section 8.6).
