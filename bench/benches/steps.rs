@@ -59,7 +59,7 @@ fn steps(c: &mut Criterion) {
         b.iter(|| {
             let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
             let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS));
-            now(bench.gate.admit(black_box(&head), address, &snapshot, &mut known)).unwrap()
+            bench::permit(now(bench.gate.decide(black_box(&head), address, &snapshot, &mut known)))
         });
     });
 }
@@ -98,7 +98,7 @@ fn tokens(c: &mut Criterion) {
         b.iter(|| {
             let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
             let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS));
-            now(scene.bench.gate.admit(black_box(&head), address, &snapshot, &mut known)).unwrap()
+            bench::permit(now(scene.bench.gate.decide(black_box(&head), address, &snapshot, &mut known)))
         });
     });
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use gateway::admit::{Gate, Shared};
+use gateway::admit::{Decision, Gate, Permit, Shared};
 use gateway::base::clock::Manual;
 use gateway::base::digest::{Digest, Pepper, Peppers};
 use gateway::base::http_client::Outgoing;
@@ -17,8 +17,6 @@ use gateway::oauth::{AuthorizationServer, Providers, Throttle};
 use gateway::observe::{AccessLog, Metrics, UsageLog};
 use gateway::snapshot::PolicyKeeper;
 use gateway::store::{SqliteStore, Store};
-use gateway::upstream::Connections;
-use pingora::connectors::ConnectorOptions;
 use policy::credential::{Secret, mint};
 use policy::identity::{Environment, KeyClass};
 use policy::{Key, Organization, Policy, Scopes, Source};
@@ -136,8 +134,7 @@ pub fn gate(policy: Policy, keys: u64) -> Bench {
         idle_s: 60,
         drain: std::time::Duration::from_secs(30),
     };
-    let connections = Arc::new(Connections::new(ConnectorOptions::new(1)));
-    let gate = Gate { shared: Arc::new(shared), listener: ListenKind::Tls, connections };
+    let gate = Gate { shared: Arc::new(shared), listener: ListenKind::Tls };
     Bench { gate, runtime, _folder: folder }
 }
 
@@ -148,6 +145,14 @@ pub fn warm(identities: &Identities, keys: u64) {
     for n in 0..keys {
         let digest: Digest = pepper().digest(Secret::new(&secret(n)));
         identities.warm(digest, key(n, &scopes, &api), organization.clone());
+    }
+}
+
+/// The permit of a request that must be forwarded.
+pub fn permit(decision: Decision) -> Permit {
+    match decision {
+        Decision::Forward(permit) => permit,
+        Decision::Answer(_) | Decision::Issuer => unreachable!("it is allowed"),
     }
 }
 

@@ -20,8 +20,7 @@ fn an_admitted_request_allocates_nothing_but_the_target_it_keeps() {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
         let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS));
         let counted = allocation_counter::measure(|| {
-            let answer = now(bench.gate.admit(&head, address, &snapshot, &mut known));
-            assert!(answer.is_ok());
+            bench::permit(now(bench.gate.decide(&head, address, &snapshot, &mut known)));
         });
         counted.count_total
     };
@@ -47,7 +46,7 @@ fn an_admitted_token_allocates_nothing_but_the_target_it_keeps() {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
         let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS));
         let counted = allocation_counter::measure(|| {
-            assert!(now(gate.admit(&head, address, &snapshot, &mut known)).is_ok());
+            bench::permit(now(gate.decide(&head, address, &snapshot, &mut known)));
         });
         counted.count_total
     };

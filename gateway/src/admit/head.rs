@@ -1,22 +1,22 @@
 //! One request's head, checked once and read once.
 //!
-//! The engine has parsed it already; this module makes sure that there was only one way to parse
-//! it, and hands out the parts that a decision needs.
+//! Pingora has parsed it already; this module makes sure that there was only one way to parse it, and
+//! hands out the parts that a decision needs.
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{self, HeaderValue};
+use http::request::Parts;
 use ipnet::IpNet;
-use pingora::protocols::http::ServerSession as Session;
 use policy::Bounds;
 use policy::credential::{Secret, bearer};
+use policy::fields::{Treatment, treatment};
 use policy::head::{HEAD_BYTES_MAX, HeadFault, is_length, lint};
 use policy::target::{Target, TargetFault};
 
 use crate::admit::denial::Denial;
-use crate::exchange::request_fields::{OF_CONNECTION, check_names, names};
+use crate::base::field_names::{OF_CONNECTION, REQUEST_ID};
 
 /// The head of a request that has one reading.
 pub struct Head<'a> {
@@ -24,6 +24,7 @@ pub struct Head<'a> {
     target: &'a [u8],
     host: Option<&'a [u8]>,
     authority: Option<&'a [u8]>,
+    fields: &'a HeaderMap,
     noted: Noted<'a>,
     bounds: Bounds,
 }
@@ -65,9 +66,32 @@ impl<'a> Noted<'a> {
     }
 }
 
-/// The raw bytes of an HTTP/1 head; HTTP/2 has none.
-pub fn raw_head(session: &Session) -> Option<Bytes> {
-    session.as_http1().map(|h1| h1.get_headers_raw_bytes())
+/// A head as it came, from whatever connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    /// Method, version, URI and fields, as parsed.
+    pub parts: &'a Parts,
+    /// The target as it was sent; over HTTP/2 path and query.
+    pub target: &'a [u8],
+    /// The whole head byte for byte; HTTP/2 has none.
+    pub raw: Option<&'a [u8]>,
+}
+
+/// Whether a request is a gRPC call.
+pub fn is_grpc(parts: &Parts) -> bool {
+    let kind = parts.headers.get(header::CONTENT_TYPE);
+    parts.version == http::Version::HTTP_2 && kind.is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Whether every field name a client sent can be forwarded or dropped without doubt.
+fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Denial> {
+    for name in names {
+        match treatment(name) {
+            Treatment::Forward | Treatment::Drop => {}
+            Treatment::Refuse => return Err(Denial::AliasedField),
+        }
+    }
+    Ok(())
 }
 
 impl<'a> Head<'a> {
@@ -78,23 +102,25 @@ impl<'a> Head<'a> {
             target: target.as_bytes(),
             host: Some(host.as_bytes()),
             authority: None,
+            fields: headers,
             noted: Noted::of(headers),
             bounds: Bounds::DEFAULT,
         }
     }
 
-    /// Checks the head of a session. `raw` is what [`raw_head`] gave.
-    pub fn check(session: &'a Session, raw: Option<&'a Bytes>, bounds: Bounds) -> Result<Self, Denial> {
-        let request = session.req_header();
+    /// Checks a head that came.
+    pub fn check(received: Received<'a>, bounds: Bounds) -> Result<Self, Denial> {
+        let request = received.parts;
         let headers = &request.headers;
         let (method, noted) = (request.method.as_str(), Noted::of(headers));
         if request.method == http::Method::CONNECT {
             return Err(Denial::MethodNotAllowed { allow: "".into() });
         }
         check_names(headers.keys().map(|name| name.as_str()))?;
-        if let Some(raw) = raw {
+        if let Some(raw) = received.raw {
             let line = lint(raw, bounds.fields).map_err(Denial::Head)?;
-            return Ok(Head { method, target: line.target, host: Some(line.host), authority: None, noted, bounds });
+            let (target, host) = (line.target, Some(line.host));
+            return Ok(Head { method, target, host, authority: None, fields: headers, noted, bounds });
         }
         let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         // Over HTTP/2 a cookie may come in many pieces, which are one field (RFC 9113 section 8.2.3).
@@ -119,7 +145,7 @@ impl<'a> Head<'a> {
             return Err(Denial::Head(HeadFault::Expect));
         }
         let authority = request.uri.authority().map(|a| a.as_str().as_bytes());
-        Ok(Head { method, target: request.raw_path(), host, authority, noted, bounds })
+        Ok(Head { method, target: received.target, host, authority, fields: headers, noted, bounds })
     }
 
     /// The target, canonical.
@@ -129,7 +155,7 @@ impl<'a> Head<'a> {
 
     /// The other target of `COPY` and `MOVE` (RFC 4918 section 10.3). To other methods the field means
     /// nothing.
-    pub fn destination(&self) -> Result<Option<Target<'a>>, TargetFault> {
+    pub fn copied_to(&self) -> Result<Option<Target<'a>>, TargetFault> {
         if !matches!(self.method, "COPY" | "MOVE") {
             return Ok(None);
         }
@@ -160,6 +186,11 @@ impl<'a> Head<'a> {
         self.method == "OPTIONS" && self.noted.origin.is_some() && self.noted.has_requested_method
     }
 
+    /// `If-None-Match`, if sent.
+    pub fn if_none_match(&self) -> Option<&'a HeaderValue> {
+        self.fields.get(header::IF_NONE_MATCH)
+    }
+
     /// `Content-Length`, if sent.
     pub fn content_length(&self) -> Option<u64> {
         self.noted.content_length
@@ -168,7 +199,7 @@ impl<'a> Head<'a> {
 
 /// The request's id: the client's, if it is a plain one.
 pub fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(names::REQUEST_ID).iter();
+    let mut values = headers.get_all(REQUEST_ID).iter();
     let value = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     ((1..=64).contains(&value.len()) && value.bytes().all(fits)).then_some(value)

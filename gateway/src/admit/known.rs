@@ -3,11 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use policy::limit::Payer;
+use policy::route::RouteClass;
 use policy::{Identity, Organization, Target};
 
+use super::answers::AnswerContext;
 use crate::base::clock::Moment;
 use crate::identify::{Caller, Found};
 use crate::limit::{Certainty, Standing};
+use crate::snapshot::Snapshot;
 
 /// What became known of a request on its way, for the answer's fields and the record. Filled step
 /// by step, so that a denial carries what was known when it was made.
@@ -36,6 +40,10 @@ pub struct Known {
     pub origin: Option<Box<str>>,
     /// Scopes were missing and only shadowed.
     pub shadowed: bool,
+    /// The request's id: the client's, or one of ours.
+    pub request_id: String,
+    /// Whether it is a gRPC call, which is refused in a form of its own.
+    pub is_grpc: bool,
     /// Whose key it was that exists and does not work: for the record alone.
     pub refused: Option<RefusedKey>,
 }
@@ -78,6 +86,26 @@ impl Known {
         if let Some(query) = query {
             self.target.push('?');
             self.target.push_str(query);
+        }
+    }
+
+    /// What an answer says of the request, `since_ms` after the decision.
+    pub fn answer_context<'a>(&'a self, snapshot: &'a Snapshot, since_ms: u64) -> AnswerContext<'a> {
+        let api = self.api.and_then(|index| snapshot.policy.apis.get(index as usize));
+        let route = api.zip(self.route).and_then(|(api, index)| api.routes.get(index as usize));
+        let identity = self.identity();
+        let charges = api.zip(identity.organization()).and_then(|(api, organization)| {
+            let (plan, own) = (api.plan(organization), route.map_or(&[][..], |route| &route.limits));
+            let payer = Payer::of(identity, route.map_or(RouteClass::Read, |route| route.class))?;
+            (plan.limits() + own.len() > 1).then(|| plan.charges(own, 1, payer, organization))
+        });
+        AnswerContext {
+            charges,
+            request_id: &self.request_id,
+            api,
+            origin: self.origin.as_deref(),
+            standing: self.standing.as_ref().map(|(name, standing)| (&**name, *standing)),
+            since_ms,
         }
     }
 

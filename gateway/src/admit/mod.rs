@@ -1,12 +1,17 @@
 //! The decision over one request: target, credential, identity, grant, permit.
 //!
-//! Each step takes what the one before proved. Only a [`Permit`] can be forwarded, and only
-//! [`Gate::admit`] makes one. What is done with the decision is told in [`crate::exchange`].
+//! [`Gate::decide`] takes a [`Head`] and gives a [`Decision`]: forward, with the [`Permit`] that proves
+//! that every check was made, or an [`Answer`]. Each step takes what the one before proved. Nothing here
+//! knows a connection, and nothing is written to anybody: what is done with the decision is told in
+//! [`crate::exchange`].
 
+pub mod answers;
+mod caller;
 pub mod denial;
 pub mod head;
 pub mod inspect;
 mod known;
+mod permit;
 mod sightings;
 
 use std::net::IpAddr;
@@ -14,24 +19,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use policy::credential::Secret;
 use policy::limit::Payer;
-use policy::route::{Api, CredentialKind, Refusal, RouteClass};
+use policy::route::{Api, Refusal, RouteClass};
 use policy::{Circumstances, Destination, Grant, Identity, KeyClass, Route, Target};
 
+pub use self::caller::found_label;
 pub use self::known::{Known, RefusedKey};
+use self::permit::Counted;
+pub use self::permit::{Charged, Permit};
 use crate::admit::denial::Denial;
 use crate::admit::head::Head;
-use crate::admit::inspect::{Inspection, inspect};
+use crate::admit::inspect::inspect;
+use crate::base::answer::Answer;
 use crate::base::clock::{Clock, Moment};
 use crate::base::random::RequestIds;
 use crate::config::ListenKind;
-use crate::identify::{Caller, FailureBudget, Found, Identified, Identities, Unidentified};
-use crate::limit::{Ask, Limiter, Standing, Verdict};
+use crate::identify::{Caller, FailureBudget, Identities};
+use crate::limit::{Limiter, Standing};
 use crate::oauth::AuthorizationServer;
 use crate::observe::{AccessLog, Metrics, UsageLog};
 use crate::snapshot::{PolicyKeeper, Snapshot};
-use crate::upstream::Connections;
+use crate::store::Exposure;
 
 /// What all listeners of a gateway share.
 pub struct Shared {
@@ -74,121 +82,106 @@ pub struct Gate {
     pub shared: Arc<Shared>,
     /// What it speaks.
     pub listener: ListenKind,
-    /// Connects to backends.
-    pub connections: Arc<Connections>,
 }
 
-/// Proof that a request may be forwarded. Holds no borrow, so it can wait for the engine.
-#[derive(Clone, Copy, Debug)]
-pub struct Permit {
-    api: u32,
-    route: u32,
-    host: usize,
-}
-
-impl Permit {
-    /// The API and route, from the snapshot that the permit was made under.
-    pub fn place<'s>(&self, snapshot: &'s Snapshot) -> Option<(&'s Api, &'s Route)> {
-        let api = snapshot.policy.apis.get(self.api as usize)?;
-        Some((api, api.routes.get(self.route as usize)?))
-    }
-
-    /// The host as matched.
-    pub fn host<'s>(&self, api: &'s Api) -> &'s str {
-        api.hosts.get(self.host).map_or("", |host| host)
-    }
-}
-
-/// How a request goes on.
+/// What becomes of a request.
 #[derive(Debug)]
-pub enum Admission {
-    /// To the upstream.
+pub enum Decision {
+    /// It goes to the API's upstream.
     Forward(Permit),
-    /// A CORS preflight, answered from the policy.
-    Preflight,
-    /// The caller wants to know where it stands.
-    Inspect(Box<Inspection>),
-    /// To the API's authorization server, which is us.
-    Authorize,
-    /// The API says who its authorization servers are.
-    Describe,
+    /// It is answered here: a refusal, a preflight, or what we say of the caller or of an API.
+    Answer(Answer),
+    /// It is for the API's authorization server, which must see its body before it can answer.
+    Issuer,
 }
 
 impl Gate {
-    /// Decides over one request.
-    pub async fn admit(
+    /// Decides over one request. Nothing is written to anybody.
+    pub async fn decide(&self, head: &Head<'_>, address: IpAddr, snapshot: &Snapshot, known: &mut Known) -> Decision {
+        match self.admit(head, address, snapshot, known).await {
+            Ok(decision) => decision,
+            Err(denial) => Decision::Answer(self.refuse(&denial, snapshot, known)),
+        }
+    }
+
+    /// A refusal as an answer to what is known of the request.
+    pub fn refuse(&self, denial: &Denial, snapshot: &Snapshot, known: &Known) -> Answer {
+        if *denial == Denial::ServerOnlyKey
+            && let Some((Caller::Key(key), _)) = &known.caller
+            && key.facts.class != KeyClass::Public
+        {
+            self.note_exposed(key, Exposure::Browser);
+        }
+        denial.answer(&known.answer_context(snapshot, 0), known.is_grpc)
+    }
+
+    async fn admit(
         &self,
         head: &Head<'_>,
         address: IpAddr,
         snapshot: &Snapshot,
         known: &mut Known,
-    ) -> Result<Admission, Denial> {
+    ) -> Result<Decision, Denial> {
         if self.listener == ListenKind::Plain {
             self.note_exposed_over_plain_http(head, address, snapshot).await;
             return Err(Denial::HttpsRequired);
         }
         let target = head.target().map_err(Denial::Target)?;
         known.keep_target(&target);
-        let copied_to = head.destination().map_err(Denial::Target)?;
+        let copied_to = head.copied_to().map_err(Denial::Target)?;
         let destination = snapshot.policy.destination(&target, head.is_preflight())?;
         let api = destination.api();
         known.api = Some(api.index);
         let is_inspection = match destination {
-            Destination::Issuer(..) => return Ok(Admission::Authorize),
-            Destination::Preflight(_) => return Ok(Admission::Preflight),
-            Destination::Metadata(_) => return Ok(Admission::Describe),
+            Destination::Issuer(..) => return Ok(Decision::Issuer),
+            Destination::Preflight(_) => {
+                let answer = answers::preflight(api.cors.as_ref(), &known.answer_context(snapshot, 0));
+                return Ok(Decision::Answer(answer));
+            }
+            Destination::Metadata(_) => return Ok(Decision::Answer(answers::metadata(api, head.if_none_match()))),
             Destination::Inspection(_) => true,
             Destination::Route(_) => false,
         };
         if let Some(secret) = head.credential()? {
-            let identified = match self.identify(api, secret, address, known.now.wall_ms).await {
-                Ok(identified) => identified,
-                Err(denial) => {
-                    known.refused = self.refused_key(api, secret, &denial);
-                    return Err(denial);
-                }
-            };
-            known.found = Some(identified.found);
-            known.caller = Some((identified.caller, identified.organization));
+            self.identify_caller(api, secret, address, known).await?;
         }
         let circumstances = circumstances(head, address);
         if is_inspection {
-            return self.inspect(api, &circumstances, snapshot.version, known).await;
+            return self.inspect(api, &circumstances, snapshot, known).await;
         }
-        let identity = known.identity();
-        let grant = match authorize(api, (&target, copied_to.as_ref()), identity, &circumstances) {
+        let grant = match authorize(api, (&target, copied_to.as_ref()), known.identity(), &circumstances) {
             Ok(grant) => grant,
             Err(refusal) => {
                 let route = api.find(&target).filter(|_| known.caller.is_some());
-                let standing = self.peek(api, identity, route, known.now);
+                known.standing = self.peek(api, known.identity(), route, known.now);
                 known.route = route.map(|route| route.index);
-                known.standing = standing;
                 return Err(refusal.into());
             }
         };
-        let (shadowed, route) = (grant.shadowed, grant.route);
-        let too_large = head.content_length().is_some_and(|length| length > route.body_bytes_max);
-        let charged = match too_large {
+        let host = api.hosts.iter().position(|host| **host == *target.host.as_str()).unwrap_or(0);
+        let (route, shadowed) = (grant.route, grant.shadowed);
+        let charged = match head.content_length().is_some_and(|length| length > route.body_bytes_max) {
             true => Err(Denial::BodyTooLarge),
-            false => self.charge(&grant, snapshot.version, known.now).await,
+            false => self.charge(grant, snapshot.version, known.now).await,
         };
-        known.route = Some(route.index);
-        known.shadowed = shadowed;
-        if charged.is_err() {
-            known.standing = self.peek(api, known.identity(), Some(route), known.now);
-        }
-        if let Some((name, verdict)) = charged? {
-            known.standing = Some((name.clone(), verdict.standing()));
-            match verdict {
-                Verdict::Admitted { certainty, .. } => known.certainty = Some(certainty),
-                Verdict::Over { standing, .. } => {
-                    let retry_after_s = standing.window.seconds_left(standing.now_ms);
-                    return Err(Denial::LimitExceeded { limit: name, standing, retry_after_s });
+        let permitted = charged.map(|charged| (Permit::of(&charged, host), charged.counted()));
+        (known.route, known.shadowed) = (Some(route.index), shadowed);
+        match permitted {
+            Ok((permit, counted)) => {
+                if let Some(Counted { shown, certainty }) = counted {
+                    (known.standing, known.certainty) = (Some(shown), Some(certainty));
                 }
+                Ok(Decision::Forward(permit))
+            }
+            Err(denial) => {
+                known.standing = if let Denial::LimitExceeded { limit, standing, .. } = &denial {
+                    Some((limit.clone(), *standing))
+                } else {
+                    self.peek(api, known.identity(), Some(route), known.now)
+                };
+                Err(denial)
             }
         }
-        let host = api.hosts.iter().position(|host| **host == *target.host.as_str()).unwrap_or(0);
-        Ok(Admission::Forward(Permit { api: api.index, route: route.index, host }))
     }
 
     /// The caller wants to know where it stands. Spends nothing.
@@ -196,9 +189,9 @@ impl Gate {
         &self,
         api: &Api,
         circumstances: &Circumstances<'_>,
-        version: u64,
+        snapshot: &Snapshot,
         known: &mut Known,
-    ) -> Result<Admission, Denial> {
+    ) -> Result<Decision, Denial> {
         let identity = known.identity();
         let organization = api.authorize_inspection(identity, circumstances)?;
         let ends_ms = match &known.caller {
@@ -206,112 +199,10 @@ impl Gate {
             Some((Caller::Token(token, _), _)) => Some(token.ends_ms),
             None => None,
         };
-        let limiter = &*self.shared.limiter;
+        let (limiter, version) = (&*self.shared.limiter, snapshot.version);
         let seen = inspect(limiter, api, (identity, organization), ends_ms, version, known.now).await;
         known.standing = self.peek(api, identity, None, known.now);
-        Ok(Admission::Inspect(Box::new(seen)))
-    }
-
-    /// From a credential to a working one.
-    async fn identify(
-        &self,
-        api: &Api,
-        secret: Secret<'_>,
-        address: IpAddr,
-        now_ms: u64,
-    ) -> Result<Identified, Denial> {
-        let shared = &self.shared;
-        let kind = api.classify(secret);
-        let cached = match kind {
-            CredentialKind::Key(_) => shared.identities.identify_cached(secret, now_ms),
-            CredentialKind::Token | CredentialKind::ForeignToken => {
-                shared.identities.tokens.identify_cached(api, secret, now_ms)
-            }
-            CredentialKind::Junk => Some(Err(Unidentified::Unknown)),
-        };
-        let answer = match cached {
-            Some(answer) => answer,
-            None => {
-                // A key that is only due for a refresh is no guess, whatever its neighbours did.
-                let spent = shared.failures.is_spent(address, now_ms);
-                let is_known = || shared.identities.is_known(secret) || shared.identities.tokens.is_known(api, secret);
-                if let Some(retry_after_s) = spent.filter(|_| !is_known()) {
-                    return Err(Denial::TooManyFailures { retry_after_s });
-                }
-                shared.metrics.store_round_trips.with_label_values(&[shared.store_kind]).inc();
-                match kind {
-                    CredentialKind::Key(_) | CredentialKind::Junk => shared.identities.identify(secret).await,
-                    CredentialKind::Token | CredentialKind::ForeignToken => {
-                        shared.identities.tokens.identify(api, secret).await
-                    }
-                }
-            }
-        };
-        // A key of another API is nothing here, whatever it opens elsewhere.
-        let answer = answer.and_then(|found| match &found.caller {
-            Caller::Key(key) if key.facts.api != api.name => Err(Unidentified::Unknown),
-            Caller::Key(_) | Caller::Token(..) => Ok(found),
-        });
-        // A token that has ended was a good one: its holder guesses nothing.
-        let is_guess = match answer {
-            Err(Unidentified::Unknown) => true,
-            Err(Unidentified::Dead(_)) => matches!(kind, CredentialKind::Key(_)),
-            Ok(_) | Err(Unidentified::CannotKnow) => false,
-        };
-        if is_guess {
-            shared.failures.count(address, now_ms);
-        }
-        self.count_lookup(&answer);
-        answer.map_err(|why| match why {
-            Unidentified::Unknown => Denial::InvalidCredential,
-            Unidentified::Dead(fault) => Denial::DeadCredential(fault),
-            Unidentified::CannotKnow => Denial::TemporarilyUnavailable,
-        })
-    }
-
-    /// Who was refused, if it is a key that exists and does not work. Its record was just read.
-    fn refused_key(&self, api: &Api, secret: Secret<'_>, denial: &Denial) -> Option<RefusedKey> {
-        let is_key =
-            matches!(denial, Denial::DeadCredential(_)) && matches!(api.classify(secret), CredentialKind::Key(_));
-        let key = is_key.then(|| self.shared.identities.peek(secret)).flatten()?;
-        let organization =
-            key.organization.current().map_or_else(|| "".into(), |organization| organization.id.to_string());
-        Some(RefusedKey { id: key.facts.id.to_string().into(), organization: organization.into() })
-    }
-
-    fn count_lookup(&self, answer: &Result<Identified, Unidentified>) {
-        let label = match answer {
-            Ok(identified) => found_label(identified.found),
-            Err(Unidentified::Unknown) => "unknown",
-            Err(Unidentified::Dead(_)) => "dead",
-            Err(Unidentified::CannotKnow) => "unavailable",
-        };
-        match answer {
-            Ok(identified) if identified.found == Found::Cached => self.shared.metrics.cached_lookups.inc(),
-            Ok(_) | Err(_) => self.shared.metrics.lookups.with_label_values(&[label]).inc(),
-        }
-    }
-
-    /// Takes the grant's tokens. `None` for callers without a budget.
-    async fn charge(
-        &self,
-        grant: &Grant<'_, '_>,
-        version: u64,
-        now: Moment,
-    ) -> Result<Option<(Arc<str>, Verdict)>, Denial> {
-        let Some(charges) = grant.charges() else { return Ok(None) };
-        // A plan that was changed later than the policy is the newer limit.
-        let version = grant.identity.organization().map_or(version, |o| version.max(o.changed_ms));
-        let ask = Ask { charges: &charges, version, outage: grant.route.outage, now };
-        let verdict = match self.shared.limiter.admit_now(&ask) {
-            Some(verdict) => verdict,
-            None => self.shared.limiter.admit(&ask).await.map_err(|_| Denial::LimitsUnavailable)?,
-        };
-        let name = match verdict {
-            Verdict::Admitted { .. } => charges.first.name,
-            Verdict::Over { index, .. } => charges.iter().nth(index).map_or(charges.first.name, |c| c.name),
-        };
-        Ok(Some((name.clone(), verdict)))
+        Ok(Decision::Answer(answers::inspection(&seen, &known.answer_context(snapshot, 0))))
     }
 
     /// Where the documented limit of a caller stands, for answers that take no token.
@@ -327,15 +218,6 @@ impl Gate {
         let charges = api.plan(organization).charges(&[], 1, payer, organization);
         let standing = self.shared.limiter.peek(&charges.first, now);
         Some((charges.first.name.clone(), standing))
-    }
-}
-
-/// Label of how a key was found.
-pub fn found_label(found: Found) -> &'static str {
-    match found {
-        Found::Cached => "cached",
-        Found::Stored => "stored",
-        Found::Stale => "stale",
     }
 }
 
@@ -355,10 +237,4 @@ fn authorize<'p, 'i>(
 
 fn circumstances<'a>(head: &Head<'a>, address: IpAddr) -> Circumstances<'a> {
     Circumstances { address, origin: head.origin(), has_fetch_metadata: head.has_fetch_metadata() }
-}
-
-/// Whether a denial means that a key for servers was seen in a browser.
-pub fn is_browser_exposure(denial: &Denial, known: &Known) -> bool {
-    *denial == Denial::ServerOnlyKey
-        && matches!(&known.caller, Some((Caller::Key(key), _)) if key.facts.class != KeyClass::Public)
 }

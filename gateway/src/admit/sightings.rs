@@ -1,4 +1,4 @@
-//! What is written behind of credentials: that they were used, and where they should not be.
+//! Records, asynchronously, when a credential was used and when it was exposed.
 
 use std::net::IpAddr;
 

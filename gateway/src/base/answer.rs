@@ -17,6 +17,9 @@ pub struct Answer {
     pub body: Bytes,
     /// How it ended, for metrics and the log: a word from a closed list.
     pub outcome: &'static str,
+    /// It goes to a gRPC client: on the wire stand 200 and no body, and the fields say the rest
+    /// (gRPC over HTTP/2, Trailers-Only). The status stands in the record.
+    pub is_trailers_only: bool,
 }
 
 fn field(fields: &mut HeaderMap, name: HeaderName, value: &str) {
@@ -27,11 +30,29 @@ fn field(fields: &mut HeaderMap, name: HeaderName, value: &str) {
 }
 
 impl Answer {
+    /// A status and nothing else.
+    pub fn empty(status: StatusCode, outcome: &'static str) -> Self {
+        Answer { status, fields: HeaderMap::new(), body: Bytes::new(), outcome, is_trailers_only: false }
+    }
+
+    /// A fault of our own, of which nothing is said.
+    pub fn internal_error() -> Self {
+        Answer::empty(StatusCode::INTERNAL_SERVER_ERROR, "internal_error").no_store()
+    }
+
+    /// JSON that nobody may store.
+    pub fn json_bytes(status: StatusCode, outcome: &'static str, body: Vec<u8>) -> Self {
+        Answer::empty(status, outcome).no_store().body("application/json", body)
+    }
+
+    fn no_store(mut self) -> Self {
+        self.fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        self
+    }
+
     /// An answer that nobody may store (`no-store`).
     pub fn new(status: StatusCode, outcome: &'static str) -> Self {
-        let fields = HeaderMap::new();
-        let answer = Answer { status, fields, body: Bytes::new(), outcome };
-        answer.with(header::CACHE_CONTROL, "no-store").with(header::PRAGMA, "no-cache")
+        Answer::empty(status, outcome).with(header::CACHE_CONTROL, "no-store").with(header::PRAGMA, "no-cache")
     }
 
     /// Adds a field.
@@ -73,7 +94,7 @@ impl Answer {
         let etag = format!("\"{}\"", hash.get(..32).unwrap_or_default());
         let is_known = if_none_match.is_some_and(|seen| seen.as_bytes() == etag.as_bytes());
         let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
-        let mut answer = Answer { status, fields: HeaderMap::new(), body: Bytes::new(), outcome: "document" }
+        let mut answer = Answer::empty(status, "document")
             .with(header::CACHE_CONTROL, &format!("public, max-age={max_age_s}"))
             .with(header::ETAG, &etag)
             .with(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");

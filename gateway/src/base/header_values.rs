@@ -5,7 +5,11 @@ use std::net::IpAddr;
 
 use bytes::BytesMut;
 use http::header::HeaderValue;
-use pingora::{Error, ErrorType, OrErr};
+
+/// A text of ours that is no field value: a bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a value of ours is not a field value")]
+pub struct BadValue;
 
 /// Writes values one after the other into one buffer.
 pub(crate) struct Values(BytesMut);
@@ -17,7 +21,7 @@ impl Values {
     }
 
     /// A value; text that cannot be one is a bug of ours.
-    pub(crate) fn text(&mut self, text: &str) -> pingora::Result<HeaderValue> {
+    pub(crate) fn text(&mut self, text: &str) -> Result<HeaderValue, BadValue> {
         if text.is_empty() {
             return Ok(HeaderValue::from_static(""));
         }
@@ -26,7 +30,7 @@ impl Values {
     }
 
     /// Words with a space between them.
-    pub(crate) fn list<'w>(&mut self, words: impl Iterator<Item = &'w str>) -> pingora::Result<HeaderValue> {
+    pub(crate) fn list<'w>(&mut self, words: impl Iterator<Item = &'w str>) -> Result<HeaderValue, BadValue> {
         for (i, word) in words.enumerate() {
             if i > 0 {
                 self.0.extend_from_slice(b" ");
@@ -37,12 +41,12 @@ impl Values {
     }
 
     /// A number.
-    pub(crate) fn number(&mut self, number: u64) -> pingora::Result<HeaderValue> {
+    pub(crate) fn number(&mut self, number: u64) -> Result<HeaderValue, BadValue> {
         self.text(itoa::Buffer::new().format(number))
     }
 
     /// An address.
-    pub(crate) fn address(&mut self, address: IpAddr) -> pingora::Result<HeaderValue> {
+    pub(crate) fn address(&mut self, address: IpAddr) -> Result<HeaderValue, BadValue> {
         match address {
             IpAddr::V4(address) => {
                 for (i, octet) in address.octets().into_iter().enumerate() {
@@ -58,17 +62,17 @@ impl Values {
     }
 
     /// A value from its parts.
-    pub(crate) fn write(&mut self, parts: std::fmt::Arguments<'_>) -> pingora::Result<HeaderValue> {
+    pub(crate) fn write(&mut self, parts: std::fmt::Arguments<'_>) -> Result<HeaderValue, BadValue> {
         let _ = self.0.write_fmt(parts);
         self.take()
     }
 
-    fn take(&mut self) -> pingora::Result<HeaderValue> {
+    fn take(&mut self) -> Result<HeaderValue, BadValue> {
         let value = self.0.split().freeze();
         if !value.is_ascii() {
-            return Error::e_explain(ErrorType::InternalError, "a value of ours is not ASCII");
+            return Err(BadValue);
         }
-        HeaderValue::from_maybe_shared(value).or_err(ErrorType::InternalError, "a value of ours is not a field value")
+        HeaderValue::from_maybe_shared(value).map_err(|_| BadValue)
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod clock;
 pub mod digest;
+pub mod field_names;
 pub(crate) mod header_values;
 pub mod http_client;
 pub mod random;

@@ -11,8 +11,8 @@ use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 use policy::credential::bearer;
 
-use super::Ctx;
-use crate::admit::Gate;
+use super::Exchanges;
+use super::state::Exchange;
 use crate::exchange::answer;
 use crate::identify::Caller;
 use crate::live::{Seat, Tether, Tie};
@@ -61,18 +61,18 @@ pub(super) async fn before_the_end<T>(
     }
 }
 
-impl Gate {
+impl Exchanges {
     /// Ties an exchange to its credential when its answer begins: if it is one that outlasts its
     /// request, on a route that ends such with their credential.
-    pub(super) async fn tie(&self, session: &Session, response: &ResponseHeader, ctx: &mut Ctx) {
+    pub(super) async fn tie(&self, session: &Session, response: &ResponseHeader, exchange: &mut Exchange) {
         let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = if is_upgrade { Some("websocket") } else { outlasts(response) };
-        let (Some(protocol), Some((caller, _))) = (protocol, &ctx.known.caller) else { return };
-        if ctx.tie.is_some() || !ctx.place().is_ok_and(|(_, route)| route.is_tethered()) {
+        let (Some(protocol), Some((caller, _))) = (protocol, &exchange.known.caller) else { return };
+        if exchange.tie.is_some() || !exchange.place().is_ok_and(|(_, route)| route.is_tethered()) {
             return;
         }
         let tether = Arc::<Tether>::default();
-        let identities = &self.shared.identities;
+        let identities = &self.gate.shared.identities;
         let fields = session.req_header().headers.get_all(header::AUTHORIZATION);
         let secret = bearer(fields.iter().map(http::HeaderValue::as_bytes)).ok().flatten();
         let (digests, ends_ms) = match caller {
@@ -82,10 +82,10 @@ impl Gate {
         let tie = Tie { caller: caller.clone(), digests, ends_ms: ends_ms.unwrap_or(u64::MAX), protocol };
         let seat = identities.live.seat(tie, &tether);
         // A change that came after the credential was looked up is not missed.
-        if identities.live.changes() != ctx.changes && identities.recheck(seat.number(), caller).await.is_err() {
+        if identities.live.changes() != exchange.changes && identities.recheck(seat.number(), caller).await.is_err() {
             identities.live.end(seat.number());
         }
-        ctx.tie = Some(Tied { tether, _seat: seat });
+        exchange.tie = Some(Tied { tether, _seat: seat });
     }
 
     /// Ends an exchange that has begun to be answered, as its protocol does. A plain download is

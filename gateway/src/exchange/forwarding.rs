@@ -9,14 +9,14 @@ use pingora::{Error, ErrorType};
 use policy::Route;
 use policy::route::{Api, Upstream};
 
-use super::{Ctx, Outcome};
-use crate::admit::Gate;
+use super::Exchanges;
+use super::state::{Exchange, Outcome};
 use crate::config::ListenKind;
 use crate::exchange::answer::OwnHosts;
 use crate::exchange::request_fields::{self, Origin, Shape};
 use crate::upstream::Pool;
 
-impl Ctx {
+impl Exchange {
     /// Where the permit leads; a request without one is a bug, and goes nowhere.
     pub(super) fn place(&self) -> pingora::Result<(&Api, &Route)> {
         let place = self.permit.as_ref().and_then(|permit| permit.place(&self.snapshot));
@@ -41,19 +41,19 @@ impl Ctx {
     }
 }
 
-impl Gate {
+impl Exchanges {
     /// What the upstream is told of a request, and by which description of it.
-    fn told<'c>(&self, ctx: &'c Ctx) -> pingora::Result<(&'c Upstream, Origin<'c>)> {
-        let (Some(permit), (api, _)) = (&ctx.permit, ctx.place()?) else {
+    fn told<'c>(&self, exchange: &'c Exchange) -> pingora::Result<(&'c Upstream, Origin<'c>)> {
+        let (Some(permit), (api, _)) = (&exchange.permit, exchange.place()?) else {
             return Error::e_explain(ErrorType::InternalError, "no permit");
         };
         let origin = Origin {
-            address: ctx.known.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            address: exchange.known.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             host: permit.host(api),
-            is_https: self.listener != ListenKind::Plain,
-            request_id: &ctx.request_id,
+            is_https: self.gate.listener != ListenKind::Plain,
+            request_id: &exchange.known.request_id,
         };
-        Ok((api.upstream(ctx.known.identity().environment()), origin))
+        Ok((api.upstream(exchange.known.identity().environment()), origin))
     }
 
     /// A request, made anew for the upstream.
@@ -61,17 +61,24 @@ impl Gate {
         &self,
         head: &RequestHeader,
         shape: Shape,
-        ctx: &Ctx,
+        exchange: &Exchange,
     ) -> pingora::Result<RequestHeader> {
-        let (upstream, origin) = self.told(ctx)?;
-        request_fields::request(head, shape, ctx.known.path_and_query(), upstream, ctx.known.identity(), &origin)
+        let (upstream, origin) = self.told(exchange)?;
+        request_fields::request(
+            head,
+            shape,
+            exchange.known.path_and_query(),
+            upstream,
+            exchange.known.identity(),
+            &origin,
+        )
     }
 
     /// The final head of an answer has come: ties it to its credential if it may outlast it, and
     /// notes the time.
-    pub(super) async fn begin_answer(&self, session: &Session, response: &ResponseHeader, ctx: &mut Ctx) {
-        self.tie(session, response, ctx).await;
-        ctx.first_byte = Some(self.shared.clock.since(ctx.started));
-        (ctx.outcome, ctx.status) = (Outcome::Forwarded, response.status.as_u16());
+    pub(super) async fn begin_answer(&self, session: &Session, response: &ResponseHeader, exchange: &mut Exchange) {
+        self.tie(session, response, exchange).await;
+        exchange.first_byte = Some(self.gate.shared.clock.since(exchange.started));
+        (exchange.outcome, exchange.status) = (Outcome::Forwarded, response.status.as_u16());
     }
 }

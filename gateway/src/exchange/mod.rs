@@ -1,14 +1,12 @@
-//! One request, from its head to its record: decided, answered or forwarded, recorded.
+//! The story of one request. Read this first, then [`crate::admit`].
 //!
-//! A denial is a written response, never an error (an error would close the connection). A request
-//! that reaches the forwarding step without a permit is a bug and fails closed.
+//! A head is read, decided upon, answered or forwarded, and leaves one record, whatever happens.
+//! Refusals are answers, never errors: an error here means that a message cannot go on.
 
 pub mod answer;
 mod connection;
-mod decide;
 mod farewell;
 mod forwarding;
-pub mod front;
 pub mod http2;
 mod issuer;
 mod pass;
@@ -17,164 +15,138 @@ mod relay;
 mod request_body;
 pub mod request_fields;
 mod retry;
+mod serve;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::http::ResponseHeader;
-use pingora::protocols::http::ServerSession;
-use pingora::{Error, ErrorType};
+use pingora::Error;
+use pingora::apps::ReusedHttpStream;
+use pingora::protocols::http::ServerSession as Session;
+use pingora::protocols::http::v2::server::H2Options;
+use pingora::server::ShutdownWatch;
 use policy::head::HeadFault;
 
-use self::connection::set_phase;
-pub(crate) use self::decide::Next;
-pub(crate) use self::farewell::Tied;
-pub(crate) use self::record::Facts;
+use self::connection::{peer_address, received};
+use self::record::Facts;
+use self::relay::End;
 use self::retry::denial_of;
+use self::serve::keep;
+use self::state::{Exchange, Outcome};
 use crate::admit::denial::Denial;
-use crate::admit::{Gate, Known, Permit};
-use crate::base::clock::Moment;
-use crate::edge::deadlines::Phase;
-use crate::snapshot::Snapshot;
-use crate::upstream::Member;
+use crate::admit::head::Head;
+use crate::admit::{Decision, Gate};
+use crate::base::answer::Answer;
+use crate::upstream::Connections;
 
-/// How a request ended, for its record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// Not decided yet: the client went away.
-    Open,
-    /// Answered without the upstream: `preflight`, or the code of a denial.
-    Answered(&'static str),
-    /// The upstream's answer was passed on.
-    Forwarded,
-    /// The upstream's answer ended in the middle.
-    BrokenOff,
-    /// We ended an answer in the middle: its request went on wrongly, or its credential is over.
-    CutOff,
+/// The exchanges of one listener.
+pub struct Exchanges {
+    /// Decides.
+    pub gate: Gate,
+    /// Connects to upstreams.
+    pub connections: Arc<Connections>,
+    /// Bounds of HTTP/2.
+    pub h2_options: H2Options,
+    /// Whether HTTP/2 is spoken without TLS too, as gRPC clients behind a TLS terminator do.
+    pub is_h2c: bool,
+    /// Longest idle time of a connection over HTTP/2.
+    pub idle: Duration,
 }
 
-/// One request's state, made by the engine at its start.
-pub struct Ctx {
-    snapshot: Arc<Snapshot>,
-    started: Moment,
-    request_id: String,
-    known: Known,
-    permit: Option<Permit>,
-    outcome: Outcome,
-    decided: Option<Duration>,
-    first_byte: Option<Duration>,
-    chosen: Option<Arc<Member>>,
-    tries: u32,
-    /// A denial that was decided after forwarding began.
-    late_denial: Option<Denial>,
-    status: u16,
-    /// Ties an exchange that outlasts its request to its credential.
-    tie: Option<Tied>,
-    /// How many changes there had been before the credential was looked up.
-    changes: u64,
-}
-
-impl Ctx {
-    /// Waits until the credential of the exchange has ended, if it is tied to one.
-    pub(crate) async fn credential_ended(&self) {
-        farewell::ended(self.tie.as_ref()).await;
-    }
-
-    /// Milliseconds from the decision to the upstream's first byte, once it came.
-    fn since_decision_ms(&self) -> u64 {
-        millis(self.first_byte).saturating_sub(millis(self.decided))
-    }
-}
-
-fn millis(duration: Option<Duration>) -> u64 {
-    u64::try_from(duration.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
-}
-
-impl Gate {
-    /// A request begins: now, and under the policy in force.
-    pub(crate) fn begin(&self) -> Ctx {
-        Ctx {
-            snapshot: self.shared.keeper.load(),
-            started: self.shared.clock.moment(),
-            request_id: String::new(),
-            known: Known::default(),
-            permit: None,
-            outcome: Outcome::Open,
-            decided: None,
-            first_byte: None,
-            chosen: None,
-            tries: 0,
-            late_denial: None,
-            status: 0,
-            tie: None,
-            changes: 0,
+impl Exchanges {
+    /// One request, from its head to its record. Gives the connection back if it can carry another.
+    async fn exchange(&self, mut session: Session, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+        if !self.read_head(&mut session, shutdown).await {
+            return None;
+        }
+        let mut exchange = self.begin(&mut session);
+        let end = match self.decide(&mut session, &mut exchange).await {
+            Decision::Forward(permit) => {
+                exchange.permit = Some(permit);
+                self.relay(&mut session, &mut exchange).await
+            }
+            Decision::Answer(answer) => self.answer(&mut session, &mut exchange, answer).await,
+            Decision::Issuer => self.answer_as_issuer(&mut session, &mut exchange).await,
+        };
+        match end {
+            Ok(End::Answered) => {
+                self.end(&session, &exchange);
+                keep(session).await
+            }
+            Ok(End::Upgraded(upstream)) => {
+                self.run_tunnel(session, upstream, exchange, shutdown).await;
+                None
+            }
+            Err(error) => {
+                self.fail(&mut session, &error, &mut exchange).await;
+                self.end(&session, &exchange);
+                None
+            }
         }
     }
 
-    /// A request has failed: answers it, if that can still be done, and says so where it matters.
-    pub(crate) async fn fail(&self, session: &mut ServerSession, error: &Error, ctx: &mut Ctx) {
-        let is_answered = is_answered(session);
-        let is_broken = *error.etype() == ErrorType::ReadError;
-        let is_over = ctx.tie.as_ref().is_some_and(Tied::has_ended);
-        let denial = ctx.late_denial.take().or_else(|| denial_of(error));
-        if let Some(denial) = &denial
-            && denial.status() >= 500
-        {
-            self.log_trouble(ctx, error, denial, is_answered);
+    /// Decides what becomes of a request.
+    async fn decide(&self, session: &mut Session, exchange: &mut Exchange) -> Decision {
+        let (snapshot, known) = (&exchange.snapshot, &mut exchange.known);
+        let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes());
+        let decision = match Head::check(received(session, raw.as_deref()), self.gate.shared.bounds) {
+            Ok(head) => {
+                known.origin = head.origin().map(Into::into);
+                self.gate.decide(&head, exchange.address, snapshot, known).await
+            }
+            Err(denial) => {
+                // A head that has two readings may have two ends: nothing after it is a request.
+                session.set_keepalive(None);
+                Decision::Answer(self.gate.refuse(&denial, snapshot, known))
+            }
+        };
+        exchange.decided = Some(self.gate.shared.clock.since(exchange.started));
+        decision
+    }
+
+    /// Answers a request ourselves: the only place where such an answer goes on the wire and on record.
+    async fn answer(&self, session: &mut Session, exchange: &mut Exchange, answer: Answer) -> pingora::Result<End> {
+        exchange.outcome = Outcome::Answered(answer.outcome);
+        exchange.status = answer.status.as_u16();
+        answer::write(session, answer, &exchange.known.request_id).await?;
+        Ok(End::Answered)
+    }
+
+    /// An exchange has failed: answers it, if that can still be done, and says so where it matters.
+    async fn fail(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) {
+        let has_begun = connection::has_begun(session);
+        let denial = exchange.late_denial.take().or_else(|| denial_of(error));
+        if let Some(denial) = denial.as_ref().filter(|denial| denial.status() >= 500) {
+            self.log_trouble(exchange, error, denial, has_begun);
         }
         session.set_keepalive(None);
         match denial {
-            // What fails here is that the client is gone.
-            Some(denial) if !is_answered => {
-                if self.answer_denial(session, ctx, denial).await.is_err() {
-                    ctx.outcome = Outcome::Open;
+            Some(denial) if !has_begun => {
+                let answer = self.gate.refuse(&denial, &exchange.snapshot, &exchange.known);
+                // What fails here is that the client is gone.
+                if self.answer(session, exchange, answer).await.is_err() {
+                    exchange.outcome = Outcome::Open;
                 }
             }
-            Some(denial) if denial.status() >= 500 => ctx.outcome = Outcome::BrokenOff,
-            Some(_) if !is_broken => ctx.outcome = Outcome::CutOff,
-            Some(_) | None => ctx.outcome = if is_over { Outcome::CutOff } else { Outcome::Open },
+            denial => exchange.outcome = exchange.cut(error, denial.as_ref()),
         }
-        if is_answered {
+        if has_begun {
             // An answer that stops must not look like one that ends.
             answer::cut(session).await;
         }
     }
 
     /// A head could not be read: says so, and leaves a record of it.
-    pub(crate) async fn refuse_unread(&self, session: &mut ServerSession) {
-        let mut ctx = self.begin();
+    async fn refuse_unread(&self, session: &mut Session) {
+        let mut exchange = Exchange::begin(&self.gate.shared, peer_address(session));
+        exchange.known.request_id = self.gate.shared.request_ids.next();
         let denial = Denial::Head(HeadFault::Unreadable);
-        ctx.request_id = self.shared.request_ids.next();
-        ctx.known.address = Some(connection::peer_address(session));
-        (ctx.outcome, ctx.status) = (Outcome::Answered(denial.code()), denial.status());
-        if answer::deny_unread(session, &denial, &ctx.request_id).await.is_err() {
-            ctx.outcome = Outcome::Open;
+        let answer = self.gate.refuse(&denial, &exchange.snapshot, &exchange.known);
+        (exchange.outcome, exchange.status) = (Outcome::Answered(answer.outcome), answer.status.as_u16());
+        if answer::write_unread(session, answer, &exchange.known.request_id).await.is_err() {
+            exchange.outcome = Outcome::Open;
         }
-        self.record(&Facts::unread(), &ctx);
-    }
-
-    fn log_trouble(&self, ctx: &Ctx, error: &Error, denial: &Denial, is_answered: bool) {
-        let api = ctx.api_name();
-        let address = ctx.chosen.as_ref().map_or_else(String::new, |member| format!(" at {}", member.address));
-        let when = if is_answered { ", in the middle of its answer" } else { "" };
-        log::warn!(
-            target: "tollgate::upstream",
-            "{api}: {}{address}{when} ({}), request {}", denial.code(), error.etype().as_str(), ctx.request_id
-        );
-    }
-
-    /// A request is over.
-    pub(crate) fn end(&self, session: &ServerSession, ctx: &Ctx) {
-        set_phase(session, Phase::Head);
-        self.record(&Facts::of(session), ctx);
+        self.record(&Facts::unread(), &exchange);
     }
 }
-
-/// Whether a final answer has begun. An upgrade is one too: what is written after it would be taken
-/// for data.
-fn is_answered(session: &ServerSession) -> bool {
-    let is_final = |r: &ResponseHeader| !r.status.is_informational() || r.status == SWITCHING_PROTOCOLS;
-    session.response_written().is_some_and(is_final)
-}
-
-const SWITCHING_PROTOCOLS: http::StatusCode = http::StatusCode::SWITCHING_PROTOCOLS;

@@ -7,10 +7,10 @@ use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode, Version};
 use pingora::protocols::http::{HttpTask, ServerSession as Session};
 
-use super::Ctx;
+use super::Exchanges;
 use super::farewell::before_the_end;
 use super::relay::nonsense;
-use crate::admit::Gate;
+use super::state::Exchange;
 use crate::exchange::answer::{self, Follows};
 use crate::exchange::request_fields::is_websocket;
 use crate::upstream::backend::{Backend, Piece};
@@ -38,12 +38,12 @@ pub(super) enum Rest {
     End,
 }
 
-impl Gate {
+impl Exchanges {
     /// Passes on the head that a backend has just sent.
     pub(super) async fn pass_head(
         &self,
         session: &mut Session,
-        ctx: &mut Ctx,
+        exchange: &mut Exchange,
         backend: &mut Backend,
         is_upgrade: bool,
     ) -> pingora::Result<Head> {
@@ -64,8 +64,8 @@ impl Gate {
                 let ours = answer::pass_on(
                     theirs,
                     Follows::Nothing,
-                    &ctx.own_hosts(session.req_header())?,
-                    &self.dressing(ctx),
+                    &exchange.own_hosts(session.req_header())?,
+                    &exchange.answer_context(),
                 )?;
                 answer::in_time(pin!(session.write_response_header(Box::new(ours))))
                     .await
@@ -73,7 +73,7 @@ impl Gate {
             }
             return Ok(Head::Informational);
         }
-        self.begin_answer(session, theirs, ctx).await;
+        self.begin_answer(session, theirs, exchange).await;
         let request = session.req_header();
         let has_body = request.method != Method::HEAD
             && !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
@@ -83,8 +83,12 @@ impl Gate {
             (false, true) if request.version < Version::HTTP_11 => Follows::BodyWithoutChunks,
             (false, true) => Follows::Body,
         };
-        let ours =
-            Box::new(answer::pass_on(theirs, follows, &ctx.own_hosts(session.req_header())?, &self.dressing(ctx))?);
+        let ours = Box::new(answer::pass_on(
+            theirs,
+            follows,
+            &exchange.own_hosts(session.req_header())?,
+            &exchange.answer_context(),
+        )?);
         if follows == Follows::BodyWithoutChunks && !ours.headers.contains_key(CONTENT_LENGTH) {
             // Its end is the end of the connection.
             session.set_keepalive(None);
@@ -97,7 +101,7 @@ impl Gate {
                 false => session.write_response_header(ours).await,
             }
         };
-        before_the_end(ctx.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
+        before_the_end(exchange.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
         Ok(match (is_tunnel, is_over) {
             (true, _) => Head::Upgraded,
             (false, true) => Head::Whole,
@@ -109,7 +113,7 @@ impl Gate {
     pub(super) async fn pass_piece(
         &self,
         session: &mut Session,
-        ctx: &Ctx,
+        exchange: &Exchange,
         piece: Option<Piece<'_>>,
     ) -> pingora::Result<Rest> {
         let Some(piece) = piece else { return Ok(Rest::End) };
@@ -118,7 +122,7 @@ impl Gate {
             Session::H1(_) if piece.as_bytes().is_empty() => Ok(Rest::Written),
             Session::H1(client) => {
                 let write = client.write_body(piece.as_bytes());
-                before_the_end(ctx.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
+                before_the_end(exchange.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
                 Ok(Rest::Written)
             }
             Session::H2(_) | Session::Subrequest(_) | Session::Custom(_) => Ok(Rest::Unwritten(piece.into_bytes())),
@@ -129,7 +133,7 @@ impl Gate {
 /// Writes what is left of a piece, and the end of the answer if that has come. Whether it has.
 pub(super) async fn is_over(
     session: &mut Session,
-    ctx: &Ctx,
+    exchange: &Exchange,
     backend: &mut Backend,
     rest: Rest,
 ) -> pingora::Result<bool> {
@@ -149,6 +153,6 @@ pub(super) async fn is_over(
             (_, Rest::Written | Rest::End) => Ok(()),
         }
     };
-    before_the_end(ctx.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
+    before_the_end(exchange.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
     Ok(is_done)
 }

@@ -6,26 +6,27 @@ use pingora::protocols::http::ServerSession as Session;
 use policy::Identity;
 use policy::target::METHOD_BYTES_MAX;
 
-use super::{Ctx, Outcome};
-use crate::admit::{Gate, found_label};
+use super::Exchanges;
+use super::state::{Exchange, Outcome};
+use crate::admit::found_label;
 use crate::limit::Certainty;
 use crate::observe::Record;
 
 /// What a record says of the messages themselves.
 #[derive(Clone, Debug)]
-pub(crate) struct Facts {
+pub(super) struct Facts {
     /// None of a head that could not be read.
     method: Option<http::Method>,
     protocol: &'static str,
     /// Bytes of the request's body.
-    pub(crate) bytes_in: usize,
+    pub(super) bytes_in: usize,
     /// Bytes of the answer's body.
-    pub(crate) bytes_out: usize,
+    pub(super) bytes_out: usize,
 }
 
 impl Facts {
     /// Of a session whose head was read.
-    pub(crate) fn of(session: &Session) -> Self {
+    pub(super) fn of(session: &Session) -> Self {
         let request = session.req_header();
         Facts {
             method: Some(request.method.clone()),
@@ -36,20 +37,20 @@ impl Facts {
     }
 
     /// Of a head that could not be read.
-    pub(crate) fn unread() -> Self {
+    pub(super) fn unread() -> Self {
         Facts { method: None, protocol: "http/1.1", bytes_in: 0, bytes_out: 0 }
     }
 }
 
-impl Gate {
+impl Exchanges {
     /// The one record of a request.
-    pub(crate) fn record(&self, facts: &Facts, ctx: &Ctx) {
-        let (metrics, known) = (&self.shared.metrics, &ctx.known);
-        let api = known.api.and_then(|index| ctx.snapshot.policy.apis.get(index as usize));
+    pub(super) fn record(&self, facts: &Facts, exchange: &Exchange) {
+        let (metrics, known) = (&self.gate.shared.metrics, &exchange.known);
+        let api = known.api.and_then(|index| exchange.snapshot.policy.apis.get(index as usize));
         let route = api.and_then(|api| api.routes.get(known.route? as usize));
         let (api_name, route_id) = (api.map_or("", |a| &*a.name), route.map_or("", |r| &*r.id));
         let environment = known.identity().environment();
-        match (ctx.outcome, known.api.zip(known.route).and_then(|(a, r)| ctx.snapshot.route_metrics(a, r))) {
+        match (exchange.outcome, known.api.zip(known.route).and_then(|(a, r)| exchange.snapshot.route_metrics(a, r))) {
             (Outcome::Forwarded, Some(counters)) => {
                 counters.count_forwarded(metrics, api_name, route_id, environment);
             }
@@ -58,31 +59,31 @@ impl Gate {
                 metrics.requests.with_label_values(&labels).inc();
             }
         }
-        let api_metrics = ctx.snapshot.api_metrics(known.api);
-        api_metrics.count_answer(metrics, api_name, ctx.status);
+        let api_metrics = exchange.snapshot.api_metrics(known.api);
+        api_metrics.count_answer(metrics, api_name, exchange.status);
         if known.shadowed {
             metrics.shadowed.with_label_values(&[api_name, route_id]).inc();
         }
-        let decided = ctx.decided.unwrap_or_default();
+        let decided = exchange.decided.unwrap_or_default();
         metrics.decision_seconds.observe(decided.as_secs_f64());
-        let upstream = ctx.first_byte.map(|at| at.saturating_sub(decided)).unwrap_or_default();
-        if ctx.first_byte.is_some() {
+        let upstream = exchange.first_byte.map(|at| at.saturating_sub(decided)).unwrap_or_default();
+        if exchange.first_byte.is_some() {
             api_metrics.observe_upstream(metrics, api_name, upstream.as_secs_f64());
         }
-        self.note_use(known, route_id);
-        if self.shared.access_log.is_on() {
-            self.write_record(facts, ctx, (api_name, route_id), (decided, upstream));
+        self.gate.note_use(known, route_id);
+        if self.gate.shared.access_log.is_on() {
+            self.write_record(facts, exchange, (api_name, route_id), (decided, upstream));
         }
     }
 
     fn write_record(
         &self,
         facts: &Facts,
-        ctx: &Ctx,
+        exchange: &Exchange,
         (api, route): (&str, &str),
         (decided, upstream): (Duration, Duration),
     ) {
-        let known = &ctx.known;
+        let known = &exchange.known;
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let (key, grant, client, user) = match known.identity() {
             Identity::Anonymous => ("", "", "", ""),
@@ -94,9 +95,9 @@ impl Gate {
             Some(refused) => (&*refused.id, &*refused.organization),
             None => (key, organization),
         };
-        self.shared.access_log.write(&Record {
-            time: crate::base::clock::rfc3339(ctx.started.wall_ms),
-            request_id: &ctx.request_id,
+        self.gate.shared.access_log.write(&Record {
+            time: crate::base::clock::rfc3339(exchange.started.wall_ms),
+            request_id: &exchange.known.request_id,
             api,
             route,
             environment: if known.caller.is_none() { "" } else { known.identity().environment().as_str() },
@@ -109,17 +110,17 @@ impl Gate {
             client,
             user,
             organization,
-            outcome: label(ctx.outcome),
+            outcome: label(exchange.outcome),
             shadowed: known.shadowed,
             limits: known.certainty.map_or("", Certainty::as_str),
-            status: ctx.status,
+            status: exchange.status,
             bytes_in: facts.bytes_in,
             bytes_out: facts.bytes_out,
             found: known.found.map_or("", found_label),
             decision_us: micros(decided),
             upstream_us: micros(upstream),
-            total_us: micros(self.shared.clock.since(ctx.started)),
-            upstream: ctx.chosen.as_ref().map(|member| member.address.to_string()).unwrap_or_default(),
+            total_us: micros(self.gate.shared.clock.since(exchange.started)),
+            upstream: exchange.chosen.as_ref().map(|member| member.address.to_string()).unwrap_or_default(),
         });
     }
 }

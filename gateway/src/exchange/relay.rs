@@ -16,12 +16,12 @@ use http::{Method, Version};
 use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 
-use super::Ctx;
+use super::Exchanges;
 use super::connection::set_phase;
 use super::farewell::ended;
 use super::pass::{Head, is_over};
 use super::request_body::RequestBody;
-use crate::admit::Gate;
+use super::state::Exchange;
 use crate::admit::denial::Denial;
 use crate::base::clock::within;
 use crate::edge::deadlines::Phase;
@@ -71,22 +71,22 @@ enum Event<'b> {
     Ended,
 }
 
-impl Gate {
+impl Exchanges {
     /// Takes a permitted request to its backend and the answer back.
-    pub(super) async fn relay(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<End> {
-        let Some(pool) = ctx.pool()?.cloned() else {
-            ctx.late_denial = Some(Denial::UpstreamUnreachable);
+    pub(super) async fn relay(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<End> {
+        let Some(pool) = exchange.pool()?.cloned() else {
+            exchange.late_denial = Some(Denial::UpstreamUnreachable);
             return Error::e_explain(ErrorType::ConnectNoRoute, "the upstream has no address");
         };
         let mut body = RequestBody::of(session);
-        let is_upgrade = is_upgrade(session, &body) && ctx.place()?.1.protocols.websocket;
+        let is_upgrade = is_upgrade(session, &body) && exchange.place()?.1.protocols.websocket;
         let mut is_http1 = is_upgrade || pool.is_http1();
         if !body.is_read() && answer::expects(session) {
             answer::in_time(pin!(session.write_continue_response())).await.map_err(|error| error.into_down())?;
         }
         loop {
-            let (member, mut backend) = self.reach(ctx, &pool, is_http1).await?;
-            let done = self.converse(session, ctx, (&pool, is_upgrade), &mut backend, &mut body).await;
+            let (member, mut backend) = self.reach(exchange, &pool, is_http1).await?;
+            let done = self.converse(session, exchange, (&pool, is_upgrade), &mut backend, &mut body).await;
             let left = match &done {
                 Ok(Done::Whole) => Left::Whole,
                 Ok(Done::Answered | Done::Upgraded) => Left::Midway,
@@ -97,7 +97,7 @@ impl Gate {
                 Ok(_) => None,
                 Err(error) => Some((backend.again(&error), error)),
             };
-            self.connections.give_back(&member, backend, left, self.shared.clock.steady_us()).await;
+            self.connections.give_back(&member, backend, left, self.gate.shared.clock.steady_us()).await;
             let Some((again, error)) = again else {
                 // What is left of a request would be the start of the next one.
                 if !body.is_read() {
@@ -107,28 +107,33 @@ impl Gate {
                 return Ok(End::Answered);
             };
             is_http1 |= again == Again::OverHttp1;
-            if !self.is_tried_again(session, ctx, &mut body, &error, again) {
+            if !self.is_tried_again(session, exchange, &mut body, &error, again) {
                 return Err(error);
             }
         }
     }
 
     /// A connection to a backend. One that cannot be made costs no retry: every address is tried.
-    async fn reach(&self, ctx: &mut Ctx, pool: &Pool, is_http1: bool) -> pingora::Result<(Arc<Member>, Backend)> {
+    async fn reach(
+        &self,
+        exchange: &mut Exchange,
+        pool: &Pool,
+        is_http1: bool,
+    ) -> pingora::Result<(Arc<Member>, Backend)> {
         let mut failed: Vec<SocketAddr> = Vec::new();
         let mut last = None;
-        let mut now_us = self.shared.clock.steady_us();
+        let mut now_us = self.gate.shared.clock.steady_us();
         while let Some(member) = pool.pick(now_us, &failed) {
-            ctx.chosen = Some(member.clone());
+            exchange.chosen = Some(member.clone());
             match self.connections.reach(pool, &member, is_http1, now_us).await {
                 Ok(backend) => {
                     member.connected();
                     return Ok((member, backend));
                 }
                 Err(error) => {
-                    self.failed_to_connect(ctx, &member, &error);
+                    self.failed_to_connect(exchange, &member, &error);
                     failed.push(member.address);
-                    now_us = self.shared.clock.steady_us();
+                    now_us = self.gate.shared.clock.steady_us();
                     last = Some(error.into_up());
                 }
             }
@@ -140,19 +145,19 @@ impl Gate {
     async fn converse(
         &self,
         session: &mut Session,
-        ctx: &mut Ctx,
+        exchange: &mut Exchange,
         (pool, is_upgrade): (&Pool, bool),
         backend: &mut Backend,
         body: &mut RequestBody,
     ) -> pingora::Result<Done> {
-        let (head_patience, body_patience) = pool.silence(ctx.place()?.1);
+        let (head_patience, body_patience) = pool.silence(exchange.place()?.1);
         let framing = framing(session, body);
         let shape = Shape { framing, is_upgrade, may_be_http2: matches!(backend, Backend::Http2(..)) };
-        let request = self.upstream_request(session.req_header(), shape, ctx)?;
+        let request = self.upstream_request(session.req_header(), shape, exchange)?;
         let sent = backend.send_head(request, framing, (pool.is_tls(), head_patience)).await;
         let mut outbound = sent.map_err(|error| error.into_up())?;
         if matches!(framing, Framing::Length(1..=SMALL_BYTES)) {
-            while self.send_what_is_here(session, ctx, body, &mut outbound).await? {}
+            while self.send_what_is_here(session, exchange, body, &mut outbound).await? {}
         }
         let mut informational = 0;
         let mut is_answered = false;
@@ -166,7 +171,7 @@ impl Gate {
             });
             let event = tokio::select! {
                 biased;
-                () = ended(ctx.tie.as_ref()), if ctx.tie.is_some() => Event::Ended,
+                () = ended(exchange.tie.as_ref()), if exchange.tie.is_some() => Event::Ended,
                 // When it fails, the backend takes no more; it may have answered.
                 _ = outbound.drive(), if is_sending => Event::Sent,
                 event = from_backend(backend, is_answered) => event?,
@@ -175,14 +180,14 @@ impl Gate {
             match event {
                 Event::Sent => {}
                 Event::Request(piece) => {
-                    self.send_piece(session, ctx, body, &mut outbound, piece).await?;
+                    self.send_piece(session, exchange, body, &mut outbound, piece).await?;
                 }
                 Event::Head => {
                     count_informational(backend, &mut informational)?;
                     if !body.is_read() {
                         session.set_keepalive(None);
                     }
-                    match self.pass_head(session, ctx, backend, is_upgrade).await? {
+                    match self.pass_head(session, exchange, backend, is_upgrade).await? {
                         Head::Informational => {}
                         Head::Upgraded => return Ok(Done::Upgraded),
                         Head::Whole => break,
@@ -192,12 +197,12 @@ impl Gate {
                     }
                 }
                 Event::Answer(piece) => {
-                    let rest = self.pass_piece(session, ctx, piece).await?;
-                    if is_over(session, ctx, backend, rest).await? {
+                    let rest = self.pass_piece(session, exchange, piece).await?;
+                    if is_over(session, exchange, backend, rest).await? {
                         break;
                     }
                     // A backend that always has more must not keep the request waiting.
-                    self.send_what_is_here(session, ctx, body, &mut outbound).await?;
+                    self.send_what_is_here(session, exchange, body, &mut outbound).await?;
                 }
                 Event::Ended => {
                     self.say_farewell(session).await?;
@@ -213,7 +218,7 @@ impl Gate {
     async fn send_what_is_here(
         &self,
         session: &mut Session,
-        ctx: &mut Ctx,
+        exchange: &mut Exchange,
         body: &mut RequestBody,
         outbound: &mut Outbound,
     ) -> pingora::Result<bool> {
@@ -221,7 +226,7 @@ impl Gate {
             return Ok(false);
         }
         let Poll::Ready(piece) = futures_util::poll!(pin!(body.next(session))) else { return Ok(false) };
-        self.send_piece(session, ctx, body, outbound, piece?).await?;
+        self.send_piece(session, exchange, body, outbound, piece?).await?;
         Ok(true)
     }
 
@@ -229,13 +234,13 @@ impl Gate {
     async fn send_piece(
         &self,
         session: &mut Session,
-        ctx: &mut Ctx,
+        exchange: &mut Exchange,
         body: &RequestBody,
         outbound: &mut Outbound,
         piece: Option<Bytes>,
     ) -> pingora::Result<()> {
         if let Some(piece) = piece {
-            check_size(session, ctx, body)?;
+            check_size(exchange, body)?;
             outbound.push(piece)?;
         }
         if body.is_over() {
@@ -306,11 +311,11 @@ fn framing(session: &Session, body: &RequestBody) -> Framing {
 }
 
 /// Holds a body to its route's bound. A call of gRPC that streams has none.
-fn check_size(session: &Session, ctx: &mut Ctx, body: &RequestBody) -> pingora::Result<()> {
-    let route = ctx.place()?.1;
-    if body.bytes <= route.body_bytes_max || (route.protocols.grpc && answer::is_grpc(session)) {
+fn check_size(exchange: &mut Exchange, body: &RequestBody) -> pingora::Result<()> {
+    let route = exchange.place()?.1;
+    if body.bytes <= route.body_bytes_max || (route.protocols.grpc && exchange.known.is_grpc) {
         return Ok(());
     }
-    ctx.late_denial = Some(Denial::BodyTooLarge);
+    exchange.late_denial = Some(Denial::BodyTooLarge);
     Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too large").into_down())
 }

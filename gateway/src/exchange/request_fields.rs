@@ -13,7 +13,7 @@ use policy::Identity;
 use policy::fields::{Treatment, treatment};
 use policy::route::Upstream;
 
-use crate::admit::denial::Denial;
+use crate::base::field_names as names;
 use crate::base::header_values::Values;
 use crate::upstream::outbound::Framing;
 
@@ -28,32 +28,6 @@ pub struct Origin<'a> {
     pub is_https: bool,
     /// The request's id.
     pub request_id: &'a str,
-}
-
-/// Whether every field name a client sent can be forwarded or dropped without doubt.
-pub fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Denial> {
-    for name in names {
-        match treatment(name) {
-            Treatment::Forward | Treatment::Drop => {}
-            Treatment::Refuse => return Err(Denial::AliasedField),
-        }
-    }
-    Ok(())
-}
-
-pub(crate) mod names {
-    //! Our fields, parsed once.
-    use http::header::HeaderName;
-
-    pub(super) const KEY_ID: HeaderName = HeaderName::from_static("x-tollgate-key-id");
-    pub(super) const ORG: HeaderName = HeaderName::from_static("x-tollgate-org");
-    pub(super) const USER: HeaderName = HeaderName::from_static("x-tollgate-user");
-    pub(super) const SCOPES: HeaderName = HeaderName::from_static("x-tollgate-scopes");
-    pub(super) const ENV: HeaderName = HeaderName::from_static("x-tollgate-env");
-    pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-    pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-    pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-    pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 }
 
 /// Most fields that are added to those of the client.
@@ -177,9 +151,6 @@ pub fn is_websocket(fields: &HeaderMap) -> bool {
 pub fn content_length(fields: &HeaderMap) -> Option<u64> {
     fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
-
-/// Fields of a connection, which have no place in a message over HTTP/2 (RFC 9113 section 8.2.2).
-pub const OF_CONNECTION: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 
 /// Fields of one connection, not of the message (RFC 9110 section 7.6.1), and those that frame it.
 fn is_hop_by_hop(name: &str) -> bool {

@@ -3,35 +3,47 @@
 use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
+use super::Exchanges;
+use super::connection::has_begun;
 use super::request_body::RequestBody;
-use super::{Ctx, is_answered};
-use crate::admit::Gate;
+use super::state::Exchange;
 use crate::admit::denial::Denial;
 use crate::upstream::Member;
 use crate::upstream::backend::Again;
 
-impl Gate {
-    /// No connection to an address could be made: it is passed over for a while. Nothing was sent,
-    /// so that this costs no retry and any method may go elsewhere.
-    pub(super) fn failed_to_connect(&self, ctx: &Ctx, member: &Member, error: &Error) {
-        member.eject(self.shared.clock.steady_us());
-        let api = ctx.api_name();
+impl Exchanges {
+    /// Tells the operator of an upstream that failed.
+    pub(super) fn log_trouble(&self, exchange: &Exchange, error: &Error, denial: &Denial, has_begun: bool) {
+        let api = exchange.api_name();
+        let address = exchange.chosen.as_ref().map_or_else(String::new, |member| format!(" at {}", member.address));
+        let (when, kind) = (if has_begun { ", in the middle of its answer" } else { "" }, error.etype().as_str());
         log::warn!(
             target: "tollgate::upstream",
-            "{api}: no connection to {} ({}), request {}", member.address, error.etype().as_str(), ctx.request_id
+            "{api}: {}{address}{when} ({kind}), request {}", denial.code(), exchange.known.request_id
         );
-        self.count_retry(ctx);
     }
 
-    fn count_retry(&self, ctx: &Ctx) {
-        self.shared.metrics.upstream_retries.with_label_values(&[ctx.api_name()]).inc();
+    /// No connection to an address could be made: it is passed over for a while. Nothing was sent,
+    /// so that this costs no retry and any method may go elsewhere.
+    pub(super) fn failed_to_connect(&self, exchange: &Exchange, member: &Member, error: &Error) {
+        member.eject(self.gate.shared.clock.steady_us());
+        let api = exchange.api_name();
+        log::warn!(
+            target: "tollgate::upstream",
+            "{api}: no connection to {} ({}), request {}", member.address, error.etype().as_str(), exchange.known.request_id
+        );
+        self.count_retry(exchange);
+    }
+
+    fn count_retry(&self, exchange: &Exchange) {
+        self.gate.shared.metrics.upstream_retries.with_label_values(&[exchange.api_name()]).inc();
     }
 
     /// Whether an exchange that failed after it began is tried once more.
     pub(super) fn is_tried_again(
         &self,
         session: &Session,
-        ctx: &mut Ctx,
+        exchange: &mut Exchange,
         body: &mut RequestBody,
         error: &Error,
         again: Again,
@@ -41,16 +53,16 @@ impl Gate {
             Again::IfIdempotent => session.req_header().method.is_idempotent(),
             Again::Yes | Again::OverHttp1 => true,
         };
-        let environment = ctx.known.identity().environment();
-        let most = ctx.place().map_or(0, |(api, _)| api.upstream(environment).retries);
+        let environment = exchange.known.identity().environment();
+        let most = exchange.place().map_or(0, |(api, _)| api.upstream(environment).retries);
         let is_again = allows
-            && ctx.tries < most
+            && exchange.tries < most
             && *error.esource() == ErrorSource::Upstream
-            && !is_answered(session)
+            && !has_begun(session)
             && body.rewind();
         if is_again {
-            ctx.tries += 1;
-            self.count_retry(ctx);
+            exchange.tries += 1;
+            self.count_retry(exchange);
         }
         is_again
     }

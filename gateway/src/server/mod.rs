@@ -22,7 +22,7 @@ use crate::config::{Config, ListenKind};
 use crate::edge::deadlines::Deadlines;
 use crate::edge::tls::{Resolver, acceptor};
 use crate::edge::{Caps, Edge};
-use crate::exchange::front::Front;
+use crate::exchange::Exchanges;
 use crate::exchange::http2;
 use crate::identify::{Bounds, FailureBudget, Identities};
 use crate::limit::{Embedded, Leasing, Limiter};
@@ -294,7 +294,7 @@ fn server(
     let mut server = Server::new_with_opt_and_conf(Some(opt), conf);
     server.bootstrap();
     for listen in &config.listen {
-        let gate = Gate { shared: shared.clone(), listener: listen.kind.clone(), connections: connections.clone() };
+        let gate = Gate { shared: shared.clone(), listener: listen.kind.clone() };
         let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
         h2.max_header_list_size(64 * 1024);
         h2.max_concurrent_streams(http2::STREAMS_MAX);
@@ -304,8 +304,10 @@ fn server(
             ListenKind::Tls => Some(acceptor(resolver.clone())?),
             ListenKind::Plain | ListenKind::Trusted { .. } => None,
         };
+        let exchanges =
+            Exchanges { gate, connections: connections.clone(), h2_options: h2, is_h2c, idle: config.bounds.idle };
         let edge = Edge {
-            app: Arc::new(Front { gate, h2_options: h2, is_h2c, idle: config.bounds.idle }),
+            app: Arc::new(exchanges),
             acceptor,
             handshake: config.bounds.handshake,
             deadlines: Deadlines { head: config.bounds.head, body_rate: config.bounds.body_rate },

@@ -26,7 +26,7 @@ use pingora::server::ShutdownWatch;
 use pingora::{Error, ErrorType};
 
 use self::active::Active;
-use crate::exchange::request_fields::OF_CONNECTION;
+use crate::base::field_names::OF_CONNECTION;
 
 /// Most streams that a client may have at a time.
 pub const STREAMS_MAX: u32 = 100;

@@ -8,31 +8,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::ErrorType;
 use pingora::apps::{HttpPersistentSettings, ReusedHttpStream, ServerApp};
-use pingora::protocols::http::v2::server::H2Options;
-use pingora::protocols::http::{ReusableHttpStream, ServerSession};
+use pingora::protocols::http::{ReusableHttpStream, ServerSession as Session};
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 
-use crate::admit::Gate;
+use super::connection::{peer_address, set_phase};
+use super::record::Facts;
+use super::state::Exchange;
+use super::{Exchanges, answer};
+use crate::admit::head::{caller_address, is_grpc, request_id};
 use crate::edge::deadlines::Guarded;
-use crate::exchange::answer;
+use crate::edge::deadlines::Phase;
 use crate::exchange::http2::{self, Http2};
-use crate::exchange::{Ctx, Facts, Next};
 use crate::live::{GOING_AWAY, POLICY_VIOLATION, tunnel};
 use crate::upstream::STREAM_SILENCE;
 use crate::upstream::backend::{Backend, at_once};
-
-/// One listener's connections.
-pub struct Front {
-    /// Judges and forwards.
-    pub gate: Gate,
-    /// Bounds of HTTP/2.
-    pub h2_options: H2Options,
-    /// Whether HTTP/2 is spoken without TLS too, as gRPC clients behind a TLS terminator do.
-    pub is_h2c: bool,
-    /// Longest idle time of a connection over HTTP/2.
-    pub idle: Duration,
-}
 
 /// Most requests on one connection over HTTP/1.1.
 const REQUESTS_MAX: u32 = 10_000;
@@ -40,19 +30,21 @@ const REQUESTS_MAX: u32 = 10_000;
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long before the end of a drain WebSockets are told to go.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Longest wait for the rest of a request body after the answer.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[async_trait]
-impl ServerApp for Front {
+impl ServerApp for Exchanges {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         if !self.speaks_http2(&mut stream).await? {
             self.serve_http1(stream, shutdown).await;
             return None;
         }
         let on_stream = |stream: Http2| {
-            let (front, shutdown) = (self.clone(), shutdown.clone());
+            let (exchanges, shutdown) = (self.clone(), shutdown.clone());
             async move {
-                let session = ServerSession::new_custom(Box::new(stream));
-                let _ = Box::pin(front.serve(session, &shutdown)).await;
+                let session = Session::new_custom(Box::new(stream));
+                let _ = Box::pin(exchanges.exchange(session, &shutdown)).await;
             }
         };
         http2::serve(stream, &self.h2_options, self.idle, shutdown.clone(), on_stream).await;
@@ -60,7 +52,7 @@ impl ServerApp for Front {
     }
 }
 
-impl Front {
+impl Exchanges {
     /// Which protocol a connection speaks; `None` when it ends before that is known.
     async fn speaks_http2(&self, stream: &mut Stream) -> Option<bool> {
         if stream.get_ssl_digest().is_some() || !self.is_h2c {
@@ -72,47 +64,48 @@ impl Front {
     }
 
     async fn serve_http1(&self, stream: Stream, shutdown: &ShutdownWatch) {
-        let mut session = ServerSession::new_http1(stream);
+        let mut session = Session::new_http1(stream);
         session.set_keepalive((!*shutdown.borrow()).then_some(self.gate.shared.idle_s));
         session.set_keepalive_reuses_remaining(Some(REQUESTS_MAX));
-        let mut reused = Box::pin(self.serve(session, shutdown)).await;
+        let mut reused = Box::pin(self.exchange(session, shutdown)).await;
         while let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) {
-            let mut session = ServerSession::new_http1(stream);
+            let mut session = Session::new_http1(stream);
             if let Some(settings) = settings {
                 settings.apply_to_session(&mut session);
             }
-            reused = Box::pin(self.serve(session, shutdown)).await;
+            reused = Box::pin(self.exchange(session, shutdown)).await;
         }
     }
 
-    /// One request; gives the connection back if it can carry another.
-    async fn serve(&self, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
-        if !self.read_head(&mut session, shutdown).await {
-            return None;
+    /// Begins an exchange whose head was read, and puts our bounds on its session.
+    pub(super) fn begin(&self, session: &mut Session) -> Exchange {
+        let shared = &self.gate.shared;
+        let headers = &session.req_header().headers;
+        let address = caller_address(peer_address(session), headers, &shared.trusted_proxies);
+        let mut exchange = Exchange::begin(shared, address);
+        exchange.known.request_id = request_id(headers).map_or_else(|| shared.request_ids.next(), str::to_owned);
+        exchange.known.is_grpc = is_grpc(session.req_header());
+        exchange.changes = shared.identities.live.changes();
+        let has_body = !session.is_body_empty();
+        set_phase(session, if has_body { Phase::Body } else { Phase::Quiet });
+        // Pingora has switched keep-alive off where it must: HTTP/1.0, a client's `close`, a stop.
+        if session.get_keepalive().is_some() {
+            session.set_keepalive(Some(shared.idle_s));
         }
-        if *shutdown.borrow() {
-            session.set_keepalive(None);
-        }
-        let mut ctx = self.gate.begin();
-        match self.gate.decide(&mut session, &mut ctx).await {
-            Ok(Next::Answered) => {
-                self.gate.end(&session, &ctx);
-                keep(session).await
-            }
-            Ok(Next::Tunnel(backend)) => {
-                self.run_tunnel(session, backend, ctx, shutdown).await;
-                None
-            }
-            Err(error) => {
-                self.gate.fail(&mut session, &error, &mut ctx).await;
-                self.gate.end(&session, &ctx);
-                None
-            }
-        }
+        session.set_pipelining_enabled(true);
+        session.set_write_timeout(Some(answer::WRITE_TIMEOUT));
+        session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        exchange
+    }
+
+    /// An exchange is over: its connection waits for a head again, and it is recorded.
+    pub(super) fn end(&self, session: &Session, exchange: &Exchange) {
+        set_phase(session, Phase::Head);
+        self.record(&Facts::of(session), exchange);
     }
 
     /// Reads a head; no request comes of a connection that ends, is told to, or sends no head.
-    async fn read_head(&self, session: &mut ServerSession, shutdown: &ShutdownWatch) -> bool {
+    pub(super) async fn read_head(&self, session: &mut Session, shutdown: &ShutdownWatch) -> bool {
         let mut stop = shutdown.clone();
         let read = tokio::select! {
             biased;
@@ -120,9 +113,15 @@ impl Front {
             _ = stop.changed() => return false,
         };
         match read {
-            Ok(is_read) => return is_read,
+            Ok(true) => {
+                if *shutdown.borrow() {
+                    session.set_keepalive(None);
+                }
+                return true;
+            }
+            Ok(false) => return false,
             Err(error) if matches!(error.etype(), ErrorType::InvalidHTTPHeader) => {
-                self.gate.refuse_unread(session).await;
+                self.refuse_unread(session).await;
             }
             Err(_) => {}
         }
@@ -131,15 +130,21 @@ impl Front {
     }
 
     /// Passes the bytes of a WebSocket until it ends.
-    async fn run_tunnel(&self, session: ServerSession, backend: Backend, ctx: Ctx, shutdown: &ShutdownWatch) {
+    pub(super) async fn run_tunnel(
+        &self,
+        session: Session,
+        backend: Backend,
+        exchange: Exchange,
+        shutdown: &ShutdownWatch,
+    ) {
         let mut facts = Facts::of(&session);
-        let ServerSession::H1(mut session) = session else { return };
+        let Session::H1(mut session) = session else { return };
         // What the client sent behind its request, without waiting for more.
         let ahead = at_once(session.read_body_bytes()).await;
         if let Some((answered_ahead, wire)) = backend.into_tunnel().await {
             let stop = async {
                 tokio::select! {
-                    () = ctx.credential_ended() => POLICY_VIOLATION,
+                    () = exchange.credential_ended() => POLICY_VIOLATION,
                     () = self.drained(shutdown) => GOING_AWAY,
                 }
             };
@@ -147,7 +152,7 @@ impl Front {
             let passed = tunnel::run(session.into_inner(), wire, ahead, stop, STREAM_SILENCE).await;
             (facts.bytes_in, facts.bytes_out) = (passed.bytes_in, passed.bytes_out);
         }
-        self.gate.record(&facts, &ctx);
+        self.record(&facts, &exchange);
     }
 
     /// Waits until a stopping gateway's time is nearly over.
@@ -161,7 +166,7 @@ impl Front {
 }
 
 /// Ends a session. What a client has sent ahead is read again as the start of its next request.
-async fn keep(session: ServerSession) -> Option<ReusedHttpStream> {
+pub(super) async fn keep(session: Session) -> Option<ReusedHttpStream> {
     let settings = HttpPersistentSettings::for_session(&session);
     let finished = answer::in_time(pin!(session.finish())).await;
     let (stream, ahead) = finished.ok().flatten().map(ReusableHttpStream::into_parts)?;

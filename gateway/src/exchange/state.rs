@@ -1,0 +1,108 @@
+//! What is known of an exchange while it goes on.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::{Error, ErrorType};
+
+use super::farewell::{self, Tied};
+use crate::admit::answers::AnswerContext;
+use crate::admit::denial::Denial;
+use crate::admit::{Known, Permit, Shared};
+use crate::base::clock::Moment;
+use crate::snapshot::Snapshot;
+use crate::upstream::Member;
+
+/// How an exchange ended, for its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The client went away.
+    Open,
+    /// Answered without the upstream: the outcome of that answer.
+    Answered(&'static str),
+    /// The upstream's answer was passed on.
+    Forwarded,
+    /// The upstream's answer ended in the middle.
+    BrokenOff,
+    /// We ended an answer in the middle: its request went on wrongly, or its credential is over.
+    CutOff,
+}
+
+/// One exchange.
+pub(super) struct Exchange {
+    /// The policy that it is judged by, from its beginning to its end.
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) started: Moment,
+    /// The caller's address.
+    pub(super) address: IpAddr,
+    pub(super) known: Known,
+    pub(super) permit: Option<Permit>,
+    pub(super) outcome: Outcome,
+    /// From its beginning to the decision.
+    pub(super) decided: Option<Duration>,
+    /// From its beginning to the head of the upstream's answer.
+    pub(super) first_byte: Option<Duration>,
+    pub(super) chosen: Option<Arc<Member>>,
+    pub(super) tries: u32,
+    /// A denial that was decided after forwarding began.
+    pub(super) late_denial: Option<Denial>,
+    pub(super) status: u16,
+    /// Ties an exchange that outlasts its request to its credential.
+    pub(super) tie: Option<Tied>,
+    /// How many changes there had been before the credential was looked up.
+    pub(super) changes: u64,
+}
+
+impl Exchange {
+    /// Begins now, under the policy in force.
+    pub(super) fn begin(shared: &Shared, address: IpAddr) -> Self {
+        let started = shared.clock.moment();
+        let mut known = Known::at(started);
+        known.address = Some(address);
+        Exchange {
+            snapshot: shared.keeper.load(),
+            started,
+            address,
+            known,
+            permit: None,
+            outcome: Outcome::Open,
+            decided: None,
+            first_byte: None,
+            chosen: None,
+            tries: 0,
+            late_denial: None,
+            status: 0,
+            tie: None,
+            changes: 0,
+        }
+    }
+
+    /// Waits until the credential of the exchange has ended, if it is tied to one.
+    pub(super) async fn credential_ended(&self) {
+        farewell::ended(self.tie.as_ref()).await;
+    }
+
+    /// How an answer that had begun ended, when the exchange failed.
+    pub(super) fn cut(&self, error: &Error, denial: Option<&Denial>) -> Outcome {
+        let is_over = self.tie.as_ref().is_some_and(Tied::has_ended);
+        match denial {
+            Some(denial) if denial.status() >= 500 => Outcome::BrokenOff,
+            Some(_) if *error.etype() != ErrorType::ReadError => Outcome::CutOff,
+            Some(_) | None if is_over => Outcome::CutOff,
+            Some(_) | None => Outcome::Open,
+        }
+    }
+
+    /// What an answer says of the request.
+    pub(super) fn answer_context(&self) -> AnswerContext<'_> {
+        self.known.answer_context(&self.snapshot, self.since_decision_ms())
+    }
+
+    /// Milliseconds from the decision to the upstream's first byte, once it came.
+    fn since_decision_ms(&self) -> u64 {
+        let millis =
+            |duration: Option<Duration>| u64::try_from(duration.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+        millis(self.first_byte).saturating_sub(millis(self.decided))
+    }
+}
