@@ -12,7 +12,7 @@ use gateway::base::http_client::Outgoing;
 use gateway::identify::{Bounds, Found, Identities, Unidentified};
 use gateway::store::{
     Change, Changes, Counter, Document, Documents, GatewaySeen, KeyChange, KeyRecord, Kind, OrganizationChange,
-    OrganizationRecord, Position, Store, StoreError, Swap, Usage, conformance,
+    OrganizationRecord, Position, Store, StoreError, Swap, Swapped, Usage, conformance,
 };
 use policy::KeyFault;
 use policy::credential::Secret;
@@ -61,7 +61,7 @@ impl Documents for Scripted {
     async fn put_document(&self, _document: &Document) -> Done<()> {
         no()
     }
-    async fn swap_document(&self, _swap: &Swap<'_>) -> Done<bool> {
+    async fn swap_document(&self, _swap: &Swap<'_>) -> Done<Swapped> {
         no()
     }
     async fn remove_document(&self, _kind: Kind, _id: &str) -> Done<bool> {

@@ -19,8 +19,18 @@ impl MovingName {
         Self::far_from(target, Duration::ZERO)
     }
 
+    /// An address that leads to a port, and where whoever sends this command is cut off before it
+    /// arrives.
+    pub fn cutting(target: u16, command: &str) -> Self {
+        Self::start(target, Duration::ZERO, format!("\r\n${}\r\n{command}\r\n", command.len()).into_bytes())
+    }
+
     /// An address that leads to a port whose answers are this long on their way.
     pub fn far_from(target: u16, delay: Duration) -> Self {
+        Self::start(target, delay, Vec::new())
+    }
+
+    fn start(target: u16, delay: Duration, cut: Vec<u8>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let target = Arc::new(AtomicU16::new(target));
@@ -28,7 +38,7 @@ impl MovingName {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", now.load(Ordering::SeqCst))) {
-                    join(client, server, delay);
+                    join(client, server, delay, &cut);
                 }
             }
         });
@@ -46,21 +56,24 @@ impl MovingName {
     }
 }
 
-fn join(client: TcpStream, server: TcpStream, delay: Duration) {
-    let ways = [(client.try_clone().unwrap(), server.try_clone().unwrap(), Duration::ZERO), (server, client, delay)];
-    for (from, to, delay) in ways {
-        std::thread::spawn(move || carry(from, to, delay));
+fn join(client: TcpStream, server: TcpStream, delay: Duration, cut: &[u8]) {
+    let upward = (client.try_clone().unwrap(), server.try_clone().unwrap(), Duration::ZERO, cut.to_vec());
+    for (from, to, delay, cut) in [upward, (server, client, delay, Vec::new())] {
+        std::thread::spawn(move || carry(from, to, delay, &cut));
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration, cut: &[u8]) {
     let _ = to.set_nodelay(true);
     let mut buffer = [0u8; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         std::thread::sleep(delay);
-        if to.write_all(&buffer[..count]).is_err() {
+        let bytes = &buffer[..count];
+        let is_cut = !cut.is_empty() && bytes.windows(cut.len()).any(|window| window == cut);
+        if is_cut || to.write_all(bytes).is_err() {
             break;
         }
     }
+    let _ = from.shutdown(std::net::Shutdown::Both);
     let _ = to.shutdown(std::net::Shutdown::Both);
 }

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use tests::{Key, MovingName, Redis, StoreKind, World, until};
+use tests::{Cluster, Key, MovingName, Redis, StoreKind, World, until};
 
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
 
@@ -159,4 +159,50 @@ fn a_slow_redis_is_no_outage() {
             assert!(answered.iter().all(|status| *status == 200), "{answered:?}");
         });
     }
+}
+
+/// Whoever revokes a key is cut off before it can tell: then nothing has changed, or all learn of it.
+#[test]
+fn a_writer_that_dies_before_it_has_told_of_a_change_leaves_none_unknown() {
+    let redis = Redis::start();
+    let world = World::start_on(&redis.url());
+    world.organization("acme");
+    let key = world.key("iconflow", "read", &["--scopes", "packs:read"]);
+    assert_eq!(world.gateway().get(PACKS, &key).status, 200);
+    let cut = MovingName::cutting(redis.port, "XADD");
+    let settings = world.gateway().folder.join("tollgate.yaml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let through_it = world.gateway().folder.join("cut.yaml");
+    std::fs::write(&through_it, text.replace(&redis.url(), &cut.url())).unwrap();
+    let revoked = std::process::Command::new(tests::binary())
+        .arg("--config")
+        .arg(&through_it)
+        .args(["keys", "revoke", &key.id])
+        .output()
+        .unwrap();
+    let state = world.json(&["keys", "show", &key.id])["state"].clone();
+    let expected = if state == "revoked" { 401 } else { 200 };
+    until("the gateway does what the record says", || world.gateway().get(PACKS, &key).status == expected);
+    assert!(state == "revoked" || !revoked.status.success(), "{state}: {revoked:?}");
+}
+
+/// On a cluster record and announcement are two steps: a writer says first what it is about to do.
+#[test]
+fn a_writer_that_dies_between_the_steps_on_a_cluster_leaves_no_change_unknown() {
+    let cluster = Cluster::start(3, 0);
+    let world = World::start_on(&cluster.url());
+    world.organization("acme");
+    let key = world.key("iconflow", "read", &["--scopes", "packs:read"]);
+    assert_eq!(world.gateway().get(PACKS, &key).status, 200);
+    let digest = cluster.cli(&["get", &format!("tollgate:id:{{{}}}", key.id)]).trim().to_owned();
+    let name = format!("tollgate:key:{{{digest}}}");
+    let mut record: serde_json::Value = serde_json::from_str(&cluster.cli(&["get", &name])).unwrap();
+    // What the writer did before it died.
+    cluster.cli(&["xadd", "tollgate:changes", "*", "begun:key", &digest]);
+    for _ in 0..20 {
+        assert_eq!(world.gateway().get(PACKS, &key).status, 200, "it is read again and again, and still good");
+    }
+    record["revoked_ms"] = 1.into();
+    assert_eq!(cluster.cli(&["set", &name, &record.to_string()]).trim(), "OK");
+    until("the gateway does what the record says", || world.gateway().get(PACKS, &key).status == 401);
 }

@@ -1,7 +1,7 @@
 //! The authorization server's records, typed, over any store.
 //!
 //! A change reads a record, applies a pure step and writes it back if nobody else did in between;
-//! otherwise it begins again. What caches must forget is announced after it is stored.
+//! otherwise it begins again. What caches must forget is announced in the same step.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::grant::GrantRecord;
 use super::keyring::KeyringRecord;
 pub use super::records::{ConsentRecord, FlowRecord, Handed, SessionRecord};
 use super::user::UserRecord;
-use crate::store::{Change, Document, Kind, Position, Store, StoreError, Swap, json as read, text as write};
+use crate::store::{Change, Document, Kind, Position, Store, StoreError, Swap, Swapped, json as read, text as write};
 
 /// Tries of a change before giving up: as many writers at once on one record.
 const TRIES_MAX: usize = 64;
@@ -105,10 +105,10 @@ impl Registry {
                 let position = self.tell(tells(&old, &record)).await?;
                 return Ok(Some(Changed { record, result, position }));
             }
-            let after = write(&record)?;
-            let swap = Swap { kind, id, before: &before, after: &after, expires_ms: expires_ms(&record) };
-            if self.store.swap_document(&swap).await? {
-                let position = self.tell(tells(&old, &record)).await?;
+            let (after, tells) = (write(&record)?, tells(&old, &record));
+            let expires_ms = expires_ms(&record);
+            let swap = Swap { kind, id, before: &before, after: &after, expires_ms, tells: tells.as_ref() };
+            if let Swapped::Done(position) = self.store.swap_document(&swap).await? {
                 return Ok(Some(Changed { record, result, position }));
             }
         }

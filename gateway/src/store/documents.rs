@@ -93,6 +93,17 @@ pub struct Swap<'a> {
     pub after: &'a str,
     /// When it may be dropped then.
     pub expires_ms: Option<u64>,
+    /// What gateways are told of it, in the same step.
+    pub tells: Option<&'a Change>,
+}
+
+/// What became of a [`Swap`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Swapped {
+    /// The record was not what had been read: nothing changed.
+    Conflict,
+    /// It was replaced; and where the announcement stands, if there was to be one.
+    Done(Option<Position>),
 }
 
 /// Records by kind and id.
@@ -104,8 +115,9 @@ pub trait Documents: Send + Sync {
     async fn insert_document(&self, document: &Document) -> Result<bool, StoreError>;
     /// Adds or replaces a record, whatever it was.
     async fn put_document(&self, document: &Document) -> Result<(), StoreError>;
-    /// Replaces a record if it is still what was read; `false` when it is not.
-    async fn swap_document(&self, swap: &Swap<'_>) -> Result<bool, StoreError>;
+    /// Replaces a record if it is still what was read. Change and announcement are one step: whoever
+    /// dies in between leaves no change that others do not learn of.
+    async fn swap_document(&self, swap: &Swap<'_>) -> Result<Swapped, StoreError>;
     /// Removes a record; `false` when there was none. Of many who ask at once, one is told `true`.
     async fn remove_document(&self, kind: Kind, id: &str) -> Result<bool, StoreError>;
     /// The records of a list, in no order. At most [`super::LIST_MAX`].

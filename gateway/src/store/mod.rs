@@ -16,7 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use policy::window::Period;
 
-pub use self::documents::{Document, Documents, Kind, Swap};
+pub use self::documents::{Document, Documents, Kind, Swap, Swapped};
 pub(crate) use self::record::scopes;
 pub use self::record::{
     Cleared, Exposure, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord, Sighting, Usage,
@@ -195,7 +195,7 @@ pub async fn open(url: &str, redis: &RedisSettings) -> Result<Arc<dyn Store>, St
 
 /// What a row of the change list says. A word that is not known forgets everything: a newer
 /// gateway may write what an older one cannot read.
-fn record_change(kind: &str, subject: &str) -> Change {
+pub(crate) fn record_change(kind: &str, subject: &str) -> Change {
     match (kind, Digest::from_hex(subject)) {
         ("key", Some(digest)) => Change::Key(digest),
         ("organization", _) => Change::Organization(subject.to_owned()),

@@ -1,6 +1,6 @@
 //! What every store must do with records of the authorization server.
 
-use super::super::{Change, Document, Kind, Store, Swap};
+use super::super::{Change, Document, Kind, Store, Swap, Swapped};
 
 fn document(kind: Kind, id: &str, record: &str, lists: &[&str], expires_ms: Option<u64>) -> Document {
     let lists = lists.iter().map(|list| (*list).to_owned()).collect();
@@ -12,6 +12,7 @@ pub(super) async fn all(store: &dyn Store) {
     a_record_is_of_its_kind_and_id(store).await;
     a_swap_happens_to_what_was_read_and_to_nothing_else(store, now_ms).await;
     of_many_who_swap_or_remove_at_once_one_does(store).await;
+    a_swap_tells_of_itself_and_a_conflict_of_nothing(store).await;
     lists_show_what_is_there(store, now_ms).await;
     what_has_ended_is_dropped(store, now_ms).await;
     every_kind_of_change_is_announced(store).await;
@@ -35,13 +36,32 @@ async fn a_record_is_of_its_kind_and_id(store: &dyn Store) {
 
 async fn a_swap_happens_to_what_was_read_and_to_nothing_else(store: &dyn Store, now_ms: u64) {
     store.insert_document(&document(Kind::Grant, "g1", "one", &[], Some(now_ms + 60_000))).await.unwrap();
-    let swap = |before, after| Swap { kind: Kind::Grant, id: "g1", before, after, expires_ms: Some(now_ms + 90_000) };
-    assert!(!store.swap_document(&swap("zero", "two")).await.unwrap());
-    assert!(store.swap_document(&swap("one", "two")).await.unwrap());
-    assert!(!store.swap_document(&swap("one", "three")).await.unwrap());
+    let swap = |before, after| Swap {
+        kind: Kind::Grant,
+        id: "g1",
+        before,
+        after,
+        expires_ms: Some(now_ms + 90_000),
+        tells: None,
+    };
+    assert_eq!(store.swap_document(&swap("zero", "two")).await.unwrap(), Swapped::Conflict);
+    assert_eq!(store.swap_document(&swap("one", "two")).await.unwrap(), Swapped::Done(None));
+    assert_eq!(store.swap_document(&swap("one", "three")).await.unwrap(), Swapped::Conflict);
     assert_eq!(store.document(Kind::Grant, "g1").await.unwrap().as_deref(), Some("two"));
-    let nobody = Swap { kind: Kind::Grant, id: "none", before: "", after: "x", expires_ms: None };
-    assert!(!store.swap_document(&nobody).await.unwrap());
+    let nobody = Swap { kind: Kind::Grant, id: "none", before: "", after: "x", expires_ms: None, tells: None };
+    assert_eq!(store.swap_document(&nobody).await.unwrap(), Swapped::Conflict);
+}
+
+async fn a_swap_tells_of_itself_and_a_conflict_of_nothing(store: &dyn Store) {
+    store.insert_document(&document(Kind::Grant, "g3", "one", &[], None)).await.unwrap();
+    let (start, change) = (store.position().await.unwrap(), Change::Grant("g3".into()));
+    let swap =
+        |before, after| Swap { kind: Kind::Grant, id: "g3", before, after, expires_ms: None, tells: Some(&change) };
+    let swapped = store.swap_document(&swap("one", "two")).await.unwrap();
+    let seen = store.changes(&start).await.unwrap();
+    assert_eq!(seen.list, [change.clone()]);
+    assert_eq!(swapped, Swapped::Done(Some(seen.position)));
+    assert_eq!(store.swap_document(&swap("one", "three")).await.unwrap(), Swapped::Conflict);
 }
 
 async fn of_many_who_swap_or_remove_at_once_one_does(store: &dyn Store) {
@@ -49,10 +69,10 @@ async fn of_many_who_swap_or_remove_at_once_one_does(store: &dyn Store) {
     let texts: Vec<String> = (0..20).map(|n| n.to_string()).collect();
     let swaps: Vec<Swap<'_>> = texts
         .iter()
-        .map(|after| Swap { kind: Kind::Grant, id: "g2", before: "start", after, expires_ms: None })
+        .map(|after| Swap { kind: Kind::Grant, id: "g2", before: "start", after, expires_ms: None, tells: None })
         .collect();
     let done = join(swaps.iter().map(|swap| store.swap_document(swap))).await;
-    assert_eq!(done.into_iter().filter(|done| *done.as_ref().unwrap()).count(), 1);
+    assert_eq!(done.into_iter().filter(|done| *done.as_ref().unwrap() == Swapped::Done(None)).count(), 1);
     let gone = join((0..20).map(|_| store.remove_document(Kind::Grant, "g2"))).await;
     assert_eq!(gone.into_iter().filter(|gone| *gone.as_ref().unwrap()).count(), 1);
 }

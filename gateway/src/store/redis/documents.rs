@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use redis::cmd;
 
-use super::super::documents::{Document, Documents, Kind, Swap};
+use super::super::documents::{Document, Documents, Kind, Swap, Swapped};
 use super::super::{Change, LIST_MAX, Position, StoreError, announced};
 use super::RedisStore;
 
@@ -15,11 +15,6 @@ const INSERT: &str = "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end \
 /// Adds or replaces a record, and says when it ends. One key.
 const PUT: &str = "redis.call('SET', KEYS[1], ARGV[1]) \
     if ARGV[2] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[2]) end return 1";
-/// Replaces a record that is still what was read, and says when it ends. One key.
-const SWAP: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end \
-    redis.call('SET', KEYS[1], ARGV[2]) \
-    if ARGV[3] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[3]) end return 1";
-
 /// Score of records that do not end.
 const FOR_GOOD: &str = "+inf";
 /// Members of a list looked at when one is added: two for one, so that a list of records that end
@@ -83,11 +78,10 @@ impl Documents for RedisStore {
         self.store(PUT, document).await.map(|_| ())
     }
 
-    async fn swap_document(&self, swap: &Swap<'_>) -> Result<bool, StoreError> {
-        let mut command = cmd("EVAL");
-        command.arg(SWAP).arg(1).arg(key(swap.kind, swap.id));
-        command.arg(swap.before).arg(swap.after).arg(at(swap.expires_ms));
-        Ok(self.ask::<i64>(&command).await? == 1)
+    async fn swap_document(&self, swap: &Swap<'_>) -> Result<Swapped, StoreError> {
+        let told = swap.tells.map(announced);
+        let told = told.as_ref().map(|(word, subject)| (*word, subject.as_str()));
+        self.swap((&key(swap.kind, swap.id), swap.before, swap.after), &at(swap.expires_ms), told).await
     }
 
     async fn remove_document(&self, kind: Kind, id: &str) -> Result<bool, StoreError> {

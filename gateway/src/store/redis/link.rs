@@ -72,6 +72,11 @@ impl Link {
         })
     }
 
+    /// Whether it leads to a cluster, where a script may touch one slot only.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.way, Way::Cluster(..))
+    }
+
     /// Sends one command.
     pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
         let now = self.elapsed_ms();

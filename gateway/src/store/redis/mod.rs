@@ -1,10 +1,12 @@
 //! The shared store: Redis or Valkey, alone, behind Sentinel, or as a cluster.
 //!
-//! Every command touches one key (hash tags keep a cluster happy), every call has a deadline, and
-//! a breaker answers at once while the server is known to be away. Records change by
-//! compare-and-set in a one-key script. Changes are announced in a capped stream, which gateways
-//! read blocking: pushed within milliseconds, and nothing is lost over a reconnect.
+//! On a cluster every command touches one key (hash tags keep it happy). Every call has a deadline, and
+//! a breaker answers at once while the server is known to be away. Records change by compare-and-set
+//! in a script, which announces the change too (`changes.rs`). The announcements are a capped stream,
+//! which gateways read blocking: pushed within milliseconds, and nothing is lost over a reconnect.
 
+mod begun;
+mod changes;
 mod documents;
 mod link;
 mod master;
@@ -13,27 +15,32 @@ mod usage;
 pub(crate) mod way;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use policy::window::Tally;
 use redis::{Cmd, FromRedisValue, Value, cmd};
 
+use self::begun::Begun;
+use self::changes::{Looked, stream_id};
 use self::link::Link;
 use self::master::Master;
 use self::names::{
-    ADD, ALL_KEYS, CHANGES, CHANGES_KEPT, COUNTERS, COUNTERS_AT_ONCE, DROP, GATEWAYS, ORGANIZATIONS, SWAP, TRIES_MAX,
-    WAIT_MS, counter_field, digest_by_id, key_by_digest, keys_of, organization_by_id, texts,
+    ADD, ALL_KEYS, COUNTERS, COUNTERS_AT_ONCE, DROP, GATEWAYS, ORGANIZATIONS, WAIT_MS, counter_field, digest_by_id,
+    key_by_digest, keys_of, organization_by_id, texts,
 };
 pub use self::way::RedisSettings;
 use super::{
-    Change, Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
+    Changes, Counter, GATEWAY_SILENCE_MS, GatewaySeen, KeyChange, KeyRecord, LIST_MAX, OrganizationChange,
     OrganizationRecord, Position, Store, StoreError, Usage, json, text,
 };
 use crate::base::digest::Digest;
+
+/// Entries of a stream: id and fields.
+type Entries = Vec<(String, HashMap<String, String>)>;
 
 /// Uses of keys written at the same time.
 const NOTES_AT_ONCE: usize = 64;
@@ -47,31 +54,9 @@ pub struct RedisStore {
     forgotten: AtomicU64,
     /// When it was last made sure who the master is.
     looked: Mutex<Looked>,
+    /// Changes that others have begun.
+    begun: Mutex<Begun>,
 }
-
-/// The last look at who answers.
-#[derive(Default)]
-struct Looked {
-    /// When it succeeded; none after one that failed.
-    at: Option<Instant>,
-    /// How many failed since.
-    failures: u32,
-}
-
-/// After so many looks in a row that failed, whoever is connected still is given up: where the name
-/// leads now, we are not let in.
-const LOOKS_FAILED_MAX: u32 = 3;
-
-/// How often it is made sure that the master is still the one that is spoken to.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// Stream ids as numbers: milliseconds and sequence.
-fn stream_id(id: &str) -> (u64, u64) {
-    let (ms, n) = id.split_once('-').unwrap_or((id, "0"));
-    (ms.parse().unwrap_or(0), n.parse().unwrap_or(0))
-}
-
-type Entries = Vec<(String, HashMap<String, String>)>;
 
 impl RedisStore {
     /// Reads the URL; connects on first use.
@@ -84,6 +69,7 @@ impl RedisStore {
             master,
             forgotten: AtomicU64::new(0),
             looked: Mutex::default(),
+            begun: Mutex::default(),
         })
     }
 
@@ -93,66 +79,6 @@ impl RedisStore {
 
     async fn get(&self, key: &str) -> Result<Option<String>, StoreError> {
         self.ask(cmd("GET").arg(key)).await
-    }
-
-    async fn announce(&self, kind: &str, subject: &str) -> Result<Position, StoreError> {
-        let mut add = cmd("XADD");
-        add.arg(CHANGES).arg("MAXLEN").arg("~").arg(CHANGES_KEPT).arg("*").arg(kind).arg(subject);
-        self.ask::<String>(&add).await.map(Position)
-    }
-
-    /// Reads, changes and writes a record until nobody else wrote in between.
-    async fn swap<T, F>(&self, key: &str, what: &str, change: F) -> Result<T, StoreError>
-    where
-        T: serde::de::DeserializeOwned + serde::Serialize + Send,
-        F: Fn(&mut T) -> Result<(), StoreError> + Send,
-    {
-        for _ in 0..TRIES_MAX {
-            let before = self.get(key).await?.ok_or_else(|| StoreError::NotFound(what.to_owned()))?;
-            let mut record: T = json(&before)?;
-            change(&mut record)?;
-            let mut swap = cmd("EVAL");
-            swap.arg(SWAP).arg(1).arg(key).arg(&before).arg(text(&record)?);
-            if self.ask::<i64>(&swap).await? == 1 {
-                return Ok(record);
-            }
-        }
-        Err(StoreError::Unavailable(format!("{what} is being changed by too many writers at once")))
-    }
-
-    async fn look_who_answers(&self) -> Result<(), StoreError> {
-        let looked = || self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked().at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
-            return Ok(());
-        }
-        let answered = self.feed.look_who_answers().await;
-        let mut looked = looked();
-        if answered.is_ok() {
-            *looked = Looked { at: Some(Instant::now()), failures: 0 };
-        } else {
-            // What is connected still may not be who should be asked: it does not count as followed.
-            *looked = Looked { at: None, failures: looked.failures + 1 };
-            if looked.failures == LOOKS_FAILED_MAX {
-                self.master.turn();
-            }
-        }
-        answered
-    }
-
-    /// Whether the stream still holds everything after a position.
-    async fn is_gapless(&self, after: &Position) -> Result<bool, StoreError> {
-        let (first, last): (Entries, Entries) = (
-            self.feed.ask(cmd("XRANGE").arg(CHANGES).arg("-").arg("+").arg("COUNT").arg(1)).await?,
-            self.feed.ask(cmd("XREVRANGE").arg(CHANGES).arg("+").arg("-").arg("COUNT").arg(1)).await?,
-        );
-        let at = stream_id(&after.0);
-        Ok(match (first.first(), last.first()) {
-            (Some((first, _)), Some((last, _))) => {
-                let was_trimmed = stream_id(first) > at && at != (0, 0);
-                stream_id(last) >= at && !was_trimmed
-            }
-            (_, _) => at == (0, 0),
-        })
     }
 }
 
@@ -214,9 +140,7 @@ impl Store for RedisStore {
     async fn change_key(&self, id: &str, change: KeyChange) -> Result<(KeyRecord, Position), StoreError> {
         let what = format!("key {id}");
         let digest = self.get(&digest_by_id(id)).await?.ok_or_else(|| StoreError::NotFound(what.clone()))?;
-        let key = self.swap(&key_by_digest(&digest), &what, |key| change.apply(key)).await?;
-        let position = self.announce("key", &digest).await?;
-        Ok((key, position))
+        self.change((&key_by_digest(&digest), &what), ("key", &digest), |key| change.apply(key)).await
     }
 
     async fn organization(&self, id: &str) -> Result<Option<OrganizationRecord>, StoreError> {
@@ -254,9 +178,8 @@ impl Store for RedisStore {
             change.apply(organization);
             Ok(())
         };
-        let organization = self.swap(&organization_by_id(id), &format!("organization {id}"), apply).await?;
-        let position = self.announce("organization", id).await?;
-        Ok((organization, position))
+        let what = format!("organization {id}");
+        self.change((&organization_by_id(id), &what), ("organization", id), apply).await
     }
 
     async fn record_usage(&self, usage: &[Usage]) -> Result<(), StoreError> {
@@ -317,33 +240,11 @@ impl Store for RedisStore {
     }
 
     async fn position(&self) -> Result<Position, StoreError> {
-        let last: Entries = self.ask(cmd("XREVRANGE").arg(CHANGES).arg("+").arg("-").arg("COUNT").arg(1)).await?;
-        Ok(Position(last.first().map_or_else(|| "0-0".to_owned(), |(id, _)| id.clone())))
+        self.last_position().await
     }
 
     async fn changes(&self, after: &Position) -> Result<Changes, StoreError> {
-        self.look_who_answers().await?;
-        let is_gapless = self.is_gapless(after).await?;
-        // What was read from the server before may be older than what its successor knows.
-        let replaced = self.master.replaced();
-        if replaced != self.forgotten.load(Ordering::Acquire) || !is_gapless {
-            let position = self.position().await?;
-            self.forgotten.store(replaced, Ordering::Release);
-            return Ok(Changes { list: vec![Change::Everything], position });
-        }
-        let mut read = cmd("XREAD");
-        read.arg("COUNT").arg(10_000).arg("BLOCK").arg(WAIT_MS).arg("STREAMS").arg(CHANGES).arg(&after.0);
-        let streams: Option<HashMap<String, Entries>> = self.feed.ask(&read).await?;
-        let mut changes = Changes { list: Vec::new(), position: after.clone() };
-        for (id, fields) in streams.into_iter().flat_map(HashMap::into_values).flatten() {
-            changes.list.extend(fields.iter().map(|(kind, subject)| super::record_change(kind, subject)));
-            changes.position = Position(id);
-        }
-        // Data that was lost and written to again while we waited shows only what came after.
-        if !changes.list.is_empty() && !self.is_gapless(after).await? {
-            changes.list = vec![Change::Everything];
-        }
-        Ok(changes)
+        self.changes_after(after).await
     }
 
     async fn acknowledge(&self, gateway: &GatewaySeen) -> Result<(), StoreError> {

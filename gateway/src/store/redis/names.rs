@@ -17,9 +17,6 @@ pub(super) const ORGANIZATIONS: &str = "tollgate:organizations";
 pub(super) const ALL_KEYS: &str = "tollgate:keys";
 pub(super) const COUNTERS: &str = "tollgate:counters";
 
-/// Replaces a value if it is still the one that was read. One key.
-pub(super) const SWAP: &str =
-    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end return 0";
 /// Adds to counters, a hash field each; a newer window starts again. One key.
 pub(super) const ADD: &str = "local out = {} for i = 1, #ARGV, 3 do \
     local w, u = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]) \

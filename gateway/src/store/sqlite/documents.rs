@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::super::documents::{Document, Documents, Kind, Swap};
+use super::super::documents::{Document, Documents, Kind, Swap, Swapped};
 use super::super::{Change, LIST_MAX, Position, StoreError, announced};
 use super::SqliteStore;
 use super::rows::{announce, unavailable};
@@ -81,9 +81,9 @@ impl Documents for SqliteStore {
         .await
     }
 
-    async fn swap_document(&self, swap: &Swap<'_>) -> Result<bool, StoreError> {
+    async fn swap_document(&self, swap: &Swap<'_>) -> Result<Swapped, StoreError> {
         let (kind, id, before, after) = (swap.kind, swap.id.to_owned(), swap.before.to_owned(), swap.after.to_owned());
-        let expires_ms = swap.expires_ms;
+        let (expires_ms, told) = (swap.expires_ms, swap.tells.map(announced));
         self.write(move |transaction| {
             let changed = transaction
                 .execute(
@@ -91,7 +91,11 @@ impl Documents for SqliteStore {
                     params![kind.as_str(), id, before, after, expires_ms],
                 )
                 .map_err(unavailable)?;
-            Ok(changed == 1)
+            if changed == 0 {
+                return Ok(Swapped::Conflict);
+            }
+            let position = told.map(|(word, subject)| announce(transaction, word, &subject)).transpose()?;
+            Ok(Swapped::Done(position))
         })
         .await
     }
