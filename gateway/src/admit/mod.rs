@@ -90,7 +90,7 @@ pub enum Decision {
     /// It goes to the API's upstream.
     Forward(Permit),
     /// It is answered here: a refusal, a preflight, or what we say of the caller or of an API.
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// It is for the API's authorization server, which must see its body before it can answer.
     Issuer,
 }
@@ -100,7 +100,7 @@ impl Gate {
     pub async fn decide(&self, head: &Head<'_>, address: IpAddr, snapshot: &Snapshot, known: &mut Known) -> Decision {
         match self.admit(head, address, snapshot, known).await {
             Ok(decision) => decision,
-            Err(denial) => Decision::Answer(self.refuse(&denial, snapshot, known)),
+            Err(denial) => Decision::Answer(Box::new(self.refuse(&denial, snapshot, known))),
         }
     }
 
@@ -136,9 +136,11 @@ impl Gate {
             Destination::Issuer(..) => return Ok(Decision::Issuer),
             Destination::Preflight(_) => {
                 let answer = answers::preflight(api.cors.as_ref(), &known.answer_context(snapshot, 0));
-                return Ok(Decision::Answer(answer));
+                return Ok(Decision::Answer(Box::new(answer)));
             }
-            Destination::Metadata(_) => return Ok(Decision::Answer(answers::metadata(api, head.if_none_match()))),
+            Destination::Metadata(_) => {
+                return Ok(Decision::Answer(Box::new(answers::metadata(api, head.if_none_match()))));
+            }
             Destination::Inspection(_) => true,
             Destination::Route(_) => false,
         };
@@ -202,7 +204,7 @@ impl Gate {
         let (limiter, version) = (&*self.shared.limiter, snapshot.version);
         let seen = inspect(limiter, api, (identity, organization), ends_ms, version, known.now).await;
         known.standing = self.peek(api, identity, None, known.now);
-        Ok(Decision::Answer(answers::inspection(&seen, &known.answer_context(snapshot, 0))))
+        Ok(Decision::Answer(Box::new(answers::inspection(&seen, &known.answer_context(snapshot, 0)))))
     }
 
     /// Where the documented limit of a caller stands, for answers that take no token.

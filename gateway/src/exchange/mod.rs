@@ -66,7 +66,7 @@ impl Exchanges {
                 exchange.permit = Some(permit);
                 self.relay(&mut session, &mut exchange).await
             }
-            Decision::Answer(answer) => self.answer(&mut session, &mut exchange, answer).await,
+            Decision::Answer(answer) => self.answer(&mut session, &mut exchange, *answer).await,
             Decision::Issuer => self.answer_as_issuer(&mut session, &mut exchange).await,
         };
         match end {
@@ -98,7 +98,7 @@ impl Exchanges {
             Err(denial) => {
                 // A head that has two readings may have two ends: nothing after it is a request.
                 session.set_keepalive(None);
-                Decision::Answer(self.gate.refuse(&denial, snapshot, known))
+                Decision::Answer(Box::new(self.gate.refuse(&denial, snapshot, known)))
             }
         };
         exchange.decided = Some(self.gate.shared.clock.since(exchange.started));

@@ -59,7 +59,7 @@ async fn a_swap_tells_of_itself_and_a_conflict_of_nothing(store: &dyn Store) {
         |before, after| Swap { kind: Kind::Grant, id: "g3", before, after, expires_ms: None, tells: Some(&change) };
     let swapped = store.swap_document(&swap("one", "two")).await.unwrap();
     let seen = store.changes(&start).await.unwrap();
-    assert_eq!(seen.list, [change.clone()]);
+    assert_eq!(seen.list, std::slice::from_ref(&change));
     assert_eq!(swapped, Swapped::Done(Some(seen.position)));
     assert_eq!(store.swap_document(&swap("one", "three")).await.unwrap(), Swapped::Conflict);
 }
