@@ -54,7 +54,7 @@ fn steps(c: &mut Criterion) {
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, header.parse().unwrap());
     let address: IpAddr = "127.0.0.1".parse().unwrap();
-    let snapshot = shared.keeper.load();
+    let snapshot = bench.keeper.load();
     c.bench_function("admit without network", |b| {
         b.iter(|| {
             let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
@@ -79,7 +79,7 @@ fn reload(c: &mut Criterion) {
 fn tokens(c: &mut Criterion) {
     let scene = bench::tokens();
     let (shared, token) = (&scene.bench.gate.shared, scene.token.as_str());
-    let snapshot = shared.keeper.load();
+    let snapshot = scene.bench.keeper.load();
     let api = &snapshot.policy.apis[0];
     let oauth = api.oauth.clone().unwrap();
     let tokens = &shared.identities.tokens;

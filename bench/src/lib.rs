@@ -7,16 +7,13 @@ use gateway::admit::{Decision, Gate, Permit, Shared};
 use gateway::base::clock::Manual;
 use gateway::base::digest::{Digest, Pepper, Peppers};
 use gateway::base::http_client::Outgoing;
-use gateway::base::random::RequestIds;
 use gateway::config::ListenKind;
 use gateway::identify::{Bounds, FailureBudget, GrantFacts, Identities, KnownOrganization};
 use gateway::limit::Embedded;
-use gateway::oauth::registry::Registry;
-use gateway::oauth::user::Passwords;
-use gateway::oauth::{AuthorizationServer, Providers, Throttle};
-use gateway::observe::{AccessLog, Metrics, UsageLog};
+use gateway::observe::Metrics;
 use gateway::snapshot::PolicyKeeper;
 use gateway::store::{SqliteStore, Store};
+use gateway::usage::UsageLog;
 use policy::credential::{Secret, mint};
 use policy::identity::{Environment, KeyClass};
 use policy::{Key, Organization, Policy, Scopes, Source};
@@ -86,6 +83,8 @@ pub fn organization() -> Arc<KnownOrganization> {
 pub struct Bench {
     /// The gate.
     pub gate: Gate,
+    /// Its policy.
+    pub keeper: Arc<PolicyKeeper>,
     /// Ends the store's threads when dropped.
     pub runtime: tokio::runtime::Runtime,
     _folder: tempfile::TempDir,
@@ -101,41 +100,22 @@ pub fn gate(policy: Policy, keys: u64) -> Bench {
     let metrics = Arc::new(Metrics::new().unwrap());
     let peppers = Peppers { current: pepper(), previous: None };
     let outgoing = Arc::new(Outgoing::new(None, folder.path().to_owned()).unwrap());
-    let registry = Registry::new(store.clone());
-    let identities = Identities::new(store, peppers.clone(), Bounds::default(), clock.clone(), outgoing.clone());
+    let identities = Identities::new(store, peppers, Bounds::default(), clock.clone(), outgoing);
     let identities = Arc::new(identities);
-    let authorization = AuthorizationServer {
-        registry,
-        peppers,
-        identities: identities.clone(),
-        metrics: metrics.clone(),
-        clock: clock.clone(),
-        passwords: Passwords::new(1).unwrap(),
-        logins: Throttle::default(),
-        failures: FailureBudget::new(0),
-        providers: Providers::default(),
-        outgoing,
-    };
     warm(&identities, keys);
     let shared = Shared {
-        keeper: Arc::new(PolicyKeeper::fixed(policy, metrics.clone())),
         identities,
-        authorization: Arc::new(authorization),
         limiter: Arc::new(Embedded::new(4_000_000)),
         failures: FailureBudget::new(0),
         clock,
-        access_log: AccessLog::new(false, metrics.clone()).unwrap(),
         usage: Arc::new(UsageLog::new(metrics.clone())),
-        metrics,
-        request_ids: RequestIds::new().unwrap(),
-        trusted_proxies: Vec::new(),
+        metrics: metrics.clone(),
         store_kind: "sqlite",
         bounds: policy::Bounds::DEFAULT,
-        idle_s: 60,
-        drain: std::time::Duration::from_secs(30),
     };
+    let keeper = Arc::new(PolicyKeeper::fixed(policy, metrics));
     let gate = Gate { shared: Arc::new(shared), listener: ListenKind::Tls };
-    Bench { gate, runtime, _folder: folder }
+    Bench { gate, keeper, runtime, _folder: folder }
 }
 
 /// Puts keys into a cache.

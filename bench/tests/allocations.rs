@@ -15,7 +15,7 @@ fn an_admitted_request_allocates_nothing_but_the_target_it_keeps() {
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, format!("Bearer {}", secret(42)).parse().unwrap());
     let address: IpAddr = "127.0.0.1".parse().unwrap();
-    let snapshot = bench.gate.shared.keeper.load();
+    let snapshot = bench.keeper.load();
     let ask = || {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
         let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS));
@@ -35,7 +35,7 @@ fn an_admitted_request_allocates_nothing_but_the_target_it_keeps() {
 fn an_admitted_token_allocates_nothing_but_the_target_it_keeps() {
     let scene = bench::tokens();
     let (gate, runtime) = (&scene.bench.gate, &scene.bench.runtime);
-    let snapshot = gate.shared.keeper.load();
+    let snapshot = scene.bench.keeper.load();
     let api = snapshot.policy.apis.first().unwrap();
     let secret = policy::credential::Secret::new(&scene.token);
     runtime.block_on(gate.shared.identities.tokens.identify(api, secret)).unwrap();

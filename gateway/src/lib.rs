@@ -4,10 +4,12 @@
 //!
 //! Rooms, in the order of a request: [`edge`] (a client's connection: caps, TLS, deadlines) →
 //! [`exchange`] (one request from its head to its record) → [`admit`] (the decision) → [`identify`]
-//! (who asks) → [`limit`] → [`upstream`] (where it goes) → [`live`] (what outlasts its request) →
-//! [`observe`] (one record). Around them: [`store`] (organizations, keys, documents), [`oauth`] (the
-//! authorization server), [`snapshot`] (the policy in force), [`server`] (construction, jobs, reload),
-//! [`config`], [`cli`]. All of them stand on [`base`].
+//! (who asks) → [`limit`] → [`upstream`] (where it goes) →
+//! [`observe`] (one record). Around them: [`store`] (organizations, keys, documents), [`registry`] (what
+//! records must satisfy, and every change of them), [`oauth`] (the authorization server), [`manage`] (the
+//! admin listener and the management API), [`mod@usage`] (what is written behind), [`snapshot`] (the
+//! policy in force), [`server`] (construction, jobs, reload), [`config`], [`cli`]. All of them stand on
+//! [`base`].
 
 pub mod admit;
 pub mod base;
@@ -17,10 +19,12 @@ pub mod edge;
 pub mod exchange;
 pub mod identify;
 pub mod limit;
-pub mod live;
+pub mod manage;
 pub mod oauth;
 pub mod observe;
+pub mod registry;
 pub mod server;
 pub mod snapshot;
 pub mod store;
 pub mod upstream;
+pub mod usage;

@@ -173,7 +173,7 @@ impl PolicyKeeper {
 
     /// Builds a keeper around a policy that is already compiled: for tests and benches.
     pub fn fixed(policy: Policy, metrics: Arc<Metrics>) -> Self {
-        let pools = Pools::new(Arc::new(Connections::new(pingora::connectors::ConnectorOptions::new(1))));
+        let pools = Pools::new(Arc::new(Connections::default()));
         let snapshot = Snapshot::new(policy, blake3::hash(b"fixed"), 0, &pools);
         let now = ArcSwap::from_pointee(snapshot);
         PolicyKeeper { paths: Vec::new(), last_good: PathBuf::new(), pools, now, metrics, health: Arc::default() }

@@ -95,6 +95,7 @@ impl Upstream {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "one arm for each way to behave")]
     fn answer(&self, stream: &mut TcpStream, behave: &str, to_head: bool, line: &str) -> bool {
         let body = format!("{{\"upstream\":\"{}\",\"line\":\"{line}\"}}", self.name);
         let plain = |extra: &str, body: &str| {

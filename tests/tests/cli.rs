@@ -1,5 +1,6 @@
 //! The command line: what a person types, what they see, exit codes, and that no secret shows.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::too_many_lines, reason = "one story with its cases")]
 
 use std::process::{Command, Output};
 

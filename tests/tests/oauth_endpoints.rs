@@ -1,5 +1,6 @@
 //! Every row of the endpoint table: what the authorization server and the edge answer, exactly.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::too_many_lines, reason = "one story with its cases")]
 
 use tests::{
     AUTH, App, Browser, CALLBACK, CHALLENGE, Gateway, Response, StoreKind, Tokens, VERIFIER, World, form, hidden,

@@ -1,5 +1,6 @@
 //! Logins that happen elsewhere, and the management API.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::too_many_lines, reason = "one story with its cases")]
 
 use serde_json::{Value, json};
 use tests::{

@@ -1,6 +1,7 @@
 //! Tokens that must not work: every way of bending one of ours and one of another issuer's, and
 //! what holds when an issuer is down. None of it may be a 5xx unless something cannot be known.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::too_many_lines, reason = "one story with its cases")]
 
 use serde_json::{Value, json};
 use tests::{AUTH, Gateway, Issuer, Response, Signer, StoreKind, World, b64, now_s, on_both_stores, part};

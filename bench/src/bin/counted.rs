@@ -10,9 +10,9 @@
 use std::hint::black_box;
 use std::net::IpAddr;
 
-use bench::{NOW_MS, gate, now, policy, secret};
+use bench::{Bench, NOW_MS, gate, now, policy, secret};
+use gateway::admit::Known;
 use gateway::admit::head::Head;
-use gateway::admit::{Gate, Known};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use policy::Target;
@@ -47,15 +47,15 @@ fn main() {
         }
         "admit" => {
             let bench = gate(policy(10_000), 1_000);
-            admit(&bench.gate, &secret(432), times);
+            admit(&bench, &secret(432), times);
         }
         "admit-token" => {
             let scene = bench::tokens();
-            let shared = &scene.bench.gate.shared;
-            let snapshot = shared.keeper.load();
-            let found = shared.identities.tokens.identify(&snapshot.policy.apis[0], Secret::new(&scene.token));
+            let snapshot = scene.bench.keeper.load();
+            let found =
+                scene.bench.gate.shared.identities.tokens.identify(&snapshot.policy.apis[0], Secret::new(&scene.token));
             scene.bench.runtime.block_on(found).unwrap();
-            admit(&scene.bench.gate, &scene.token, times);
+            admit(&scene.bench, &scene.token, times);
         }
         other => println!("no step {other}: one of {}", STEPS.join(" ")),
     }
@@ -65,15 +65,15 @@ fn target(text: &'static str) -> Target<'static> {
     Target::parse("GET", black_box(text.as_bytes()), Some(b"api.iconflow.dev"), None, &policy::Bounds::DEFAULT).unwrap()
 }
 
-fn admit(gate: &Gate, credential: &str, times: u32) {
+fn admit(bench: &Bench, credential: &str, times: u32) {
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, format!("Bearer {credential}").parse().unwrap());
     let address: IpAddr = "127.0.0.1".parse().unwrap();
-    let snapshot = gate.shared.keeper.load();
+    let snapshot = bench.keeper.load();
     repeat(times, || {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", black_box(&headers));
         let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS));
-        bench::permit(now(gate.decide(&head, address, &snapshot, &mut known)))
+        bench::permit(now(bench.gate.decide(&head, address, &snapshot, &mut known)))
     });
 }
 

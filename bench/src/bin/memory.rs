@@ -56,7 +56,7 @@ const ADMISSIONS: u64 = 100_000;
 /// Nanoseconds of an admission; each of another key, in no order.
 fn admissions(bench: &bench::Bench, keys: u64) -> f64 {
     let address: IpAddr = "127.0.0.1".parse().unwrap();
-    let snapshot = bench.gate.shared.keeper.load();
+    let snapshot = bench.keeper.load();
     // A full cache has let go of a few.
     let is_cached = |secret: &String| bench.gate.shared.identities.peek(Secret::new(secret)).is_some();
     let secrets =

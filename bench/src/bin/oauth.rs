@@ -10,14 +10,14 @@ use gateway::base::digest::{Pepper, Peppers};
 use gateway::base::http_client::Outgoing;
 use gateway::base::random::base62;
 use gateway::identify::{Bounds, FailureBudget, Identities};
-use gateway::oauth::grant::{GrantRecord, REFRESH_LIFE_MS, Refresh};
 use gateway::oauth::http::Request;
-use gateway::oauth::registration::{NewApp, register};
-use gateway::oauth::registry::Registry;
-use gateway::oauth::secret::refresh_token;
-use gateway::oauth::user::{Membership, Passwords, Role, UserRecord};
 use gateway::oauth::{AuthorizationServer, Providers, Throttle};
 use gateway::observe::Metrics;
+use gateway::registry::access::Registry;
+use gateway::registry::grant::{GrantRecord, REFRESH_LIFE_MS, Refresh};
+use gateway::registry::registration::{NewApp, register};
+use gateway::registry::secret::refresh_token;
+use gateway::registry::user::{Membership, Passwords, Role, UserRecord};
 use gateway::store::{RedisSettings, conformance, open};
 use policy::Source;
 
@@ -117,7 +117,7 @@ async fn applications(server: &AuthorizationServer, policy: &policy::Policy) -> 
             api: None,
             confidential: false,
         };
-        let by = ("bench".into(), 0);
+        let by = (&gateway::registry::Actor::cli("bench"), 0);
         let (app, _) = register(&server.registry, &server.peppers, policy, &new, by).await.unwrap();
         apps.push(app.id);
     }

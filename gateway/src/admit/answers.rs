@@ -17,7 +17,6 @@ use crate::base::answer::Answer;
 use crate::base::field_names::REQUEST_ID;
 use crate::base::header_values::{BadValue, Values};
 use crate::limit::Standing;
-use crate::oauth::resource_metadata;
 
 /// How long others may remember what an API says of itself, seconds.
 const METADATA_MAX_AGE_S: u64 = 3_600;
@@ -181,4 +180,19 @@ fn try_preflight(cors: Option<&Cors>, context: &AnswerContext<'_>) -> Result<Ans
         fields.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(cors.max_age.as_secs()));
     }
     Ok(Answer { fields, ..Answer::empty(StatusCode::NO_CONTENT, "preflight") })
+}
+
+/// What the API says of itself as a resource (RFC 9728 section 2).
+fn resource_metadata(api: &Api) -> Option<serde_json::Value> {
+    let oauth = api.oauth.as_ref()?;
+    let scopes: Vec<&str> = api.scopes.iter().map(|(scope, _)| scope.as_str()).collect();
+    let others = api.issuers.iter().map(|issuer| &*issuer.issuer);
+    let servers: Vec<&str> = std::iter::once(&*oauth.issuer).chain(others).collect();
+    Some(serde_json::json!({
+        "resource": &*oauth.audience,
+        "resource_name": &*oauth.name,
+        "authorization_servers": servers,
+        "scopes_supported": scopes,
+        "bearer_methods_supported": ["header"],
+    }))
 }

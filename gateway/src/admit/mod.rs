@@ -16,9 +16,7 @@ mod sightings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ipnet::IpNet;
 use policy::limit::Payer;
 use policy::route::{Api, Refusal, RouteClass};
 use policy::{Circumstances, Destination, Grant, Identity, KeyClass, Route, Target};
@@ -32,24 +30,19 @@ use crate::admit::head::Head;
 use crate::admit::inspect::inspect;
 use crate::base::answer::Answer;
 use crate::base::clock::{Clock, Moment};
-use crate::base::random::RequestIds;
 use crate::config::ListenKind;
 use crate::identify::{Caller, FailureBudget, Identities};
 use crate::limit::{Limiter, Standing};
-use crate::oauth::AuthorizationServer;
-use crate::observe::{AccessLog, Metrics, UsageLog};
-use crate::snapshot::{PolicyKeeper, Snapshot};
+use crate::observe::Metrics;
+use crate::snapshot::Snapshot;
 use crate::store::Exposure;
+use crate::usage::UsageLog;
 
-/// What all listeners of a gateway share.
+/// What decisions need, of which all listeners have the same.
 pub struct Shared {
-    /// The policy in force.
-    pub keeper: Arc<PolicyKeeper>,
-    /// Finds keys.
+    /// Finds keys and tokens.
     pub identities: Arc<Identities>,
-    /// Issues tokens.
-    pub authorization: Arc<AuthorizationServer>,
-    /// Takes tokens.
+    /// Takes tokens of limits.
     pub limiter: Arc<dyn Limiter>,
     /// Failed authentications per address.
     pub failures: FailureBudget,
@@ -57,22 +50,12 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Access log.
-    pub access_log: AccessLog,
     /// Last use and exposure of keys.
     pub usage: Arc<UsageLog>,
-    /// Ids of requests.
-    pub request_ids: RequestIds,
-    /// Believed proxies.
-    pub trusted_proxies: Vec<IpNet>,
     /// Kind of store, for metrics.
     pub store_kind: &'static str,
     /// Bounds of request heads.
     pub bounds: policy::Bounds,
-    /// Idle time of kept connections, in seconds.
-    pub idle_s: u64,
-    /// Longest time for requests under way when the gateway stops.
-    pub drain: Duration,
 }
 
 /// One listener's gate.

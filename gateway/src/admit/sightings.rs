@@ -7,7 +7,7 @@ use policy::route::CredentialKind;
 use super::{Gate, Known};
 use crate::admit::head::Head;
 use crate::identify::{Caller, KnownKey, Unidentified};
-use crate::oauth::grant::REFRESH_LIFE_MS;
+use crate::registry::grant::REFRESH_LIFE_MS;
 use crate::snapshot::Snapshot;
 use crate::store::{Exposure, LastUse, Sighting, Usage};
 

@@ -8,4 +8,5 @@ pub mod digest;
 pub mod field_names;
 pub(crate) mod header_values;
 pub mod http_client;
+pub mod network;
 pub mod random;

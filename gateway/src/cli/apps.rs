@@ -7,10 +7,10 @@ use policy::credential::Secret;
 
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
-use crate::oauth::app::{AppKind, AppRecord, check_name};
-use crate::oauth::registration::{NewApp, check_redirect_uris, check_scopes, register};
-use crate::oauth::secret::new_client_secret;
-use crate::observe::view;
+use crate::manage::view;
+use crate::registry::app::{AppKind, AppRecord};
+use crate::registry::registration::{self, NewApp, register};
+use crate::registry::secret::new_client_secret;
 use crate::store::StoreError;
 
 /// Applications.
@@ -149,7 +149,7 @@ impl Register {
             api: self.api,
             confidential: self.confidential,
         };
-        let by = (Desk::actor(), System.now_ms());
+        let by = (&Desk::actor(), System.now_ms());
         Ok(register(&desk.registry(), &desk.config.peppers, &desk.policy()?, &new, by).await?)
     }
 }
@@ -160,35 +160,14 @@ fn names(text: &str) -> Vec<String> {
 
 impl Update {
     async fn run(self, desk: &Desk) -> Result<(), Failure> {
-        if let Some(name) = &self.name {
-            check_name(name).map_err(Failure::Refused)?;
-        }
-        if !self.redirect_uri.is_empty() {
-            check_redirect_uris(&self.redirect_uri)?;
-        }
-        let scopes = match &self.scopes {
-            Some(text) => {
-                let (policy, app) = (desk.policy()?, find(desk, &self.id).await?);
-                let gone = || Failure::Refused(format!("the API {} is not in the policy any more", app.api));
-                Some(check_scopes(policy.api(&app.api).ok_or_else(gone)?, &names(text))?)
-            }
-            None => None,
+        let update = registration::Update {
+            name: self.name,
+            redirect_uris: Some(self.redirect_uri).filter(|uris| !uris.is_empty()),
+            scopes: self.scopes.as_deref().map(names),
         };
         let now_ms = desk.registry().now_ms(System.now_ms()).await?;
-        let apply = |app: &mut AppRecord| {
-            if let Some(name) = &self.name {
-                app.name.clone_from(name);
-            }
-            if let Some(scopes) = &scopes {
-                app.scopes.clone_from(scopes);
-            }
-            if !self.redirect_uri.is_empty() && app.redirect_uris != self.redirect_uri {
-                app.redirect_uris.clone_from(&self.redirect_uri);
-                app.redirects_changed_ms = now_ms;
-            }
-            Ok(())
-        };
-        show(desk, &desk.registry().change_app(&self.id, apply).await?.record, None)
+        let app = registration::update(&desk.registry(), &desk.policy()?, (&self.id, &update), now_ms).await?;
+        show(desk, &app, None)
     }
 }
 

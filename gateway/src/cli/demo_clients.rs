@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use super::keys_for_demo::Apps;
 use crate::base::http_client::agent;
 use crate::oauth::http::{Form, with_parameters};
-use crate::oauth::secret::{challenge_of, random_secret};
+use crate::registry::secret::{challenge_of, random_secret};
 
 /// Where the single page is served.
 pub(super) const SINGLE_PAGE: u16 = 9301;

@@ -7,7 +7,7 @@ use super::keys::Wait;
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::identify::subject;
-use crate::oauth::grant::{Cause, GrantRecord};
+use crate::registry::grant::{Cause, GrantRecord};
 use crate::store::scopes;
 
 /// Grants.
@@ -116,7 +116,7 @@ impl Of {
     async fn list(&self, desk: &Desk) -> Result<(), Failure> {
         let registry = desk.registry();
         let user = match &self.user {
-            Some(user) => Some(super::users::find(desk, user).await?.id),
+            Some(user) => Some(crate::registry::users::find(&desk.registry(), user).await?.id),
             None => None,
         };
         let mut grants = match (&user, &self.app) {

@@ -3,7 +3,8 @@
 use super::demo_clients::{SERVER_SIDE, SINGLE_PAGE};
 use super::keys::issue::{ClassArg, EnvArg, Rights, create};
 use super::{Desk, Failure, demo, users};
-use crate::oauth::user::{Membership, Role};
+use crate::registry::user::{Membership, Role};
+use crate::registry::users::NewUser;
 
 /// The demo's keys, as they are shown.
 pub(super) struct Made {
@@ -87,10 +88,11 @@ pub(super) async fn make(desk: &Desk) -> Result<Made, Failure> {
     let (single_page, _) = app(desk, "PixelForge Design Tool", SINGLE_PAGE, scopes, false).await?;
     let (confidential, secret) = app(desk, "PixelForge Reports", SERVER_SIDE, "packs:read", true).await?;
     let member = Membership { organization: "pixelforge".into(), role: Role::Owner };
-    let (_, password) = users::add(desk, (USER, "Jo Fischer"), vec![member], false).await?;
+    let jo = NewUser { email: USER.into(), name: "Jo Fischer".into(), memberships: vec![member] };
+    let password = users::add_for_demo(desk, jo).await?;
     Ok(Made {
         apps: std::sync::Arc::new(Apps { public: single_page, confidential, secret }),
-        password: password.unwrap_or_default(),
+        password: password.to_string(),
         read: read_secret.to_string(),
         write: write.to_string(),
         admin: admin.to_string(),

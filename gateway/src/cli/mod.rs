@@ -29,8 +29,10 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::base::clock::{Clock as _, System};
 use crate::config::{Config, ConfigError};
-use crate::oauth::registry::Registry;
+use crate::registry::keys::Keys;
+use crate::registry::{Actor, ChangeError, Registry};
 use crate::server::{Start, StartError};
 use crate::store::{Store, StoreError};
 
@@ -178,21 +180,20 @@ impl Failure {
     }
 }
 
-impl From<crate::oauth::keys::KeysError> for Failure {
-    fn from(error: crate::oauth::keys::KeysError) -> Self {
+impl From<crate::registry::signing_keys::KeysError> for Failure {
+    fn from(error: crate::registry::signing_keys::KeysError) -> Self {
         match error {
-            crate::oauth::keys::KeysError::Store(error) => Failure::Store(error),
-            crate::oauth::keys::KeysError::Ring(fault) => Failure::Refused(fault.to_string()),
+            crate::registry::signing_keys::KeysError::Store(error) => Failure::Store(error),
+            crate::registry::signing_keys::KeysError::Ring(fault) => Failure::Refused(fault.to_string()),
         }
     }
 }
 
-impl From<crate::oauth::registration::RegistrationError> for Failure {
-    fn from(error: crate::oauth::registration::RegistrationError) -> Self {
-        use crate::oauth::registration::RegistrationError;
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Self {
         match error {
-            RegistrationError::Store(error) => Failure::Store(error),
-            RegistrationError::Refused(_) | RegistrationError::Randomness(_) => Failure::Refused(error.to_string()),
+            ChangeError::Store(error) => Failure::Store(error),
+            ChangeError::Refused(..) | ChangeError::Randomness(_) => Failure::Refused(error.to_string()),
         }
     }
 }
@@ -227,6 +228,11 @@ impl Desk {
         policy::compile(sources).map_err(|p| Failure::Problems(Box::new(p)))
     }
 
+    /// Changes of keys, by whoever runs the command, now.
+    fn keys(&self) -> Keys<'_> {
+        Keys { store: &*self.store, peppers: &self.config.peppers, actor: Desk::actor(), now_ms: System.now_ms() }
+    }
+
     fn registry(&self) -> Registry {
         Registry::new(self.store.clone())
     }
@@ -234,7 +240,7 @@ impl Desk {
     /// Who acts, for records: `cli:jo(1000)@host`. The name is what the shell says, the number what the
     /// system says.
     #[expect(clippy::disallowed_methods, reason = "the user's name is an input of the command line")]
-    fn actor() -> String {
+    fn actor() -> Actor {
         use std::os::unix::fs::MetadataExt as _;
         let plain = |text: &str| -> String {
             text.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(32).collect()
@@ -242,7 +248,7 @@ impl Desk {
         let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
         let uid = std::fs::metadata("/proc/self").map_or_else(|_| "?".to_owned(), |process| process.uid().to_string());
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        format!("cli:{}({uid})@{}", plain(&user), plain(&host))
+        Actor::cli(&format!("{}({uid})@{}", plain(&user), plain(&host)))
     }
 }
 
@@ -306,7 +312,7 @@ where
 }
 
 async fn gateways(desk: &Desk) -> Result<(), Failure> {
-    use crate::base::clock::{Clock as _, System, rfc3339};
+    use crate::base::clock::rfc3339;
     let list = desk.store.gateways(System.now_ms()).await?;
     if desk.json {
         return print::json(&list);

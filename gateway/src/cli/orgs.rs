@@ -1,11 +1,11 @@
 //! `tollgate orgs`: organizations, their plan and permissions.
 
 use clap::{Args, Subcommand};
-use policy::Scopes;
 
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
-use crate::store::{OrganizationChange, OrganizationRecord};
+use crate::registry::organizations::{self, NewOrganization};
+use crate::store::OrganizationRecord;
 
 /// Organizations.
 #[derive(Debug, Subcommand)]
@@ -56,75 +56,29 @@ pub(super) struct Update {
     permissions: Option<String>,
 }
 
-/// Whether text can be an id: it goes into fields that upstreams read.
-pub(super) fn check_id(id: &str) -> Result<(), Failure> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
-    if (1..=64).contains(&id.len()) && id.bytes().all(fits) {
-        return Ok(());
-    }
-    Err(Failure::Refused(format!("`{}` cannot be an id; use 1 to 64 letters, digits, `-` and `_`", id.escape_debug())))
-}
-
-/// Parses scopes and makes sure that some API declares each.
-pub(super) fn known_scopes(policy: &policy::Policy, text: &str) -> Result<Vec<String>, Failure> {
-    let scopes = Scopes::parse(text).map_err(Failure::Refused)?;
-    let declared = || policy.apis.iter().flat_map(|api| api.scopes.iter().map(|(scope, _)| scope));
-    for scope in scopes.iter() {
-        if !declared().any(|known| known == scope) {
-            let near = policy::problem::nearest(scope.as_str(), declared().map(|s| s.as_str()));
-            let hint = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
-            return Err(Failure::Refused(format!("no API of the policy declares the scope `{scope}`{hint}")));
-        }
-    }
-    Ok(scopes.iter().map(|s| s.as_str().to_owned()).collect())
-}
-
-fn check_plan(policy: &policy::Policy, plan: &str) -> Result<(), Failure> {
-    if plan.is_empty() || policy.apis.iter().any(|api| api.plans.contains_key(plan)) {
-        return Ok(());
-    }
-    Err(Failure::Refused(format!("no API of the policy has a plan `{}`", plan.escape_debug())))
-}
-
 impl Orgs {
     pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
         match self {
             Orgs::Create(new) => create(desk, new).await,
             Orgs::List => list(desk).await,
-            Orgs::Show { id } => match desk.store.organization(&id).await? {
-                Some(organization) => show(desk, &organization),
-                None => Err(Failure::Refused(format!("there is no organization {id}"))),
-            },
+            Orgs::Show { id } => show(desk, &organizations::find(&*desk.store, &id).await?),
             Orgs::Update(update) => change(desk, update).await,
         }
     }
 }
 
 async fn create(desk: &Desk, new: Create) -> Result<(), Failure> {
-    check_id(&new.id)?;
-    let policy = desk.policy()?;
-    check_plan(&policy, &new.plan)?;
-    let organization = OrganizationRecord {
-        permissions: known_scopes(&policy, &new.permissions)?,
-        name: new.name.unwrap_or_else(|| new.id.clone()),
-        id: new.id,
-        plan: new.plan,
-        created_ms: System.now_ms(),
-        changed_ms: 0,
-    };
-    desk.store.insert_organization(&organization).await?;
+    let Create { id, name, plan, permissions } = new;
+    let new = NewOrganization { id, name, plan, permissions };
+    let organization = organizations::create(&*desk.store, &desk.policy()?, new, System.now_ms()).await?;
     show(desk, &organization)
 }
 
 async fn change(desk: &Desk, update: Update) -> Result<(), Failure> {
-    let policy = desk.policy()?;
-    if let Some(plan) = &update.plan {
-        check_plan(&policy, plan)?;
-    }
-    let permissions = update.permissions.map(|text| known_scopes(&policy, &text)).transpose()?;
-    let change = OrganizationChange { name: update.name, plan: update.plan, permissions, now_ms: System.now_ms() };
-    let (organization, _) = desk.store.change_organization(&update.id, change).await?;
-    show(desk, &organization)
+    let Update { id, name, plan, permissions } = update;
+    let update = organizations::Update { name, plan, permissions };
+    let changed = organizations::update(&*desk.store, &desk.policy()?, (&id, update), System.now_ms()).await?;
+    show(desk, &changed)
 }
 
 async fn list(desk: &Desk) -> Result<(), Failure> {

@@ -4,8 +4,8 @@ use clap::Subcommand;
 
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
-use crate::oauth::keyring::{KeyState, KeyringRecord};
-use crate::oauth::keys::Keys;
+use crate::registry::keyring::{KeyState, KeyringRecord};
+use crate::registry::signing_keys::Keys;
 
 /// Signing keys.
 #[derive(Debug, Subcommand)]

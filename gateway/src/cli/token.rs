@@ -11,7 +11,7 @@ use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::base::http_client::Outgoing;
 use crate::identify::{Bounds, Caller, Tokens, Unidentified};
-use crate::oauth::secret::presented;
+use crate::registry::secret::presented;
 
 /// Tokens.
 #[derive(Debug, Subcommand)]

@@ -3,17 +3,17 @@
 use std::io::Read as _;
 
 use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
 
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::base::random::base62;
-use crate::oauth::user::{MEMBERSHIPS_MAX, Membership, PASSWORD_BYTES_MAX, Role, UserRecord, email, hash};
-use crate::store::StoreError;
+use crate::registry::user::{Membership, PASSWORD_BYTES_MAX, Role, UserRecord};
+use crate::registry::users::{self, NewUser};
+use crate::registry::views;
 
 /// Characters of a password that we make.
 const MADE_PASSWORD_CHARS: usize = 20;
-/// Characters of an id after its prefix.
-const ID_CHARS: usize = 16;
 
 /// Users.
 #[derive(Debug, Subcommand)]
@@ -93,157 +93,56 @@ pub(super) struct Join {
     role: Role,
 }
 
-/// A password and, where we made it, its text to be shown once.
-fn password(from_stdin: bool) -> Result<(String, Option<String>), Failure> {
-    let text = if from_stdin {
-        let mut text = String::new();
-        std::io::stdin().take(PASSWORD_BYTES_MAX as u64 + 2).read_to_string(&mut text)?;
-        text.trim_end_matches(['\r', '\n']).to_owned()
-    } else {
-        base62(MADE_PASSWORD_CHARS)?
-    };
-    let hash = hash(&text).map_err(|fault| Failure::Refused(fault.to_string()))?;
-    Ok((hash, (!from_stdin).then_some(text)))
-}
-
-/// The user with an id or an address.
-pub(super) async fn find(desk: &Desk, user: &str) -> Result<UserRecord, Failure> {
-    let registry = desk.registry();
-    let found = match email(user) {
-        Ok(address) => registry.user_by_email(&address).await?,
-        Err(_) => registry.user(user).await?,
-    };
-    found.ok_or_else(|| Failure::Refused(format!("there is no user {}", user.escape_debug())))
+/// A password, typed or made.
+fn password(from_stdin: bool) -> Result<Zeroizing<String>, Failure> {
+    if !from_stdin {
+        return Ok(Zeroizing::new(base62(MADE_PASSWORD_CHARS)?));
+    }
+    let mut text = Zeroizing::new(String::new());
+    std::io::stdin().take(PASSWORD_BYTES_MAX as u64 + 2).read_to_string(&mut text)?;
+    Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 impl Users {
     pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+        let registry = &desk.registry();
         // By the clock that sessions are made by.
-        let now_ms = desk.registry().now_ms(System.now_ms()).await?;
-        match self {
-            Users::Add(add) => add.run(desk).await,
-            Users::List => list(desk).await,
-            Users::Show { user } => show(desk, &find(desk, &user).await?, None),
+        let now_ms = registry.now_ms(System.now_ms()).await?;
+        let find = async |user: String| users::find(registry, &user).await;
+        let changed = match self {
+            Users::Add(add) => return add.run(desk).await,
+            Users::List => return list(desk).await,
             Users::SetPassword(new) => {
-                let user = find(desk, &new.user).await?;
-                if !user.id.starts_with("usr_") {
-                    return Err(Failure::Refused(format!("{} logs in elsewhere and has no password here", user.id)));
-                }
-                let (hash, made) = password(new.password_stdin)?;
-                change(desk, &user, made.as_deref(), |user| {
-                    user.password = Some(hash.clone());
-                    user.sessions_from_ms = now_ms;
-                    Ok(())
-                })
-                .await
+                let (user, password) = (find(new.user).await?, password(new.password_stdin)?);
+                let user = users::set_password(registry, &user, &password, now_ms).await?;
+                return show(desk, &user, (!new.password_stdin).then_some(&password));
             }
-            Users::Join(join) => {
-                let user = find(desk, &join.user).await?;
-                check_organization(desk, &join.org).await?;
-                change(desk, &user, None, |user| {
-                    user.memberships.retain(|m| m.organization != join.org);
-                    if user.memberships.len() >= MEMBERSHIPS_MAX {
-                        return Err(StoreError::Refused(format!("a user has at most {MEMBERSHIPS_MAX} organizations")));
-                    }
-                    user.memberships.push(Membership { organization: join.org.clone(), role: join.role });
-                    Ok(())
-                })
-                .await
-            }
-            Users::Leave { user, org } => {
-                let user = find(desk, &user).await?;
-                change(desk, &user, None, |user| {
-                    user.memberships.retain(|m| m.organization != org);
-                    Ok(())
-                })
-                .await
-            }
-            Users::Disable { user } => {
-                let user = find(desk, &user).await?;
-                change(desk, &user, None, |user| {
-                    user.disabled_ms.get_or_insert(now_ms);
-                    user.sessions_from_ms = now_ms;
-                    Ok(())
-                })
-                .await
-            }
-            Users::Enable { user } => {
-                let user = find(desk, &user).await?;
-                change(desk, &user, None, |user| {
-                    user.disabled_ms = None;
-                    Ok(())
-                })
-                .await
-            }
-        }
-    }
-}
-
-async fn check_organization(desk: &Desk, id: &str) -> Result<(), Failure> {
-    match desk.store.organization(id).await? {
-        Some(_) => Ok(()),
-        None => Err(Failure::Refused(format!("there is no organization {}", id.escape_debug()))),
-    }
-}
-
-/// Makes a user; the password is shown once, when we made it.
-pub(super) async fn add(
-    desk: &Desk,
-    (address, name): (&str, &str),
-    memberships: Vec<Membership>,
-    from_stdin: bool,
-) -> Result<(UserRecord, Option<String>), Failure> {
-    for membership in &memberships {
-        check_organization(desk, &membership.organization).await?;
-    }
-    let (hash, made) = password(from_stdin)?;
-    let user = UserRecord {
-        id: format!("usr_{}", base62(ID_CHARS)?),
-        email: email(address).map_err(Failure::Refused)?,
-        name: name.to_owned(),
-        password: Some(hash),
-        memberships,
-        created_ms: System.now_ms(),
-        sessions_from_ms: 0,
-        disabled_ms: None,
-    };
-    match desk.registry().insert_user(&user).await {
-        Err(StoreError::Exists(_)) => Err(Failure::Refused(format!("{} is already a user", user.email))),
-        Err(other) => Err(other.into()),
-        Ok(()) => Ok((user, made)),
+            Users::Show { user } => find(user).await?,
+            Users::Join(join) => users::join(registry, &find(join.user).await?, &join.org, join.role).await?,
+            Users::Leave { user, org } => users::leave(registry, &find(user).await?, &org).await?,
+            Users::Disable { user } => users::disable(registry, &find(user).await?, now_ms).await?,
+            Users::Enable { user } => users::enable(registry, &find(user).await?).await?,
+        };
+        show(desk, &changed, None)
     }
 }
 
 impl Add {
     async fn run(self, desk: &Desk) -> Result<(), Failure> {
         let member = |organization| Membership { organization, role: self.role };
-        let memberships: Vec<Membership> = self.org.into_iter().map(member).collect();
-        let (user, made) = add(desk, (&self.email, &self.name), memberships, self.password_stdin).await?;
-        show(desk, &user, made.as_deref())
+        let memberships = self.org.into_iter().map(member).collect();
+        let new = NewUser { email: self.email, name: self.name, memberships };
+        let password = password(self.password_stdin)?;
+        let user = users::add(&desk.registry(), new, &password, System.now_ms()).await?;
+        show(desk, &user, (!self.password_stdin).then_some(&password))
     }
 }
 
-async fn change(
-    desk: &Desk,
-    user: &UserRecord,
-    made: Option<&str>,
-    step: impl FnMut(&mut UserRecord) -> Result<(), StoreError> + Send,
-) -> Result<(), Failure> {
-    let changed = desk.registry().change_user(&user.id, step).await?;
-    show(desk, &changed.record, made)
-}
-
-fn view(user: &UserRecord) -> serde_json::Value {
-    let mut value = serde_json::to_value(user).unwrap_or_default();
-    if let Some(map) = value.as_object_mut() {
-        map.remove("password");
-        map.insert("state".into(), state(user).into());
-    }
-    value
-}
-
-fn state(user: &UserRecord) -> &'static str {
-    if user.disabled_ms.is_some() { "disabled" } else { "active" }
+/// Makes a user with a password of ours, and gives that: for the demo.
+pub(super) async fn add_for_demo(desk: &Desk, new: NewUser) -> Result<Zeroizing<String>, Failure> {
+    let password = password(false)?;
+    users::add(&desk.registry(), new, &password, System.now_ms()).await?;
+    Ok(password)
 }
 
 fn organizations(user: &UserRecord) -> String {
@@ -253,20 +152,20 @@ fn organizations(user: &UserRecord) -> String {
 async fn list(desk: &Desk) -> Result<(), Failure> {
     let users = desk.registry().users().await?;
     if desk.json {
-        return print::json(&users.iter().map(view).collect::<Vec<_>>());
+        return print::json(&users.iter().map(views::user).collect::<Vec<_>>());
     }
     let rows = users.into_iter().map(|user| {
-        let (organizations, state) = (organizations(&user), state(&user));
+        let (organizations, state) = (organizations(&user), user.state());
         vec![user.id, user.email, user.name, organizations, state.into()]
     });
     print::table(&["ID", "E-MAIL", "NAME", "ORGS", "STATE"], rows)
 }
 
-fn show(desk: &Desk, user: &UserRecord, made: Option<&str>) -> Result<(), Failure> {
+fn show(desk: &Desk, user: &UserRecord, made: Option<&Zeroizing<String>>) -> Result<(), Failure> {
     if desk.json {
-        let mut value = view(user);
+        let mut value = views::user(user);
         if let (Some(map), Some(made)) = (value.as_object_mut(), made) {
-            map.insert("password".into(), made.into());
+            map.insert("password".into(), made.as_str().into());
         }
         return print::json(&value);
     }
@@ -275,11 +174,11 @@ fn show(desk: &Desk, user: &UserRecord, made: Option<&str>) -> Result<(), Failur
         ("e-mail", user.email.clone()),
         ("name", user.name.clone()),
         ("organizations", organizations(user)),
-        ("state", state(user).into()),
+        ("state", user.state().into()),
         ("created", rfc3339(user.created_ms)),
     ])?;
     match made {
-        Some(made) => print::line(&format!("\npassword, shown this once: {made}")),
+        Some(made) => print::line(&format!("\npassword, shown this once: {}", made.as_str())),
         None => Ok(()),
     }
 }

@@ -20,8 +20,8 @@ use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::server::ShutdownWatch;
 
+use crate::base::network::network;
 use crate::edge::deadlines::{Deadlines, Guarded};
-use crate::identify::network;
 use crate::observe::Metrics;
 
 /// Caps on connections, shared by all listeners.

@@ -15,7 +15,7 @@ use super::Exchanges;
 use super::state::Exchange;
 use crate::exchange::answer;
 use crate::identify::Caller;
-use crate::live::{Seat, Tether, Tie};
+use crate::identify::live::{Seat, Tether, Tie};
 
 /// How long an exchange has for its last words.
 pub(super) const GRACE: Duration = Duration::from_secs(3);

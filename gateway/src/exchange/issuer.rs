@@ -36,7 +36,7 @@ impl Exchanges {
     }
 
     async fn ask_issuer(&self, head: &Parts, exchange: &Exchange, body: &[u8]) -> Result<Answer, Denial> {
-        let (shared, known) = (&self.gate.shared, &exchange.known);
+        let known = &exchange.known;
         let api = known.api.and_then(|index| exchange.snapshot.policy.apis.get(index as usize));
         let (api, oauth) = api.and_then(|api| Some((api, api.oauth.as_ref()?))).ok_or(Denial::NoSuchRoute)?;
         let request = Request {
@@ -50,8 +50,8 @@ impl Exchanges {
             address: exchange.address,
             now_ms: exchange.started.wall_ms,
         };
-        let answer = shared.authorization.answer(request).await;
-        shared.metrics.oauth.answers.with_label_values(&[endpoint(known.path()), answer.outcome]).inc();
+        let answer = self.shared.authorization.answer(request).await;
+        self.gate.shared.metrics.oauth.answers.with_label_values(&[endpoint(known.path()), answer.outcome]).inc();
         Ok(answer)
     }
 }

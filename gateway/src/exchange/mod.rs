@@ -17,10 +17,12 @@ pub mod request_fields;
 mod retry;
 mod serve;
 mod state;
+pub mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use pingora::Error;
 use pingora::apps::ReusedHttpStream;
 use pingora::protocols::http::ServerSession as Session;
@@ -36,12 +38,38 @@ use self::serve::keep;
 use self::state::{Exchange, Outcome};
 use crate::admit::denial::Denial;
 use crate::admit::head::Head;
-use crate::admit::{Decision, Gate};
+use crate::admit::{self, Decision, Gate};
 use crate::base::answer::Answer;
+use crate::base::random::RequestIds;
+use crate::oauth::AuthorizationServer;
+use crate::observe::AccessLog;
+use crate::snapshot::PolicyKeeper;
 use crate::upstream::Connections;
+
+/// What exchanges need beside decisions, of which all listeners have the same.
+pub struct Shared {
+    /// What decisions need.
+    pub admit: Arc<admit::Shared>,
+    /// The policy in force.
+    pub keeper: Arc<PolicyKeeper>,
+    /// Issues tokens.
+    pub authorization: Arc<AuthorizationServer>,
+    /// Access log.
+    pub access_log: AccessLog,
+    /// Ids of requests.
+    pub request_ids: RequestIds,
+    /// Believed proxies.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Idle time of kept connections, in seconds.
+    pub idle_s: u64,
+    /// Longest time for requests under way when the gateway stops.
+    pub drain: Duration,
+}
 
 /// The exchanges of one listener.
 pub struct Exchanges {
+    /// What it shares with the other listeners.
+    pub shared: Arc<Shared>,
     /// Decides.
     pub gate: Gate,
     /// Connects to upstreams.
@@ -139,8 +167,8 @@ impl Exchanges {
 
     /// A head could not be read: says so, and leaves a record of it.
     async fn refuse_unread(&self, session: &mut Session) {
-        let mut exchange = Exchange::begin(&self.gate.shared, peer_address(session));
-        exchange.known.request_id = self.gate.shared.request_ids.next();
+        let mut exchange = Exchange::begin(&self.shared, peer_address(session));
+        exchange.known.request_id = self.shared.request_ids.next();
         let denial = Denial::Head(HeadFault::Unreadable);
         let answer = self.gate.refuse(&denial, &exchange.snapshot, &exchange.known);
         (exchange.outcome, exchange.status) = (Outcome::Answered(answer.outcome), answer.status.as_u16());

@@ -71,7 +71,7 @@ impl Exchanges {
             api_metrics.observe_upstream(metrics, api_name, upstream.as_secs_f64());
         }
         self.gate.note_use(known, route_id);
-        if self.gate.shared.access_log.is_on() {
+        if self.shared.access_log.is_on() {
             self.write_record(facts, exchange, (api_name, route_id), (decided, upstream));
         }
     }
@@ -95,7 +95,7 @@ impl Exchanges {
             Some(refused) => (&*refused.id, &*refused.organization),
             None => (key, organization),
         };
-        self.gate.shared.access_log.write(&Record {
+        self.shared.access_log.write(&Record {
             time: crate::base::clock::rfc3339(exchange.started.wall_ms),
             request_id: &exchange.known.request_id,
             api,

@@ -20,7 +20,7 @@ use crate::admit::head::{caller_address, is_grpc, request_id};
 use crate::edge::deadlines::Guarded;
 use crate::edge::deadlines::Phase;
 use crate::exchange::http2::{self, Http2};
-use crate::live::{GOING_AWAY, POLICY_VIOLATION, tunnel};
+use crate::exchange::tunnel::{self, GOING_AWAY, POLICY_VIOLATION};
 use crate::upstream::STREAM_SILENCE;
 use crate::upstream::backend::{Backend, at_once};
 
@@ -65,7 +65,7 @@ impl Exchanges {
 
     async fn serve_http1(&self, stream: Stream, shutdown: &ShutdownWatch) {
         let mut session = Session::new_http1(stream);
-        session.set_keepalive((!*shutdown.borrow()).then_some(self.gate.shared.idle_s));
+        session.set_keepalive((!*shutdown.borrow()).then_some(self.shared.idle_s));
         session.set_keepalive_reuses_remaining(Some(REQUESTS_MAX));
         let mut reused = Box::pin(self.exchange(session, shutdown)).await;
         while let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) {
@@ -79,13 +79,13 @@ impl Exchanges {
 
     /// Begins an exchange whose head was read, and puts our bounds on its session.
     pub(super) fn begin(&self, session: &mut Session) -> Exchange {
-        let shared = &self.gate.shared;
+        let shared = &self.shared;
         let headers = &session.req_header().headers;
         let address = caller_address(peer_address(session), headers, &shared.trusted_proxies);
         let mut exchange = Exchange::begin(shared, address);
         exchange.known.request_id = request_id(headers).map_or_else(|| shared.request_ids.next(), str::to_owned);
         exchange.known.is_grpc = is_grpc(session.req_header());
-        exchange.changes = shared.identities.live.changes();
+        exchange.changes = shared.admit.identities.live.changes();
         let has_body = !session.is_body_empty();
         set_phase(session, if has_body { Phase::Body } else { Phase::Quiet });
         // Pingora has switched keep-alive off where it must: HTTP/1.0, a client's `close`, a stop.
@@ -161,7 +161,7 @@ impl Exchanges {
         if stop.wait_for(|is_stopping| *is_stopping).await.is_err() {
             return std::future::pending().await;
         }
-        tokio::time::sleep(self.gate.shared.drain.saturating_sub(LAST_WORDS)).await;
+        tokio::time::sleep(self.shared.drain.saturating_sub(LAST_WORDS)).await;
     }
 }
 

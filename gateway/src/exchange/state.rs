@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use pingora::{Error, ErrorType};
 
+use super::Shared;
 use super::farewell::{self, Tied};
 use crate::admit::answers::AnswerContext;
 use crate::admit::denial::Denial;
-use crate::admit::{Known, Permit, Shared};
+use crate::admit::{Known, Permit};
 use crate::base::clock::Moment;
 use crate::snapshot::Snapshot;
 use crate::upstream::Member;
@@ -57,7 +58,7 @@ pub(super) struct Exchange {
 impl Exchange {
     /// Begins now, under the policy in force.
     pub(super) fn begin(shared: &Shared, address: IpAddr) -> Self {
-        let started = shared.clock.moment();
+        let started = shared.admit.clock.moment();
         let mut known = Known::at(started);
         known.address = Some(address);
         Exchange {

@@ -4,12 +4,14 @@
 //! many failures its neighbours had. IPv6 addresses count by /64, the smallest network a customer
 //! gets.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use policy::window::{Period, Tally};
 use quick_cache::sync::Cache as Map;
+
+use crate::base::network::network;
 
 /// Most addresses remembered; the least used are forgotten first.
 const ADDRESSES_MAX: usize = 100_000;
@@ -18,17 +20,6 @@ const ADDRESSES_MAX: usize = 100_000;
 pub struct FailureBudget {
     per_minute: u32,
     seen: Map<IpAddr, Arc<AtomicU64>>,
-}
-
-/// The network that an address counts as: itself, or its /64.
-pub fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => IpAddr::V4(v4),
-            None => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-        },
-    }
 }
 
 impl FailureBudget {

@@ -23,7 +23,7 @@ use super::Unidentified;
 use super::tokens::{FOREIGN_LEEWAY_S, KnownToken};
 use crate::base::digest::Digest;
 use crate::base::http_client::{Form, Outgoing, OutgoingFault};
-use crate::oauth::user::foreign_id;
+use crate::registry::user::foreign_id;
 
 /// Keys are fetched anew after this long, milliseconds.
 const REFRESH_MS: u64 = 5 * 60_000;

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use policy::{KeyFault, Organization};
 
 use super::cache::{Facts, Known};
-use crate::oauth::app::AppRecord;
-use crate::oauth::grant::GrantRecord;
-use crate::oauth::user::UserRecord;
+use crate::registry::app::AppRecord;
+use crate::registry::grant::GrantRecord;
+use crate::registry::user::UserRecord;
 use crate::store::{Change, Kind, Store, StoreError};
 
 /// A grant, as far as its tokens need it.

@@ -14,6 +14,7 @@ mod failures;
 mod feed;
 mod foreign;
 mod grants;
+pub mod live;
 mod tokens;
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use policy::{KeyFault, Organization};
 
 use self::cache::Cache;
 pub use self::cache::{Bounds, Known, KnownKey, KnownOrganization};
-pub use self::failures::{FailureBudget, network};
+pub use self::failures::FailureBudget;
 pub use self::feed::follow;
 pub(crate) use self::foreign::is_signed_by;
 pub use self::grants::{GrantFacts, KnownGrant};
@@ -31,7 +32,7 @@ pub use self::tokens::{KnownToken, Tokens, subject};
 use crate::base::clock::Clock;
 use crate::base::digest::{Digest, Peppers};
 use crate::base::http_client::Outgoing;
-use crate::live::Live;
+use crate::identify::live::Live;
 use crate::store::{Store, StoreError};
 
 /// Why a credential gave no identity.

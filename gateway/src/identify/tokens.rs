@@ -24,7 +24,7 @@ use super::{Caller, Found, Identified, Unidentified};
 use crate::base::clock::Clock;
 use crate::base::digest::{Digest, Peppers};
 use crate::base::http_client::Outgoing;
-use crate::oauth::keys::Keys;
+use crate::registry::signing_keys::Keys;
 use crate::store::{Change, Store, StoreError};
 
 /// Most verified tokens remembered.
@@ -101,7 +101,7 @@ impl Tokens {
         clock: Arc<dyn Clock>,
         outgoing: Arc<Outgoing>,
     ) -> Self {
-        let registry = crate::oauth::registry::Registry::new(store.clone());
+        let registry = crate::registry::access::Registry::new(store.clone());
         let keys = Arc::new(Keys::new(registry, peppers.clone(), clock.clone()));
         Tokens {
             verified: map(VERIFIED_MAX.min(bounds.keys_max)),

@@ -17,6 +17,7 @@ use policy::window::Window;
 pub use self::embedded::Embedded;
 pub use self::leasing::Leasing;
 use crate::base::clock::Moment;
+use crate::observe::LimitMetrics;
 use crate::store::Counter;
 
 /// A request's question.
@@ -57,6 +58,15 @@ pub enum Certainty {
 }
 
 impl Certainty {
+    /// Counts an admission that was not counted by everyone.
+    fn count(self, metrics: &LimitMetrics) {
+        match self {
+            Certainty::Exact => {}
+            Certainty::LocalShare => metrics.local_share.inc(),
+            Certainty::Open => metrics.open.inc(),
+        }
+    }
+
     /// Its word in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {

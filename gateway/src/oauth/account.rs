@@ -3,16 +3,16 @@
 use http::{StatusCode, header};
 
 use super::error::OAuthError;
-use super::grant::{Cause, GrantRecord};
 use super::http::{Form, Request, body_form};
 use super::login::{SESSION_COOKIE, forged};
 use super::pages::{ApplicationsPage, Connected, Frame, in_words, page};
-use super::registry::FlowRecord;
 use super::server::AuthorizationServer;
-use super::user::UserRecord;
 use crate::base::answer::Answer;
 use crate::base::clock::rfc3339;
 use crate::base::random::base62;
+use crate::registry::access::FlowRecord;
+use crate::registry::grant::{Cause, GrantRecord};
+use crate::registry::user::UserRecord;
 
 /// An application with all live grants that one user gave it.
 #[derive(Debug, serde::Serialize)]

@@ -6,15 +6,15 @@
 use http::{StatusCode, header};
 use policy::oauth::Login;
 
-use super::app::AppRecord;
 use super::error::{Code, OAuthError};
 use super::http::{Form, Request, body_form, cookie, with_parameters};
 use super::pages::message;
-use super::registry::FlowRecord;
-use super::secret::{is_challenge, random_secret};
 use super::server::AuthorizationServer;
 use crate::base::answer::Answer;
 use crate::base::random::base62;
+use crate::registry::access::FlowRecord;
+use crate::registry::app::AppRecord;
+use crate::registry::secret::{is_challenge, random_secret};
 
 /// Longest `state`, in bytes.
 const STATE_BYTES_MAX: usize = 2_048;

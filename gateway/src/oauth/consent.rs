@@ -3,18 +3,18 @@
 use http::StatusCode;
 use policy::credential::Secret;
 
-use super::app::AppRecord;
 use super::error::OAuthError;
-use super::grant::{CODE_LIFE_MS, Cause, Code as GrantCode, GrantRecord, REFRESH_LIFE_MS};
 use super::http::{Form, Request, body_form, with_parameters};
 use super::login::{denied, forged};
 use super::pages::{Choice, ConsentPage, Frame, destination, in_words, message, page};
-use super::registry::{ConsentRecord, FlowRecord};
-use super::secret::new_code;
 use super::server::AuthorizationServer;
-use super::user::UserRecord;
 use crate::base::answer::Answer;
 use crate::base::random::base62;
+use crate::registry::access::{ConsentRecord, FlowRecord};
+use crate::registry::app::AppRecord;
+use crate::registry::grant::{CODE_LIFE_MS, Cause, Code as GrantCode, GrantRecord, REFRESH_LIFE_MS};
+use crate::registry::secret::new_code;
+use crate::registry::user::UserRecord;
 
 /// Most live grants of one user for one application; each device has one.
 const GRANTS_MAX: usize = 50;
@@ -154,7 +154,7 @@ impl AuthorizationServer {
             return Ok(forged(request));
         }
         self.make_room(flow, request.now_ms).await?;
-        let id = base62(super::secret::GRANT_ID_CHARS)?;
+        let id = base62(crate::registry::secret::GRANT_ID_CHARS)?;
         let code = new_code(&id)?;
         let now_ms = request.now_ms;
         let grant = GrantRecord {

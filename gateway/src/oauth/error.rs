@@ -8,8 +8,8 @@
 use http::{StatusCode, header};
 
 use super::http::FormFault;
-use super::keys::KeysError;
 use crate::base::answer::Answer;
+use crate::registry::signing_keys::KeysError;
 use crate::store::StoreError;
 
 /// The error codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 7662, RFC 8707 and OpenID Connect Core

@@ -17,13 +17,13 @@ use super::error::{Code, OAuthError};
 use super::http::{Form as Parameters, Request, with_parameters};
 use super::login::{denied, forged};
 use super::pages::message;
-use super::registry::{FlowRecord, Handed};
-use super::secret::{challenge_of, has_digest, random_secret, same};
 use super::server::AuthorizationServer;
-use super::user::{MEMBERSHIPS_MAX, Membership, Role, UserRecord, foreign_id};
 use crate::base::answer::Answer;
 use crate::base::http_client::{Form, OutgoingFault};
 use crate::identify::is_signed_by;
+use crate::registry::access::{FlowRecord, Handed};
+use crate::registry::secret::{challenge_of, has_digest, random_secret, same};
+use crate::registry::user::{MEMBERSHIPS_MAX, Membership, Role, UserRecord, foreign_id};
 use crate::store::StoreError;
 
 /// Longest life of a signed login, seconds.

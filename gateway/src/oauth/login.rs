@@ -12,11 +12,11 @@ use super::authorize::{BROWSER_COOKIE, send_back};
 use super::error::{Code, OAuthError};
 use super::http::{Form, Request, body_form, cookie};
 use super::pages::{Frame, LoginPage, message, page};
-use super::registry::{FlowRecord, SessionRecord};
-use super::secret::{random_secret, same};
 use super::server::AuthorizationServer;
-use super::user::{PasswordFault, UserRecord, email};
 use crate::base::answer::Answer;
+use crate::registry::access::{FlowRecord, SessionRecord};
+use crate::registry::secret::{random_secret, same};
+use crate::registry::user::{PasswordFault, UserRecord, email};
 
 /// Cookie of a session.
 pub(super) const SESSION_COOKIE: &str = "__Host-as";
@@ -69,8 +69,9 @@ impl AuthorizationServer {
         let id = form.get("login_request").ok().flatten().unwrap_or_default();
         let flow = self.registry.flow(id, request.now_ms).await?.filter(|flow| flow.api == *request.api.name);
         let browser = cookie(request.headers, BROWSER_COOKIE);
-        let is_its =
-            |flow: &FlowRecord, browser: &str| super::secret::has_digest(&self.peppers, browser, &flow.browser);
+        let is_its = |flow: &FlowRecord, browser: &str| {
+            crate::registry::secret::has_digest(&self.peppers, browser, &flow.browser)
+        };
         Ok(match (flow, browser) {
             (Some(flow), Some(browser)) if is_its(&flow, browser) => Ok((flow, browser.to_owned())),
             (Some(_), _) => Err(Box::new(message(

@@ -3,9 +3,9 @@
 use askama::Template;
 use http::{StatusCode, header};
 
-use super::app::AppRecord;
 use super::http::Request;
 use crate::base::answer::Answer;
+use crate::registry::app::AppRecord;
 
 /// What every page has.
 pub(super) struct Frame {

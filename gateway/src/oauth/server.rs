@@ -8,19 +8,19 @@ use serde_json::json;
 
 use super::error::OAuthError;
 use super::http::Request;
-use super::keyring::PUBLISHED_MAX_AGE_S;
-use super::keys::Keys;
 use super::pages::{message, style};
-use super::registry::Registry;
 use super::throttle::Throttle;
 use super::token::{cross_origin, preflight};
-use super::user::Passwords;
 use crate::base::answer::Answer;
 use crate::base::clock::Clock;
 use crate::base::digest::Peppers;
 use crate::base::http_client::Outgoing;
 use crate::identify::{FailureBudget, Identities};
 use crate::observe::Metrics;
+use crate::registry::access::Registry;
+use crate::registry::keyring::PUBLISHED_MAX_AGE_S;
+use crate::registry::signing_keys::Keys;
+use crate::registry::user::Passwords;
 
 /// The authorization servers of all APIs: they differ in what the policy says of them.
 pub struct AuthorizationServer {
@@ -220,19 +220,4 @@ fn metadata(request: &Request<'_>) -> serde_json::Value {
         "request_uri_parameter_supported": false,
         "protected_resources": [&*request.oauth.audience],
     })
-}
-
-/// What the API says of itself as a resource (RFC 9728 section 2).
-pub fn resource_metadata(api: &policy::Api) -> Option<serde_json::Value> {
-    let oauth = api.oauth.as_ref()?;
-    let scopes: Vec<&str> = api.scopes.iter().map(|(scope, _)| scope.as_str()).collect();
-    let others = api.issuers.iter().map(|issuer| &*issuer.issuer);
-    let servers: Vec<&str> = std::iter::once(&*oauth.issuer).chain(others).collect();
-    Some(json!({
-        "resource": &*oauth.audience,
-        "resource_name": &*oauth.name,
-        "authorization_servers": servers,
-        "scopes_supported": scopes,
-        "bearer_methods_supported": ["header"],
-    }))
 }

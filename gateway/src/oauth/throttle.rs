@@ -34,7 +34,7 @@ impl Default for Throttle {
 }
 
 fn buckets(account: &str, address: IpAddr) -> [(u128, u32); 3] {
-    let network = crate::identify::network(address).to_string();
+    let network = crate::base::network::network(address).to_string();
     [
         (stable_number(&["login", account, &network]), PER_NETWORK),
         (stable_number(&["login of", &network]), OF_NETWORK),

@@ -9,15 +9,15 @@ use policy::jws::Claims;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::app::{AppKind, AppRecord};
 use super::error::{Code, OAuthError};
-use super::grant::{Cause, GrantRecord, Redemption, Step, TOKEN_LIFE_S};
 use super::http::{Form, Request, basic, body_form};
-use super::secret::{grant_of_code, is_verifier, presented, refresh_token};
 use super::server::AuthorizationServer;
 use crate::base::answer::Answer;
 use crate::base::random::base62;
 use crate::identify::Unidentified;
+use crate::registry::app::{AppKind, AppRecord};
+use crate::registry::grant::{Cause, GrantRecord, Redemption, Step, TOKEN_LIFE_S};
+use crate::registry::secret::{grant_of_code, is_verifier, presented, refresh_token};
 use crate::store::Change;
 
 /// Characters of a `jti` and of a refresh token's salt.

@@ -1,21 +1,15 @@
 //! What an operator sees: metrics, the access log, health and readiness.
 //!
-//! Each request leaves exactly one [`Record`], made in the engine's logging hook; everything here
+//! Each request leaves exactly one [`Record`], made when its exchange ends; everything here
 //! is fed from it. Labels come from closed lists and the policy, never from a request.
 
 mod access_log;
-pub mod admin;
 mod health;
-mod management;
 mod metrics;
-mod usage;
 
 pub use self::access_log::AccessLog;
 pub use self::health::Health;
-pub use self::management::Management;
-pub(crate) use self::management::view;
 pub use self::metrics::{ApiMetrics, LimitMetrics, MetricFault, Metrics, RouteMetrics};
-pub use self::usage::{UsageLog, write_behind};
 
 /// What is said of one request, once.
 #[derive(Debug, serde::Serialize)]

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use policy::window::Tally;
 
-use crate::admit::Shared;
+use crate::exchange::Shared;
 use crate::identify::follow;
 use crate::limit::Limiter;
-use crate::observe::{Health, write_behind};
+use crate::observe::Health;
 use crate::store::{Counter, Store};
+use crate::usage::write_behind;
 
 /// Follows changes and writes behind from the start, and restores quotas as soon as the store
 /// answers. Until the quotas are back the gateway is not ready.
@@ -17,10 +18,10 @@ pub(super) async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: 
     health.wait_for("store", "the store has not answered yet");
     health.wait_for("signing keys", "the signing keys have not been read yet");
     health.wait_for("limits", "the server of the limits has not answered yet, or is not yet sure of what it holds");
-    let limiter: Arc<dyn Limiter> = shared.limiter.clone();
-    let (usage, clock) = (shared.usage.clone(), shared.clock.clone());
+    let limiter: Arc<dyn Limiter> = shared.admit.limiter.clone();
+    let (usage, clock) = (shared.admit.usage.clone(), shared.admit.clock.clone());
     tokio::join!(
-        follow(gateway_id.clone(), shared.identities.clone(), store.clone(), clock.clone(), health.clone()),
+        follow(gateway_id.clone(), shared.admit.identities.clone(), store.clone(), clock.clone(), health.clone()),
         async {
             restore_quotas(&*store, &shared).await;
             health.arrived("store");
@@ -51,11 +52,11 @@ async fn end_expired(shared: &Shared) {
     loop {
         looks += 1;
         if looks.is_multiple_of(RECHECK_EVERY)
-            && let Err(error) = shared.identities.recheck_all().await
+            && let Err(error) = shared.admit.identities.recheck_all().await
         {
             log::warn!(target: "tollgate::store", "live exchanges could not be looked at again: {error}");
         }
-        shared.identities.live.end_expired(shared.clock.now_ms());
+        shared.admit.identities.live.end_expired(shared.admit.clock.now_ms());
         tokio::time::sleep(EXPIRY_EVERY).await;
     }
 }
@@ -72,7 +73,7 @@ async fn keep_keys(shared: &Shared, health: &Health) {
         if issues {
             shared.authorization.maintain().await;
         }
-        if !has_keys && (!issues || shared.identities.tokens.keys.ring().is_some()) {
+        if !has_keys && (!issues || shared.admit.identities.tokens.keys.ring().is_some()) {
             health.arrived("signing keys");
             has_keys = true;
         }
@@ -90,8 +91,8 @@ const CLOCKS_APART_MS: u64 = 80_000;
 /// Tells the limiter how many other gateways there are. While the store is away the last count stays.
 async fn count_gateways(store: &dyn Store, shared: &Shared, myself: &str) {
     loop {
-        if let Ok(gateways) = store.gateways(shared.clock.now_ms().saturating_sub(CLOCKS_APART_MS)).await {
-            shared.limiter.set_others(gateways.iter().filter(|gateway| gateway.id != myself).count());
+        if let Ok(gateways) = store.gateways(shared.admit.clock.now_ms().saturating_sub(CLOCKS_APART_MS)).await {
+            shared.admit.limiter.set_others(gateways.iter().filter(|gateway| gateway.id != myself).count());
         }
         tokio::time::sleep(COUNT_EVERY).await;
     }
@@ -107,10 +108,10 @@ async fn restore_quotas(store: &dyn Store, shared: &Shared) {
             }
         }
     };
-    let now_ms = shared.clock.now_ms();
+    let now_ms = shared.admit.clock.now_ms();
     let is_over = |c: &Counter| c.period.window(now_ms, 0).index > Tally::from_word(c.word).window;
     let (ended, current): (Vec<Counter>, Vec<Counter>) = counters.into_iter().partition(is_over);
-    shared.limiter.merge(&[], &current, now_ms);
+    shared.admit.limiter.merge(&[], &current, now_ms);
     if let Err(error) = store.drop_counters(&ended).await {
         log::warn!(target: "tollgate::store", "ended quota counters could not be dropped: {error}");
     }

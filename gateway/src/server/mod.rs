@@ -14,7 +14,7 @@ use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{ExecutionPhase, RunArgs, Server};
 use pingora::services::listening::Service;
 
-use crate::admit::{Gate, Shared};
+use crate::admit::{self, Gate};
 use crate::base::clock::{Clock, System};
 use crate::base::http_client::Outgoing;
 use crate::base::random::{RequestIds, base62};
@@ -22,19 +22,21 @@ use crate::config::{Config, ListenKind};
 use crate::edge::deadlines::Deadlines;
 use crate::edge::tls::{Resolver, acceptor};
 use crate::edge::{Caps, Edge};
-use crate::exchange::Exchanges;
 use crate::exchange::http2;
+use crate::exchange::{Exchanges, Shared};
 use crate::identify::{Bounds, FailureBudget, Identities};
 use crate::limit::{Embedded, Leasing, Limiter};
-use crate::oauth::registry::Registry;
-use crate::oauth::user::Passwords;
+use crate::manage::Admin;
+use crate::manage::Management;
 use crate::oauth::{AuthorizationServer, Providers, Throttle};
-use crate::observe::admin::Admin;
-use crate::observe::{AccessLog, Health, Management, Metrics, UsageLog};
+use crate::observe::{AccessLog, Health, Metrics};
+use crate::registry::access::Registry;
+use crate::registry::user::Passwords;
 use crate::server::reload::{CertificateKeeper, watch};
 use crate::snapshot::PolicyKeeper;
 use crate::store::{Store, StoreError};
 use crate::upstream::{Connections, keepalive};
+use crate::usage::UsageLog;
 
 /// Why a gateway did not start. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +55,7 @@ pub enum StartError {
     Metrics(#[from] crate::observe::MetricFault),
     /// Password hashing.
     #[error("{0}")]
-    Passwords(#[from] crate::oauth::user::PasswordFault),
+    Passwords(#[from] crate::registry::user::PasswordFault),
     /// Randomness.
     #[error("{0}")]
     Randomness(#[from] crate::base::random::NoRandomness),
@@ -123,7 +125,7 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
 
     if start.upgrade {
         // The old process serves until this one takes its listeners, which it does right below.
-        let ready = tokio::time::timeout(UPGRADE_PATIENCE, shared.limiter.ready());
+        let ready = tokio::time::timeout(UPGRADE_PATIENCE, shared.admit.limiter.ready());
         let _ = threads.block_on(ready);
     } else {
         check_listeners(&config)?;
@@ -141,8 +143,8 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     }
 
     threads.block_on(async {
-        shared.limiter.leave().await;
-        shared.usage.flush(&*store, &*shared.limiter, shared.clock.now_ms()).await;
+        shared.admit.limiter.leave().await;
+        shared.admit.usage.flush(&*store, &*shared.admit.limiter, shared.admit.clock.now_ms()).await;
         if let Err(error) = store.leave(&gateway_id).await {
             log::warn!(target: "tollgate::store", "this gateway could not take itself off the list: {error}");
         }
@@ -210,21 +212,24 @@ fn shared(
         providers: Providers::default(),
         outgoing,
     };
-    Ok(Arc::new(Shared {
-        keeper: keeper.clone(),
+    let admit = admit::Shared {
         identities,
-        authorization: Arc::new(authorization),
         limiter: limiter(config, metrics, clock)?,
         failures: FailureBudget::new(config.bounds.failures_per_minute),
         clock: clock.clone(),
         metrics: metrics.clone(),
-        access_log: AccessLog::new(config.access_log, metrics.clone())
-            .map_err(system("cannot start the access log"))?,
         usage: Arc::new(UsageLog::new(metrics.clone())),
-        request_ids: RequestIds::new()?,
-        trusted_proxies: config.trusted_proxies.clone(),
         store_kind: store.kind(),
         bounds: config.bounds.requests,
+    };
+    let access_log = AccessLog::new(config.access_log, metrics.clone());
+    Ok(Arc::new(Shared {
+        admit: Arc::new(admit),
+        keeper: keeper.clone(),
+        authorization: Arc::new(authorization),
+        access_log: access_log.map_err(system("cannot start the access log"))?,
+        request_ids: RequestIds::new()?,
+        trusted_proxies: config.trusted_proxies.clone(),
         idle_s: config.bounds.idle.as_secs().max(1),
         drain: config.bounds.drain,
     }))
@@ -249,13 +254,14 @@ fn admin(
     let (shared, caps, certificates) = (shared.clone(), caps.clone(), certificates.clone());
     let (authorization, keeper) = (shared.authorization.clone(), shared.keeper.clone());
     let management = config.management_key.map(|key| Management { authorization, keeper, key });
-    let (metrics, limiter, clock) = (shared.metrics.clone(), shared.limiter.clone(), shared.clock.clone());
+    let (metrics, limiter, clock) =
+        (shared.admit.metrics.clone(), shared.admit.limiter.clone(), shared.admit.clock.clone());
     let refresh = move || {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        shared.metrics.cached_keys.set(count(shared.identities.cached()));
-        shared.metrics.limit_buckets.set(count(shared.limiter.buckets()));
-        shared.limiter.refresh_metrics();
-        shared.metrics.open_connections.set(count(caps.open()));
+        shared.admit.metrics.cached_keys.set(count(shared.admit.identities.cached()));
+        shared.admit.metrics.limit_buckets.set(count(shared.admit.limiter.buckets()));
+        shared.admit.limiter.refresh_metrics();
+        shared.admit.metrics.open_connections.set(count(caps.open()));
         certificates.refresh_days();
     };
     Admin {
@@ -294,7 +300,7 @@ fn server(
     let mut server = Server::new_with_opt_and_conf(Some(opt), conf);
     server.bootstrap();
     for listen in &config.listen {
-        let gate = Gate { shared: shared.clone(), listener: listen.kind.clone() };
+        let gate = Gate { shared: shared.admit.clone(), listener: listen.kind.clone() };
         let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
         h2.max_header_list_size(64 * 1024);
         h2.max_concurrent_streams(http2::STREAMS_MAX);
@@ -304,15 +310,21 @@ fn server(
             ListenKind::Tls => Some(acceptor(resolver.clone())?),
             ListenKind::Plain | ListenKind::Trusted { .. } => None,
         };
-        let exchanges =
-            Exchanges { gate, connections: connections.clone(), h2_options: h2, is_h2c, idle: config.bounds.idle };
+        let exchanges = Exchanges {
+            shared: shared.clone(),
+            gate,
+            connections: connections.clone(),
+            h2_options: h2,
+            is_h2c,
+            idle: config.bounds.idle,
+        };
         let edge = Edge {
             app: Arc::new(exchanges),
             acceptor,
             handshake: config.bounds.handshake,
             deadlines: Deadlines { head: config.bounds.head, body_rate: config.bounds.body_rate },
             caps: caps.clone(),
-            metrics: shared.metrics.clone(),
+            metrics: shared.admit.metrics.clone(),
         };
         let mut service = Service::new(format!("edge {}", listen.address), edge);
         let mut socket = TcpSocketOptions::default();

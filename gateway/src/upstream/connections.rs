@@ -43,6 +43,13 @@ impl std::fmt::Debug for Connections {
     }
 }
 
+/// Connects without options of its own: for a policy that is only looked at.
+impl Default for Connections {
+    fn default() -> Self {
+        Connections::new(ConnectorOptions::new(1))
+    }
+}
+
 impl Connections {
     /// Connects as the options say.
     pub fn new(options: ConnectorOptions) -> Self {

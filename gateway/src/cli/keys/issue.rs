@@ -3,19 +3,15 @@
 use std::io::Read as _;
 
 use clap::{Args, ValueEnum};
-use ipnet::IpNet;
-use policy::credential::{KeyForm, Secret, display_prefix, key_form, mint};
-use policy::identity::{Environment, KeyClass, Origin};
-use policy::units::Rate;
+use policy::credential::Secret;
+use policy::identity::{Environment, KeyClass};
 use zeroize::Zeroizing;
 
-use super::super::orgs::known_scopes;
 use super::super::{Desk, Failure, print};
 use super::{Wait, view};
-use crate::base::clock::{Clock as _, System, parse_instant, rfc3339};
-use crate::base::digest::Digest;
-use crate::base::random::{base62, fill};
-use crate::store::{KeyChange, KeyRecord};
+use crate::base::clock::rfc3339;
+use crate::registry::keys::{Imported, NewKey, Rotated};
+use crate::store::KeyRecord;
 
 /// Class, as typed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -124,123 +120,29 @@ fn refused(message: impl Into<String>) -> Failure {
     Failure::Refused(message.into())
 }
 
-/// A record and the prefix of its key, ready but for secret and digest.
-struct Draft {
-    record: KeyRecord,
-    prefix: String,
-}
-
-async fn draft(desk: &Desk, rights: &Rights) -> Result<Draft, Failure> {
-    let policy = desk.policy()?;
-    let api = match (&rights.api, &*policy.apis) {
-        (Some(name), _) => policy.api(name).ok_or_else(|| refused(format!("the policy has no API `{name}`")))?,
-        (None, [only]) => only,
-        (None, several) => {
-            let names: Vec<&str> = several.iter().map(|a| &*a.name).collect();
-            return Err(refused(format!("name the API with --api: {}", names.join(", "))));
-        }
-    };
-    let class = rights.class.class();
-    let environment = match rights.env {
-        EnvArg::Live => Environment::Live,
-        EnvArg::Test => Environment::Test,
-    };
-    let prefix = api.prefixes.iter().find(|(_, env)| *env == environment);
-    let (prefix, _) =
-        prefix.ok_or_else(|| refused(format!("{} has no {} environment", api.name, environment.as_str())))?;
-    let scopes = scopes(desk, &policy, rights, class).await?;
-    let now_ms = System.now_ms();
-    let not_after_ms = rights.expires.as_deref().map(parse_instant).transpose().map_err(Failure::Refused)?;
-    if not_after_ms.is_some_and(|end| end <= now_ms) {
-        return Err(refused("the key would have expired already"));
-    }
-    let origins = rights.allow_origin.iter().map(|o| Origin::parse(o).map(|o| o.as_str().to_owned()));
-    let limit = rights.limit.as_deref().map(|l| l.parse::<Rate>().map(|r| r.to_string())).transpose();
-    let record = KeyRecord {
-        id: format!("key_{}", base62(16)?),
-        api: api.name.to_string(),
-        organization: rights.org.clone(),
-        name: rights.name.clone(),
-        class,
-        environment,
-        scopes,
-        display: String::new(),
-        digest: Digest::from_bytes([0; 32]),
-        created_by: Desk::actor(),
-        created_ms: now_ms,
-        not_after_ms,
-        suspended_ms: None,
-        revoked_ms: None,
-        replaced_by: None,
-        networks: rights.allow_address.iter().map(|a| network(a)).collect::<Result<_, _>>()?,
-        origins: origins.collect::<Result<_, _>>().map_err(Failure::Refused)?,
-        limit: limit.map_err(Failure::Refused)?,
-        last_use: None,
-        exposed: None,
-        exposure_cleared: None,
-    };
-    check_name(&record.name)?;
-    Ok(Draft { record, prefix: prefix.to_string() })
-}
-
-fn check_name(name: &str) -> Result<(), Failure> {
-    if name.trim().is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
-        return Err(refused("a name is 1 to 100 characters without control characters"));
-    }
-    Ok(())
-}
-
-fn network(text: &str) -> Result<IpNet, Failure> {
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
-        .map_err(|_| refused(format!("`{}` is not an address range, such as 203.0.113.0/24", text.escape_debug())))
-}
-
-async fn scopes(
-    desk: &Desk,
-    policy: &policy::Policy,
-    rights: &Rights,
-    class: KeyClass,
-) -> Result<Vec<String>, Failure> {
-    let scopes = known_scopes(policy, &rights.scopes)?;
-    match (class, scopes.is_empty()) {
-        (KeyClass::Admin, false) => {
-            return Err(refused("an admin key has all scopes of its organization; leave --scopes out"));
-        }
-        (KeyClass::Read | KeyClass::Write | KeyClass::Public, true) => {
-            return Err(refused("name what the key may do: --scopes packs:read,…"));
-        }
-        (KeyClass::Admin, true) | (KeyClass::Read | KeyClass::Write | KeyClass::Public, false) => {}
-    }
-    let organization = desk.store.organization(&rights.org).await?;
-    let organization = organization.ok_or_else(|| {
-        refused(format!("there is no organization {}; create it with `tollgate orgs create`", rights.org))
-    })?;
-    if let Some(beyond) = scopes.iter().find(|s| !organization.permissions.contains(s)) {
-        return Err(refused(format!("the organization {} does not have the permission {beyond}", organization.id)));
-    }
-    Ok(scopes)
-}
-
-/// A fresh secret for a prefix.
-pub(in crate::cli) fn fresh(prefix: &str) -> Result<Zeroizing<String>, Failure> {
-    loop {
-        let mut random = Zeroizing::new([0u8; 64]);
-        fill(&mut *random)?;
-        if let Some(key) = mint(prefix, &*random) {
-            return Ok(Zeroizing::new(key));
+impl Rights {
+    fn new_key(&self) -> NewKey {
+        NewKey {
+            organization: self.org.clone(),
+            api: self.api.clone(),
+            name: self.name.clone(),
+            class: self.class.class(),
+            environment: match self.env {
+                EnvArg::Live => Environment::Live,
+                EnvArg::Test => Environment::Test,
+            },
+            scopes: self.scopes.clone(),
+            expires: self.expires.clone(),
+            addresses: self.allow_address.clone(),
+            origins: self.allow_origin.clone(),
+            limit: self.limit.clone(),
         }
     }
 }
 
 /// Creates a key and returns its record and secret: for the demo, which shows them in its own way.
 pub(in crate::cli) async fn create(desk: &Desk, rights: &Rights) -> Result<(KeyRecord, Zeroizing<String>), Failure> {
-    let Draft { mut record, prefix } = draft(desk, rights).await?;
-    let secret = fresh(&prefix)?;
-    record.digest = desk.config.peppers.current.digest(Secret::new(&secret));
-    record.display = display_prefix(&secret, &prefix);
-    desk.store.insert_key(&record).await?;
-    Ok((record, secret))
+    Ok(desk.keys().create(&desk.policy()?, &rights.new_key()).await?)
 }
 
 fn show_secret(desk: &Desk, record: &KeyRecord, secret: &str, more: &[(&str, String)]) -> Result<(), Failure> {
@@ -278,31 +180,15 @@ const INPUT_BYTES_MAX: u64 = 4_096;
 
 impl Import {
     pub(in crate::cli) async fn run(self, desk: &Desk) -> Result<(), Failure> {
-        let Draft { mut record, prefix } = draft(desk, &self.rights).await?;
-        match &self.digest {
-            Some(hex) => {
-                record.digest =
-                    Digest::from_hex(hex).ok_or_else(|| refused("a digest is 64 hexadecimal characters"))?;
-                record.display = format!("{prefix}…");
-            }
+        let mut text = Zeroizing::new(String::new());
+        let imported = match &self.digest {
+            Some(hex) => Imported::Digest(hex),
             None => {
-                let mut text = Zeroizing::new(String::new());
                 std::io::stdin().take(INPUT_BYTES_MAX).read_to_string(&mut text)?;
-                let secret = Secret::new(text.trim());
-                match key_form(secret, &prefix) {
-                    KeyForm::Minted | KeyForm::Foreign => {}
-                    KeyForm::Malformed => {
-                        return Err(refused(format!(
-                            "that cannot be a key of this API and environment: it must start with `{prefix}` and go on with 8 or \
-                             more letters, digits, `_` or `-`; 36 letters and digits must end in Tollgate's checksum"
-                        )));
-                    }
-                }
-                record.digest = desk.config.peppers.current.digest(secret);
-                record.display = display_prefix(secret.expose(), &prefix);
+                Imported::Secret(Secret::new(text.trim()))
             }
-        }
-        desk.store.insert_key(&record).await?;
+        };
+        let record = desk.keys().import(&desk.policy()?, &self.rights.new_key(), imported).await?;
         if desk.json { print::json(&view(&record)) } else { print::line(&format!("imported as {}", record.id)) }
     }
 }
@@ -333,46 +219,12 @@ fn overlap(text: &str) -> Result<u64, Failure> {
 impl Rotate {
     pub(in crate::cli) async fn run(self, desk: &Desk) -> Result<(), Failure> {
         let overlap_ms = overlap(&self.overlap)?;
-        let old = desk.store.key(&self.id).await?;
-        let policy = desk.policy()?;
-        let api =
-            policy.api(&old.api).ok_or_else(|| refused(format!("the policy has no API `{}` any more", old.api)))?;
-        let prefix = api.prefixes.iter().find(|(_, env)| *env == old.environment).map(|(prefix, _)| prefix.to_string());
-        let prefix = prefix.ok_or_else(|| refused("the API has no such environment any more"))?;
-        let secret = fresh(&prefix)?;
-        let now_ms = System.now_ms();
-        if old.state(now_ms) != "active" {
-            return Err(refused(format!("{} is {}; only an active key can be rotated", old.id, old.state(now_ms))));
-        }
-        // The successor is there before the old key begins to end: a failure in between leaves a
-        // customer with one key too many, never with one too few.
-        let new = KeyRecord {
-            id: format!("key_{}", base62(16)?),
-            display: display_prefix(&secret, &prefix),
-            digest: desk.config.peppers.current.digest(Secret::new(&secret)),
-            created_by: Desk::actor(),
-            created_ms: now_ms,
-            last_use: None,
-            exposed: None,
-            exposure_cleared: None,
-            ..old.clone()
-        };
-        desk.store.insert_key(&new).await?;
-        let not_after_ms = now_ms + overlap_ms;
-        let change = KeyChange::Replace { by: new.id.clone(), not_after_ms };
-        let (old, position) = match desk.store.change_key(&self.id, change).await {
-            Ok(changed) => changed,
-            Err(error) => {
-                // Somebody else rotated it first; two successors would be one too many.
-                desk.store.change_key(&new.id, KeyChange::Revoke { at_ms: now_ms }).await?;
-                return Err(error.into());
-            }
-        };
+        let Rotated { new, secret, old, position } = desk.keys().rotate(&desk.policy()?, &self.id, overlap_ms).await?;
         let used = match &old.last_use {
             Some(seen) => format!("{} on {} from {}", rfc3339(seen.ms), seen.route, seen.address),
             None => "never".to_owned(),
         };
-        let until = rfc3339(old.not_after_ms.unwrap_or(not_after_ms));
+        let until = old.not_after_ms.map(rfc3339).unwrap_or_default();
         let more = [("replaces", old.id), ("old key works until", until), ("old key last used", used)];
         show_secret(desk, &new, &secret, &more)?;
         self.wait.run(desk, &position).await?;

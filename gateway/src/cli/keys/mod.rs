@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 pub(super) use self::issue::{Create, Import, Rotate};
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
-use crate::store::{Cleared, Exposure, KeyChange, KeyRecord, Position, StoreError};
+use crate::store::{Exposure, KeyChange, KeyRecord, Position, StoreError};
 
 /// API keys.
 #[derive(Debug, Subcommand)]
@@ -152,59 +152,14 @@ async fn change(desk: &Desk, ending: Ending, change: KeyChange) -> Result<(), Fa
     })
 }
 
-/// Longest reason, in characters.
-const REASON_CHARS_MAX: usize = 200;
-
 async fn clear_exposure(desk: &Desk, id: &str, reason: String) -> Result<(), Failure> {
-    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
-        return Err(Failure::Refused(format!(
-            "a reason is 1 to {REASON_CHARS_MAX} characters without control characters"
-        )));
-    }
-    let Some((up_to_ms, _)) = desk.store.key(id).await?.exposure() else {
-        return Err(Failure::Refused(format!("{id} is not marked as exposed; see `tollgate keys show {id}`")));
-    };
-    let cleared = Cleared { ms: System.now_ms(), up_to_ms, by: Desk::actor(), reason };
-    let (key, _) = desk.store.change_key(id, KeyChange::ClearExposure(cleared)).await?;
-    // Read again: what was seen of it is kept beside its record.
-    let key = desk.store.key(&key.id).await?;
+    let key = desk.keys().clear_exposure(id, reason).await?;
     if desk.json { print::json(&view(&key)) } else { print::line(&format!("{id} is not marked as exposed any more")) }
 }
 
-/// A key as JSON: what is shown is listed, so that a field that is added later is not.
+/// A key as JSON, as it is now.
 pub(super) fn view(key: &KeyRecord) -> serde_json::Value {
-    let KeyRecord {
-        id,
-        api,
-        organization,
-        name,
-        class,
-        environment,
-        scopes,
-        display,
-        digest: _,
-        created_by,
-        created_ms,
-        not_after_ms,
-        suspended_ms,
-        revoked_ms,
-        replaced_by,
-        networks,
-        origins,
-        limit,
-        last_use,
-        exposed: _,
-        exposure_cleared,
-    } = key;
-    serde_json::json!({
-        "id": id, "api": api, "organization": organization, "name": name, "class": class,
-        "environment": environment, "scopes": scopes, "display": display, "state": key.state(System.now_ms()),
-        "created_by": created_by, "created_ms": created_ms, "not_after_ms": not_after_ms,
-        "suspended_ms": suspended_ms, "revoked_ms": revoked_ms, "replaced_by": replaced_by,
-        "networks": networks, "origins": origins, "limit": limit, "last_use": last_use,
-        "exposed": key.exposure().map(|(ms, how)| serde_json::json!({ "ms": ms, "how": how })),
-        "exposure_cleared": exposure_cleared,
-    })
+    crate::registry::views::key(key, System.now_ms())
 }
 
 fn show(desk: &Desk, key: &KeyRecord) -> Result<(), Failure> {

@@ -203,7 +203,7 @@ impl Leasing {
     fn admitted(&self, places: &mut [Place<'_>], certainty: Certainty, ask: &Ask<'_>) -> Result<Verdict, CannotTell> {
         let is_share = |place: &Place<'_>| place.taken.is_some_and(|taken| taken.is_share);
         let certainty = if places.iter().any(is_share) { certainty.max(Certainty::LocalShare) } else { certainty };
-        self.metrics.count_fallback(certainty);
+        certainty.count(&self.metrics);
         let now_ms = self.now_ms(ask.now.wall_ms);
         let first = places.first().and_then(|place| Some(Self::standing(&place.bucket, place.taken?, now_ms)));
         // Spent: nothing of it is put back when the places go.
@@ -212,7 +212,7 @@ impl Leasing {
     }
 
     fn opened(&self, places: &[Place<'_>], ask: &Ask<'_>) -> Result<Verdict, CannotTell> {
-        self.metrics.count_fallback(Certainty::Open);
+        Certainty::Open.count(&self.metrics);
         let place = places.first().ok_or(CannotTell)?;
         let standing = Self::known_standing(&place.bucket, place.charge, self.now_ms(ask.now.wall_ms), None);
         Ok(Verdict::Admitted { standing, certainty: Certainty::Open })

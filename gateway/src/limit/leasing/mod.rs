@@ -259,7 +259,7 @@ impl Limiter for Leasing {
                 certainty = Certainty::LocalShare;
             }
         }
-        self.metrics.count_fallback(certainty);
+        certainty.count(&self.metrics);
         let (bucket, tokens) = all.into_iter().next()?;
         Some(Verdict::Admitted { standing: Self::standing(bucket, *tokens, look.lo_ms), certainty })
     }

@@ -3,7 +3,6 @@
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use super::{Maker, MetricFault};
-use crate::limit::Certainty;
 
 /// Metrics of limits. All stay at zero where limits are kept in process.
 #[derive(Clone, Debug)]
@@ -34,8 +33,10 @@ pub struct LimitMetrics {
     pub held_tokens: IntGauge,
     /// Distance of the remaining count shown from the true one, as a part of the limit; sampled.
     pub remaining_error: Histogram,
-    local_share: IntCounter,
-    open: IntCounter,
+    /// Admissions by the local share, while the server of a limit was away.
+    pub local_share: IntCounter,
+    /// Admissions without a count, while it was away.
+    pub open: IntCounter,
 }
 
 impl LimitMetrics {
@@ -80,14 +81,5 @@ impl LimitMetrics {
             local_share: fallback.with_label_values(&["local_share"]),
             open: fallback.with_label_values(&["open"]),
         })
-    }
-
-    /// Counts an admission that was not counted by everyone.
-    pub fn count_fallback(&self, certainty: Certainty) {
-        match certainty {
-            Certainty::Exact => {}
-            Certainty::LocalShare => self.local_share.inc(),
-            Certainty::Open => self.open.inc(),
-        }
     }
 }

@@ -6,9 +6,6 @@
 //! said: whatever they may touch is asked about again. Whoever runs the exchange waits for the end of
 //! its tether beside everything else, and says goodbye as the protocol does.
 
-mod frames;
-pub mod tunnel;
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -19,8 +16,6 @@ use tokio::sync::Notify;
 use crate::base::digest::Digest;
 use crate::identify::Caller;
 use crate::store::Change;
-
-pub use frames::{Frames, GOING_AWAY, POLICY_VIOLATION};
 
 /// Ties one exchange to its credential.
 #[derive(Debug, Default)]

@@ -19,12 +19,13 @@ use serde_json::{Value, json};
 
 use crate::base::clock::dated;
 use crate::base::digest::Digest;
-use crate::oauth::app::AppRecord;
 use crate::oauth::error::{Code, OAuthError};
-use crate::oauth::grant::Cause;
-use crate::oauth::registration::{NewApp, RegistrationError, register};
-use crate::oauth::registry::FlowRecord;
 use crate::oauth::{Accepted, AuthorizationServer};
+use crate::registry::access::FlowRecord;
+use crate::registry::app::AppRecord;
+use crate::registry::grant::Cause;
+use crate::registry::registration::{NewApp, register};
+use crate::registry::{Actor, ChangeError, views};
 use crate::snapshot::PolicyKeeper;
 use crate::store::{Change, StoreError};
 
@@ -87,12 +88,12 @@ impl From<OAuthError> for Problem {
     }
 }
 
-impl From<RegistrationError> for Problem {
-    fn from(error: RegistrationError) -> Self {
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Self {
         match error {
-            RegistrationError::Refused(words) => Problem(StatusCode::BAD_REQUEST, words),
-            RegistrationError::Store(error) => error.into(),
-            RegistrationError::Randomness(error) => Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            ChangeError::Refused(_, words) => Problem(StatusCode::BAD_REQUEST, words),
+            ChangeError::Store(error) => error.into(),
+            ChangeError::Randomness(error) => Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         }
     }
 }
@@ -164,17 +165,13 @@ async fn check_key(State(management): State<Management>, request: Request, next:
     answer
 }
 
-/// An application as JSON, without the hashes of its secrets, its instants in one format.
+/// An application, with its secret where that is shown the only time.
 pub(crate) fn view(app: &AppRecord, secret: Option<&str>) -> Value {
-    let mut value = serde_json::to_value(app).unwrap_or_default();
-    if let Some(map) = value.as_object_mut() {
-        map.remove("secrets");
-        map.insert("state".into(), app.state().into());
-        if let Some(secret) = secret {
-            map.insert("client_secret".into(), secret.into());
-        }
+    let mut value = views::app(app);
+    if let (Some(map), Some(secret)) = (value.as_object_mut(), secret) {
+        map.insert("client_secret".into(), secret.into());
     }
-    dated(value)
+    value
 }
 
 async fn apps(State(management): State<Management>) -> Answer {
@@ -188,8 +185,9 @@ async fn add_app(
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let Json(new) = new?;
     let (server, snapshot) = (&management.authorization, management.keeper.load());
-    let by = ("management".to_owned(), management.now_ms());
-    let (app, secret) = register(&server.registry, &server.peppers, &snapshot.policy, &new, by).await?;
+    let actor = Actor::management();
+    let (app, secret) =
+        register(&server.registry, &server.peppers, &snapshot.policy, &new, (&actor, management.now_ms())).await?;
     Ok((StatusCode::CREATED, Json(view(&app, secret.as_deref()))))
 }
 

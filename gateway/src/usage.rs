@@ -6,9 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Metrics;
 use crate::base::clock::Clock;
 use crate::limit::Limiter;
+use crate::observe::Metrics;
 use crate::store::{Store, Usage};
 
 /// Entries that may wait.

@@ -3,6 +3,8 @@
 //! It answers to its own address and to `localhost` only: a web page that points a name of its own
 //! at this address (DNS rebinding) gets a 421.
 
+mod management;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,9 +19,12 @@ use tokio::net::{TcpListener, TcpSocket};
 use policy::limit::Charge;
 use policy::window::Period;
 
-use super::{Health, Management, Metrics};
+pub use self::management::Management;
+pub(crate) use self::management::view;
+
 use crate::base::clock::Clock;
 use crate::limit::Limiter;
+use crate::observe::{Health, Metrics};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 64;

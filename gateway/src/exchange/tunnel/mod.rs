@@ -1,6 +1,8 @@
 //! A WebSocket under way: bytes go both ways until one side ends it, its credential ends, or the
 //! gateway stops. A close frame is put in only between two frames of the backend.
 
+mod frames;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::frames::Frames;
+use self::frames::Frames;
+pub use self::frames::{GOING_AWAY, POLICY_VIOLATION};
 
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -174,7 +177,6 @@ async fn downward<B: AsyncRead, C: AsyncWrite>(
 mod tests {
     use tokio::io::duplex;
 
-    use super::super::frames::{GOING_AWAY, POLICY_VIOLATION};
     use super::*;
 
     const SILENCE: Duration = Duration::from_secs(3_600);

@@ -15,8 +15,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::DecodingKey;
 use tokio::sync::Mutex;
 
+use super::access::Registry;
 use super::keyring::{KeyState, KeyringFault, KeyringRecord, generate, is_under_old_pepper, open, reseal, sign};
-use super::registry::Registry;
 use crate::base::clock::Clock;
 use crate::base::digest::Peppers;
 use crate::store::StoreError;

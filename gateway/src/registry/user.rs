@@ -63,6 +63,11 @@ pub struct UserRecord {
 }
 
 impl UserRecord {
+    /// One word for people.
+    pub fn state(&self) -> &'static str {
+        if self.disabled_ms.is_some() { "disabled" } else { "active" }
+    }
+
     /// Whether the user belongs to an organization.
     pub fn is_member(&self, organization: &str) -> bool {
         self.memberships.iter().any(|m| m.organization == organization)
