@@ -213,7 +213,7 @@ impl PolicyKeeper {
                 self.replace(policy, print);
                 save(&self.last_good, &sources);
                 self.metrics.reloads.with_label_values(&["policy", "ok"]).inc();
-                log::info!(target: "tollgate::reload", "the policy was reloaded");
+                tracing::info!(target: "tollgate::reload", "the policy was reloaded");
                 self.accept();
             }
             Err(problems) => self.report(&PolicyError::Wrong(problems)),
@@ -231,7 +231,7 @@ impl PolicyKeeper {
             PolicyError::Wrong(problems) => problems.summary(),
             PolicyError::Unreadable { .. } => error.to_string(),
         };
-        log::error!(target: "tollgate::reload", "the policy on disk was not accepted, the last good one stays: {line}");
+        tracing::error!(target: "tollgate::reload", "the policy on disk was not accepted, the last good one stays: {line}");
         self.health.degrade("policy", format!("the policy on disk was not accepted, the last good one stays: {line}"));
         self.metrics.reloads.with_label_values(&["policy", "failed"]).inc();
         self.metrics.in_force.with_label_values(&["policy"]).set(0);
@@ -247,7 +247,7 @@ fn save(path: &Path, sources: &[Source]) {
         std::fs::rename(&part, path)
     };
     if let Err(error) = write() {
-        log::warn!(target: "tollgate::reload", "the last good policy could not be saved to {}: {error}", path.display());
+        tracing::warn!(target: "tollgate::reload", "the last good policy could not be saved to {}: {error}", path.display());
     }
 }
 

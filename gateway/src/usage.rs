@@ -50,7 +50,7 @@ impl UsageLog {
         if !usage.is_empty()
             && let Err(error) = store.record_usage(&usage).await
         {
-            log::warn!(target: "tollgate::store", "last use of keys could not be written: {error}");
+            tracing::warn!(target: "tollgate::store", "last use of keys could not be written: {error}");
             for entry in usage {
                 self.push(entry);
             }
@@ -60,7 +60,7 @@ impl UsageLog {
             match store.add_counters(chunk).await {
                 Ok(totals) => limiter.merge(chunk, &totals, now_ms),
                 Err(error) => {
-                    log::warn!(target: "tollgate::store", "quota counters could not be saved: {error}");
+                    tracing::warn!(target: "tollgate::store", "quota counters could not be saved: {error}");
                     return;
                 }
             }

@@ -641,3 +641,17 @@ fn no_client_input_is_a_5xx_and_nothing_secret_is_logged() {
     let output = world.gateway().output();
     assert!(!output.contains(&key.secret) && !output.contains("panicked"));
 }
+
+/// The TLS library warns of each such name (RFC 6066 section 3); the log is bounded.
+#[test]
+fn a_client_that_makes_us_warn_at_each_handshake_does_not_fill_the_log() {
+    let (world, _) = world();
+    let warnings = || world.gateway().output().matches("Illegal SNI").count();
+    for _ in 0..40 {
+        let mut client = std::process::Command::new("openssl");
+        client.args(["s_client", "-connect", &format!("127.0.0.1:{}", world.gateway().tls), "-servername", "192.0.2.1"]);
+        assert!(client.stdin(std::process::Stdio::null()).output().is_ok());
+    }
+    until("it warns", || warnings() > 0);
+    assert!(warnings() <= 20, "{} lines", warnings());
+}

@@ -36,7 +36,7 @@ impl Gate {
             Exposure::Browser => "browser",
         };
         self.shared.metrics.exposed_credentials.with_label_values(&[label]).inc();
-        log::warn!(target: "tollgate::exposed", "the key {} was exposed: {label}", key.facts.id);
+        tracing::warn!(target: "tollgate::exposed", "the key {} was exposed: {label}", key.facts.id);
         let sighting = Sighting::Exposed(self.shared.clock.now_ms(), how);
         self.shared.usage.push(Usage { key: key.facts.id.to_string(), sighting });
     }

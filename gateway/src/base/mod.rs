@@ -8,5 +8,6 @@ pub mod digest;
 pub mod field_names;
 pub(crate) mod header_values;
 pub mod http_client;
+pub mod line_writer;
 pub mod network;
 pub mod random;

@@ -48,7 +48,7 @@ const GATEWAY: [u16; 3] = [8443, 8080, 9090];
 impl Demo {
     /// Runs until Ctrl-C, or until its terminal is closed.
     pub(super) fn run(&self) -> Result<(), Failure> {
-        logging::start();
+        let _logging = logging::start()?;
         std::fs::create_dir_all(&self.folder)?;
         let _lock = lock(&self.folder)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

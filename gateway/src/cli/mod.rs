@@ -272,7 +272,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Demo(demo) => demo.run(),
         Command::Init(init) => init.run(json),
         Command::Serve { upgrade } => {
-            logging::start();
+            let _logging = logging::start()?;
             Ok(crate::server::run(Config::read(&config)?, Start { upgrade })?)
         }
         Command::Check(check) => check.run(&config, json),

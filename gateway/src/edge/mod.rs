@@ -126,7 +126,7 @@ impl<App> Edge<App> {
         match tokio::time::timeout(self.handshake, acceptor.tls_handshake(*plain)).await {
             Ok(Ok(stream)) => Some(Box::new(stream)),
             Ok(Err(error)) => {
-                log::debug!(target: "tollgate::edge", "TLS handshake failed: {}", error.etype().as_str());
+                tracing::debug!(target: "tollgate::edge", "TLS handshake failed: {}", error.etype().as_str());
                 self.metrics.refused_connections.with_label_values(&["handshake"]).inc();
                 None
             }

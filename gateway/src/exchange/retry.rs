@@ -17,7 +17,7 @@ impl Exchanges {
         let api = exchange.api_name();
         let address = exchange.chosen.as_ref().map_or_else(String::new, |member| format!(" at {}", member.address));
         let (when, kind) = (if has_begun { ", in the middle of its answer" } else { "" }, error.etype().as_str());
-        log::warn!(
+        tracing::warn!(
             target: "tollgate::upstream",
             "{api}: {}{address}{when} ({kind}), request {}", denial.code(), exchange.known.request_id
         );
@@ -28,7 +28,7 @@ impl Exchanges {
     pub(super) fn failed_to_connect(&self, exchange: &Exchange, member: &Member, error: &Error) {
         member.eject(self.gate.shared.clock.steady_us());
         let api = exchange.api_name();
-        log::warn!(
+        tracing::warn!(
             target: "tollgate::upstream",
             "{api}: no connection to {} ({}), request {}", member.address, error.etype().as_str(), exchange.known.request_id
         );

@@ -97,6 +97,7 @@ impl Facts for policy::Key {
             | Change::App(_)
             | Change::User(_)
             | Change::Keyring
+            | Change::Doubt
             | Change::Everything => None,
         }
     }
@@ -118,6 +119,8 @@ pub struct Known<F> {
     /// Its organization.
     pub organization: Arc<KnownOrganization>,
     fetched_ms: u64,
+    /// How often there had been a doubt before it was read.
+    doubts: u64,
     marked_ms: AtomicU64,
 }
 
@@ -179,6 +182,8 @@ pub(super) struct Cache<F: Facts> {
     flights: Mutex<HashMap<F::Id, Flight<F>>>,
     /// Counts changes; a look-up that a change overtook is done again.
     epoch: AtomicU64,
+    /// Counts doubts; what was read before the last one is not fresh.
+    doubts: AtomicU64,
     is_following: AtomicBool,
 }
 
@@ -199,6 +204,7 @@ impl<F: Facts> Cache<F> {
             organizations: Mutex::default(),
             flights: Mutex::default(),
             epoch: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
             is_following: AtomicBool::new(false),
         }
     }
@@ -216,7 +222,8 @@ impl<F: Facts> Cache<F> {
         if let Some(key) = self.known.get(id) {
             let followed = self.is_following.load(Ordering::Acquire);
             let bound = if followed { self.bounds.fresh_followed } else { self.bounds.fresh_alone };
-            return (now_ms.saturating_sub(key.fetched_ms) < ms(bound)).then_some(Some(key));
+            let is_new = key.doubts == self.doubts.load(Ordering::Acquire);
+            return (is_new && now_ms.saturating_sub(key.fetched_ms) < ms(bound)).then_some(Some(key));
         }
         let since = self.unknown.get(id)?;
         (now_ms.saturating_sub(since) < ms(self.bounds.unknown_for)).then_some(None)
@@ -241,7 +248,8 @@ impl<F: Facts> Cache<F> {
     ) -> Arc<Known<F>> {
         // A record that is read again has still been used when it was.
         let marked_ms = self.known.peek(&id).map_or(0, |before| before.marked_ms.load(Ordering::Relaxed));
-        let known = Arc::new(Known { facts, organization, fetched_ms: now_ms, marked_ms: marked_ms.into() });
+        let doubts = self.doubts.load(Ordering::Acquire);
+        let known = Arc::new(Known { facts, organization, fetched_ms: now_ms, doubts, marked_ms: marked_ms.into() });
         self.known.insert(id, known.clone());
         known
     }
@@ -282,13 +290,13 @@ impl<F: Facts> Cache<F> {
             Err(StoreError::Unavailable(why)) => match self.stale(&id, clock.now_ms()) {
                 Some(found) => Ok((found, How::Stale)),
                 None => {
-                    log::warn!(target: "tollgate::store", "a {what} could not be looked up: {why}");
+                    tracing::warn!(target: "tollgate::store", "a {what} could not be looked up: {why}");
                     Err(Unidentified::CannotKnow)
                 }
             },
             // A store that answers nonsense is not an outage: nothing old serves in its place.
             Err(error) => {
-                log::error!(target: "tollgate::store", "a {what} is refused: {error}");
+                tracing::error!(target: "tollgate::store", "a {what} is refused: {error}");
                 Err(Unidentified::CannotKnow)
             }
         }
@@ -342,7 +350,7 @@ impl<F: Facts> Cache<F> {
                 Ok(facts) => facts,
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 Err(error) => {
-                    log::error!(target: "tollgate::store", "the organization {id} cannot be read: {error}");
+                    tracing::error!(target: "tollgate::store", "the organization {id} cannot be read: {error}");
                     None
                 }
             };
@@ -356,7 +364,7 @@ impl<F: Facts> Cache<F> {
 
     fn forget_now(&self, changes: &[Change]) -> Vec<(String, Arc<KnownOrganization>)> {
         let concerns = |change: &Change| {
-            let is_shared = matches!(change, Change::Organization(_) | Change::Everything);
+            let is_shared = matches!(change, Change::Organization(_) | Change::Doubt | Change::Everything);
             is_shared || F::is_wide(change) || F::named(change).is_some()
         };
         // What cannot be about anything here does not make look-ups under way begin again.
@@ -382,9 +390,13 @@ impl<F: Facts> Cache<F> {
                         again.push((id.clone(), shared));
                     }
                 }
+                Change::Doubt => {
+                    self.doubts.fetch_add(1, Ordering::AcqRel);
+                    self.unknown.clear();
+                }
                 Change::Everything => {
                     if self.len() > 0 {
-                        log::warn!(target: "tollgate::store", "changes were missed; the cache starts again");
+                        tracing::warn!(target: "tollgate::store", "changes were missed; the cache starts again");
                     }
                     self.known.clear();
                     self.unknown.clear();

@@ -45,7 +45,7 @@ pub async fn follow(
                 identities.set_following(false);
                 let why = format!("changes of keys cannot be followed: {error}");
                 if !was_away {
-                    log::warn!(target: "tollgate::store", "{why}");
+                    tracing::warn!(target: "tollgate::store", "{why}");
                 }
                 health.degrade(SUBJECT, why);
                 was_away = true;

@@ -223,7 +223,7 @@ impl Foreign {
                 Some(fetched)
             }
             Err(error) => {
-                log::warn!(target: "tollgate::oauth", "the keys at {jwks} could not be fetched: {error}");
+                tracing::warn!(target: "tollgate::oauth", "the keys at {jwks} could not be fetched: {error}");
                 None
             }
         }
@@ -238,7 +238,7 @@ impl Foreign {
         token: Secret<'_>,
     ) -> Result<Option<Claims>, Unidentified> {
         let cannot_know = |error: OutgoingFault| {
-            log::warn!(target: "tollgate::oauth", "{endpoint} could not be asked about a token: {error}");
+            tracing::warn!(target: "tollgate::oauth", "{endpoint} could not be asked about a token: {error}");
             Unidentified::CannotKnow
         };
         let secret = self.outgoing.secret(secret_file).await.map_err(cannot_know)?;

@@ -93,6 +93,7 @@ impl Facts for GrantFacts {
             | Change::App(_)
             | Change::User(_)
             | Change::Keyring
+            | Change::Doubt
             | Change::Everything => None,
         }
     }
@@ -105,7 +106,12 @@ impl Facts for GrantFacts {
         match change {
             Change::App(id) => *self.app == **id,
             Change::User(id) => *self.user == **id,
-            Change::Key(_) | Change::Organization(_) | Change::Grant(_) | Change::Keyring | Change::Everything => false,
+            Change::Key(_)
+            | Change::Organization(_)
+            | Change::Grant(_)
+            | Change::Keyring
+            | Change::Doubt
+            | Change::Everything => false,
         }
     }
 }

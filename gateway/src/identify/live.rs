@@ -168,7 +168,7 @@ impl Live {
         if !tether.end() {
             return;
         }
-        log::info!(target: "tollgate::live", "ended a live {} exchange with its {}", entry.protocol, entry.credential());
+        tracing::info!(target: "tollgate::live", "ended a live {} exchange with its {}", entry.protocol, entry.credential());
         if let Some(ended) = self.ended.get() {
             ended.with_label_values(&[entry.protocol]).inc();
         }
@@ -188,7 +188,7 @@ impl Entry {
     /// Whether a change may be about the credential of this exchange.
     fn is_touched(&self, change: &Change) -> bool {
         match (change, &self.caller) {
-            (Change::Everything, _) | (Change::Keyring, Caller::Token(..)) => true,
+            (Change::Doubt | Change::Everything, _) | (Change::Keyring, Caller::Token(..)) => true,
             (Change::Key(digest), Caller::Key(_)) => {
                 self.digests.is_some_and(|(now, before)| now == *digest || before == Some(*digest))
             }

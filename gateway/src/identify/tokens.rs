@@ -120,13 +120,13 @@ impl Tokens {
     }
 
     pub(super) async fn forget(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let about_keys = changes.iter().any(|change| matches!(change, Change::Keyring | Change::Everything));
+        let about_keys = changes.iter().any(|change| matches!(change, Change::Keyring | Change::Doubt | Change::Everything));
         // A gateway without an authorization server has never read the ring and need not.
         if about_keys && self.keys.ring().is_some() {
             match self.keys.read().await {
                 Ok(_) => self.verified.clear(),
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
-                Err(error) => log::error!(target: "tollgate::store", "the signing keys stay as they were: {error}"),
+                Err(error) => tracing::error!(target: "tollgate::store", "the signing keys stay as they were: {error}"),
             }
         }
         self.grants.forget(changes, &*self.store).await
@@ -266,7 +266,7 @@ impl Tokens {
 
     async fn is_signed(&self, token: &Jws<'_>, kid: &str, now_ms: u64) -> Result<bool, Unidentified> {
         let cannot_know = |error: StoreError| {
-            log::warn!(target: "tollgate::store", "the signing keys could not be read: {error}");
+            tracing::warn!(target: "tollgate::store", "the signing keys could not be read: {error}");
             Unidentified::CannotKnow
         };
         let ring = match self.keys.ring() {

@@ -59,7 +59,7 @@ impl From<StoreError> for Problem {
             StoreError::Exists(what) => Problem(StatusCode::CONFLICT, format!("{what} already exists")),
             StoreError::Refused(words) => Problem(StatusCode::CONFLICT, words),
             StoreError::Unavailable(_) | StoreError::Corrupt(_) => {
-                log::warn!(target: "tollgate::management", "{error}");
+                tracing::warn!(target: "tollgate::management", "{error}");
                 Problem(StatusCode::SERVICE_UNAVAILABLE, "the store cannot answer; try again".into())
             }
         }

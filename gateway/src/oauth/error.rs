@@ -120,21 +120,21 @@ impl From<FormFault> for OAuthError {
 
 impl From<StoreError> for OAuthError {
     fn from(error: StoreError) -> Self {
-        log::warn!(target: "tollgate::oauth", "a request could not be answered: {error}");
+        tracing::warn!(target: "tollgate::oauth", "a request could not be answered: {error}");
         OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment")
     }
 }
 
 impl From<KeysError> for OAuthError {
     fn from(error: KeysError) -> Self {
-        log::error!(target: "tollgate::oauth", "a token could not be signed: {error}");
+        tracing::error!(target: "tollgate::oauth", "a token could not be signed: {error}");
         OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment")
     }
 }
 
 impl From<crate::base::random::NoRandomness> for OAuthError {
     fn from(error: crate::base::random::NoRandomness) -> Self {
-        log::error!(target: "tollgate::oauth", "{error}");
+        tracing::error!(target: "tollgate::oauth", "{error}");
         OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment")
     }
 }

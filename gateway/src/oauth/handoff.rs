@@ -386,11 +386,11 @@ fn not_yet(request: &Request<'_>) -> Answer {
 }
 
 fn unavailable(error: OutgoingFault) -> OAuthError {
-    log::warn!(target: "tollgate::oauth", "the OpenID Provider does not answer: {error}");
+    tracing::warn!(target: "tollgate::oauth", "the OpenID Provider does not answer: {error}");
     OAuthError::new(Code::TemporarilyUnavailable, "the login service does not answer")
 }
 
 fn nonsense() -> OAuthError {
-    log::warn!(target: "tollgate::oauth", "the OpenID Provider answers something unusable");
+    tracing::warn!(target: "tollgate::oauth", "the OpenID Provider answers something unusable");
     OAuthError::new(Code::TemporarilyUnavailable, "the login service does not answer")
 }

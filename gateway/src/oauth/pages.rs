@@ -141,7 +141,7 @@ pub(super) fn page<T: Template>(
         form_action(redirect_uri)
     );
     let html = page.render().unwrap_or_else(|error| {
-        log::error!(target: "tollgate::oauth", "a page could not be made: {error}");
+        tracing::error!(target: "tollgate::oauth", "a page could not be made: {error}");
         String::new()
     });
     Answer::new(status, outcome)

@@ -170,14 +170,14 @@ impl AuthorizationServer {
     /// Drops what has ended, makes the next signing key in time; for as long as the gateway runs.
     pub async fn maintain(&self) {
         if let Err(error) = self.keys().maintain().await {
-            log::error!(target: "tollgate::oauth", "the signing keys are not in order: {error}");
+            tracing::error!(target: "tollgate::oauth", "the signing keys are not in order: {error}");
         }
         loop {
             match self.registry.store().sweep(self.clock.now_ms()).await {
                 Ok(0) => return,
                 Ok(dropped) => self.metrics.oauth.swept.inc_by(dropped as u64),
                 Err(error) => {
-                    log::warn!(target: "tollgate::oauth", "what has ended could not be dropped: {error}");
+                    tracing::warn!(target: "tollgate::oauth", "what has ended could not be dropped: {error}");
                     return;
                 }
             }

@@ -179,14 +179,14 @@ impl AuthorizationServer {
 
     /// This gateway knows at once; the others are told by the store.
     async fn tell_killed(&self, grant: &str, cause: Cause) {
-        log::warn!(target: "tollgate::oauth", "the grant {grant} has ended: {}", cause.as_str());
+        tracing::warn!(target: "tollgate::oauth", "the grant {grant} has ended: {}", cause.as_str());
         self.metrics.oauth.grants_ended.with_label_values(&[cause.as_str()]).inc();
         self.forget(&Change::Grant(grant.to_owned())).await;
     }
 
     pub(super) async fn forget(&self, change: &Change) {
         if let Err(error) = self.identities.forget(std::slice::from_ref(change)).await {
-            log::warn!(target: "tollgate::oauth", "a change is not in this gateway's caches yet: {error}");
+            tracing::warn!(target: "tollgate::oauth", "a change is not in this gateway's caches yet: {error}");
         }
     }
 

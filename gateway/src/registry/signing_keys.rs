@@ -152,7 +152,7 @@ impl Keys {
                 false => ring.add(made.clone(), now_ms),
             })
             .await?;
-        log::info!(target: "tollgate::oauth", "the signing keys have changed");
+        tracing::info!(target: "tollgate::oauth", "the signing keys have changed");
         Ok(self.read().await?)
     }
 

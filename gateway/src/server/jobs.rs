@@ -29,8 +29,8 @@ pub(super) async fn prepare(store: Arc<dyn Store>, shared: Arc<Shared>, health: 
             limiter.ready().await;
             health.arrived("limits");
             match store.warnings().await {
-                Ok(warnings) => warnings.iter().for_each(|w| log::warn!(target: "tollgate::store", "{w}")),
-                Err(error) => log::warn!(target: "tollgate::store", "{error}"),
+                Ok(warnings) => warnings.iter().for_each(|w| tracing::warn!(target: "tollgate::store", "{w}")),
+                Err(error) => tracing::warn!(target: "tollgate::store", "{error}"),
             }
             write_behind(usage, store.clone(), limiter, clock).await;
         },
@@ -54,7 +54,7 @@ async fn end_expired(shared: &Shared) {
         if looks.is_multiple_of(RECHECK_EVERY)
             && let Err(error) = shared.admit.identities.recheck_all().await
         {
-            log::warn!(target: "tollgate::store", "live exchanges could not be looked at again: {error}");
+            tracing::warn!(target: "tollgate::store", "live exchanges could not be looked at again: {error}");
         }
         shared.admit.identities.live.end_expired(shared.admit.clock.now_ms());
         tokio::time::sleep(EXPIRY_EVERY).await;
@@ -103,7 +103,7 @@ async fn restore_quotas(store: &dyn Store, shared: &Shared) {
         match store.counters().await {
             Ok(counters) => break counters,
             Err(error) => {
-                log::warn!(target: "tollgate::store", "waiting for the store: {error}");
+                tracing::warn!(target: "tollgate::store", "waiting for the store: {error}");
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         }
@@ -113,6 +113,6 @@ async fn restore_quotas(store: &dyn Store, shared: &Shared) {
     let (ended, current): (Vec<Counter>, Vec<Counter>) = counters.into_iter().partition(is_over);
     shared.admit.limiter.merge(&[], &current, now_ms);
     if let Err(error) = store.drop_counters(&ended).await {
-        log::warn!(target: "tollgate::store", "ended quota counters could not be dropped: {error}");
+        tracing::warn!(target: "tollgate::store", "ended quota counters could not be dropped: {error}");
     }
 }

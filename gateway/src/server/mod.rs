@@ -146,10 +146,11 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
         shared.admit.limiter.leave().await;
         shared.admit.usage.flush(&*store, &*shared.admit.limiter, shared.admit.clock.now_ms()).await;
         if let Err(error) = store.leave(&gateway_id).await {
-            log::warn!(target: "tollgate::store", "this gateway could not take itself off the list: {error}");
+            tracing::warn!(target: "tollgate::store", "this gateway could not take itself off the list: {error}");
         }
     });
     threads.shutdown_timeout(Duration::from_secs(2));
+    shared.access_log.flush();
     Ok(())
 }
 
@@ -331,7 +332,7 @@ fn server(
         socket.tcp_keepalive = Some(keepalive());
         service.add_tcp_with_settings(&listen.address.to_string(), socket);
         server.add_service(service);
-        log::info!(target: "tollgate::start", "listening on {} ({:?})", listen.address, listen.kind);
+        tracing::info!(target: "tollgate::start", "listening on {} ({:?})", listen.address, listen.kind);
     }
     Ok(server)
 }

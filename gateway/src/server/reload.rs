@@ -81,7 +81,7 @@ impl CertificateKeeper {
         self.metrics.in_force.with_label_values(&["certificates"]).set(i64::from(fault.is_none()));
         if let Some(fault) = fault {
             let line = format!("a certificate in use is out of date: {fault}");
-            log::error!(target: "tollgate::reload", "{line}");
+            tracing::error!(target: "tollgate::reload", "{line}");
             self.health.degrade("certificates", line);
             self.retry_at_ms.store(self.clock.now_ms() + RETRY_MS, Ordering::Relaxed);
         }
@@ -102,12 +102,12 @@ impl CertificateKeeper {
         }
         match self.load() {
             Ok(()) => {
-                log::info!(target: "tollgate::reload", "certificates were reloaded");
+                tracing::info!(target: "tollgate::reload", "certificates were reloaded");
                 self.metrics.reloads.with_label_values(&["certificates", "ok"]).inc();
             }
             Err(error) => {
                 let line = format!("the certificates on disk were not accepted, those in force stay: {error}");
-                log::error!(target: "tollgate::reload", "{line}");
+                tracing::error!(target: "tollgate::reload", "{line}");
                 self.metrics.reloads.with_label_values(&["certificates", "failed"]).inc();
                 self.metrics.in_force.with_label_values(&["certificates"]).set(0);
                 self.health.degrade("certificates", line);
@@ -131,7 +131,7 @@ pub async fn watch(
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
             _ = hangup.recv() => {
-                log::info!(target: "tollgate::reload", "SIGHUP: looking at policy and certificates");
+                tracing::info!(target: "tollgate::reload", "SIGHUP: looking at policy and certificates");
                 (seen_policy, seen_certificates) = (None, None);
             }
         }

@@ -93,7 +93,7 @@ impl Pool {
             match tokio::net::lookup_host(&**name).await {
                 Ok(found) => addresses.extend(found),
                 Err(error) => {
-                    log::warn!(target: "tollgate::upstream", "{name} could not be resolved: {error}");
+                    tracing::warn!(target: "tollgate::upstream", "{name} could not be resolved: {error}");
                 }
             }
         }
@@ -110,7 +110,7 @@ impl Pool {
             let is_healthy = health::is_healthy(self, member, path).await;
             if member.set_healthy(is_healthy) {
                 let now = if is_healthy { "healthy again" } else { "unhealthy" };
-                log::warn!(target: "tollgate::upstream", "{} is {now}", member.address);
+                tracing::warn!(target: "tollgate::upstream", "{} is {now}", member.address);
             }
         }
     }

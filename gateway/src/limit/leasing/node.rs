@@ -197,7 +197,7 @@ impl Node {
             let last_us = self.complained_us.load(Ordering::Relaxed);
             if last_us == 0 || now_us.saturating_sub(last_us) > micros(COMPLAIN_EVERY) {
                 self.complained_us.store(now_us, Ordering::Relaxed);
-                log::warn!(target: "tollgate::limit", "a bucket at {} cannot be used: {}", self.name, describe(error));
+                tracing::warn!(target: "tollgate::limit", "a bucket at {} cannot be used: {}", self.name, describe(error));
             }
             return Trouble::Broken;
         }
@@ -219,7 +219,7 @@ impl Node {
         });
         if was_up.is_some_and(|was| Arc::ptr_eq(&was, up)) {
             if is_news {
-                log::warn!(target: "tollgate::limit", "limits at {}: {why}; their outage rules hold until it is back", self.name);
+                tracing::warn!(target: "tollgate::limit", "limits at {}: {why}; their outage rules hold until it is back", self.name);
             }
             self.common.redis_clock.forget(&self.name);
             self.failed.notify_one();
@@ -257,7 +257,7 @@ impl Node {
                 }
                 Err(why) => {
                     if why != last_failure {
-                        log::warn!(target: "tollgate::limit", "limits at {}: {why}", self.name);
+                        tracing::warn!(target: "tollgate::limit", "limits at {}: {why}", self.name);
                         last_failure = why;
                     }
                 }
@@ -309,7 +309,7 @@ impl Node {
         }
         self.serial.store(up.serial, Ordering::Release);
         self.up.store(Some(up));
-        log::info!(target: "tollgate::limit", "limits at {}: connected", self.name);
+        tracing::info!(target: "tollgate::limit", "limits at {}: connected", self.name);
         let _ = self.common.events.send(Event::Back(self.name.clone(), is_other)).await;
     }
 

@@ -161,7 +161,7 @@ impl Leasing {
             return;
         }
         let name = &node.name;
-        log::warn!(target: "tollgate::limit", "limits at {name}: buckets were lost without a restart; set maxmemory-policy noeviction");
+        tracing::warn!(target: "tollgate::limit", "limits at {name}: buckets were lost without a restart; set maxmemory-policy noeviction");
         node.learn();
         self.report(name, true);
     }

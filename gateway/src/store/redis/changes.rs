@@ -160,7 +160,13 @@ impl RedisStore {
         let is_gapless = self.is_gapless(after).await?;
         // What was read from the server before may be older than what its successor knows.
         let replaced = self.master.replaced();
-        if replaced != self.forgotten.load(Ordering::Acquire) || !is_gapless {
+        let is_replaced = replaced != self.forgotten.load(Ordering::Acquire);
+        if is_replaced && is_gapless && self.commands.is_cluster() {
+            // Not all shards need to be able to answer now: known keys go on.
+            self.forgotten.store(replaced, Ordering::Release);
+            return Ok(Changes { list: vec![Change::Doubt], position: after.clone() });
+        }
+        if is_replaced || !is_gapless {
             let position = self.last_position().await?;
             self.forgotten.store(replaced, Ordering::Release);
             self.begun().clear();
