@@ -649,7 +649,13 @@ fn a_client_that_makes_us_warn_at_each_handshake_does_not_fill_the_log() {
     let warnings = || world.gateway().output().matches("Illegal SNI").count();
     for _ in 0..40 {
         let mut client = std::process::Command::new("openssl");
-        client.args(["s_client", "-connect", &format!("127.0.0.1:{}", world.gateway().tls), "-servername", "192.0.2.1"]);
+        client.args([
+            "s_client",
+            "-connect",
+            &format!("127.0.0.1:{}", world.gateway().tls),
+            "-servername",
+            "192.0.2.1",
+        ]);
         assert!(client.stdin(std::process::Stdio::null()).output().is_ok());
     }
     until("it warns", || warnings() > 0);

@@ -18,7 +18,13 @@ fn commands(page: &str) -> Vec<String> {
 
 /// All pages, each behind its command line.
 fn pages(command: &[String], all: &mut String) {
-    let out = Command::new(binary()).args(command).arg("--help").env_remove("TOLLGATE_CONFIG").output().unwrap();
+    let out = Command::new(binary())
+        .args(command)
+        .arg("--help")
+        .env_remove("TOLLGATE_CONFIG")
+        .env("COLUMNS", "100")
+        .output()
+        .unwrap();
     let page = String::from_utf8(out.stdout).unwrap();
     let lines: Vec<&str> = page.lines().map(str::trim_end).collect();
     all.push_str(&format!("===== tollgate {}\n{}\n", command.join(" "), lines.join("\n")));
@@ -41,7 +47,10 @@ fn metrics_have_the_names_that_dashboards_know() {
     let packs = "https://api.iconflow.dev/v2/packs";
     assert_eq!(world.gateway().get(packs, &key).status, 200);
     assert_eq!(world.gateway().ask("GET", packs, None, &[]).status, 401);
-    until("both are counted", || world.gateway().metric("tollgate_requests_total") > 0.0);
+    until("both are counted", || {
+        let text = String::from_utf8(world.gateway().admin_get("/metrics").body).unwrap();
+        text.contains("outcome=\"forwarded\"") && text.contains("outcome=\"missing_credential\"")
+    });
     let text = String::from_utf8(world.gateway().admin_get("/metrics").body).unwrap();
     let mut names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     names.sort_unstable();
