@@ -9,6 +9,7 @@
 //! - a store that cannot answer never makes a known key unknown: within the stated bound the last
 //!   known record serves, after it the answer is "cannot know" (503), never "no" (401).
 
+mod bounds;
 mod cache;
 mod failures;
 mod feed;
@@ -22,8 +23,9 @@ use std::sync::Arc;
 use policy::credential::Secret;
 use policy::{KeyFault, Organization};
 
+pub use self::bounds::Bounds;
 use self::cache::Cache;
-pub use self::cache::{Bounds, Known, KnownKey, KnownOrganization};
+pub use self::cache::{Known, KnownKey, KnownOrganization};
 pub use self::failures::FailureBudget;
 pub use self::feed::follow;
 pub(crate) use self::foreign::is_signed_by;

@@ -17,7 +17,8 @@ use policy::oauth::{Issuer, OAuth};
 use policy::route::Api;
 use policy::{KeyFault, Organization, Token};
 
-use super::cache::{Bounds, Cache, Map, map};
+use super::bounds::{Bounds, Map, map};
+use super::cache::Cache;
 use super::foreign::Foreign;
 use super::grants::{GrantFacts, KnownGrant};
 use super::{Caller, Found, Identified, Unidentified};
