@@ -105,6 +105,9 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
     if !question.is_https {
         return told.refuse("transport", "plain HTTP is always refused", RefusalCode::HTTPS_REQUIRED);
     }
+    if question.method == "CONNECT" {
+        return told.refuse("target", "nothing here is a tunnel to elsewhere", RefusalCode::METHOD_NOT_ALLOWED);
+    }
     let target = match question.target() {
         Ok(target) => target,
         Err(fault) => return told.refuse("target", fault.detail(), fault.code()),
@@ -119,9 +122,11 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
         Destination::Issuer(..) => {
             told.answered("route", "the host of the authorization server", (AnsweredBy::Issuer, 200))
         }
-        Destination::Preflight(_) => {
-            told.answered("route", "a preflight, answered from `cors`", (AnsweredBy::Gateway, 204))
-        }
+        Destination::Preflight(_) => told.answered(
+            "route",
+            "a preflight (OPTIONS with an origin), answered from `cors`",
+            (AnsweredBy::Gateway, 204),
+        ),
         Destination::Metadata(_) => {
             told.answered("route", "what the API says of its authorization servers", (AnsweredBy::Gateway, 200))
         }

@@ -188,6 +188,8 @@ fn every_case_is_explained_as_it_is_answered(kind: StoreKind) {
         refused(good, "GET", "https://api.iconflow.dev/v2/nothing", 404, "no_such_route"),
         refused(good, "GET", "https://nobody.example/v2/packs", 404, "no_such_route"),
         refused(good, "PROPFIND", "https://api.iconflow.dev/v2/downloads", 405, "method_not_allowed"),
+        refused(good, "CONNECT", "https://nobody.example/", 405, "method_not_allowed"),
+        refused(good, "TRACE", PACKS, 405, "method_not_allowed"),
         refused(good, "GET", &long, 414, "too_large"),
         refused(good, "GET", &long_query, 414, "too_large"),
         refused(Caller::Key(&keys.spent), "GET", PACKS, 429, "limit_exceeded"),

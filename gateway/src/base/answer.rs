@@ -35,8 +35,9 @@ impl Answer {
         Answer { status, fields: HeaderMap::new(), body: Bytes::new(), outcome, is_trailers_only: false }
     }
 
-    /// A fault of our own, of which nothing is said.
+    /// A fault of our own, of which nothing is said to the client: a value that is no field value.
     pub fn internal_error() -> Self {
+        tracing::error!(target: "tollgate::answer", "an answer of ours has a text that cannot be a field; it is a 500");
         Answer::empty(StatusCode::INTERNAL_SERVER_ERROR, "internal_error").no_store()
     }
 

@@ -166,7 +166,7 @@ impl Update {
             scopes: self.scopes.as_deref().map(names),
         };
         let now_ms = desk.registry().now_ms(System.now_ms()).await?;
-        let app = registration::update(&desk.registry(), &desk.policy()?, (&self.id, &update), now_ms).await?;
+        let app = registration::update(&desk.registry(), || desk.policy(), (&self.id, &update), now_ms).await?;
         show(desk, &app, None)
     }
 }

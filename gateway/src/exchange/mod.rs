@@ -159,6 +159,9 @@ impl Exchanges {
             }
             denial => exchange.outcome = exchange.cut(error, denial.as_ref()),
         }
+        if !has_begun && exchange.outcome == Outcome::Open {
+            exchange.status = 0;
+        }
         if has_begun {
             // An answer that stops must not look like one that ends.
             answer::cut(session).await;

@@ -135,27 +135,17 @@ pub struct Update {
     pub scopes: Option<Vec<String>>,
 }
 
-/// Changes an application.
-pub async fn update(
+/// Changes an application. The policy is asked for only where scopes change: a redirect URI can be
+/// withdrawn whatever state the policy file is in.
+pub async fn update<E: From<ChangeError>>(
     registry: &Registry,
-    policy: &Policy,
+    policy: impl FnOnce() -> Result<Policy, E>,
     (id, update): (&str, &Update),
     now_ms: u64,
-) -> Result<AppRecord, ChangeError> {
-    if let Some(name) = &update.name {
-        check_name(name).map_err(|words| ChangeError::Refused(Code::InvalidName, words))?;
-    }
-    update.redirect_uris.as_deref().map(check_redirect_uris).transpose()?;
+) -> Result<AppRecord, E> {
+    check_update(update)?;
     let scopes = match &update.scopes {
-        Some(names) => {
-            let Some(app) = registry.app(id).await? else {
-                return Err(StoreError::NotFound(format!("application {id}")).into());
-            };
-            let Some(api) = policy.api(&app.api) else {
-                return refused(Code::UnknownApi, format!("the API {} is not in the policy any more", app.api));
-            };
-            Some(check_scopes(api, names)?)
-        }
+        Some(names) => Some(scopes_of(registry, &policy()?, id, names).await?),
         None => None,
     };
     let apply = |app: &mut AppRecord| {
@@ -171,5 +161,29 @@ pub async fn update(
         }
         Ok(())
     };
-    Ok(registry.change_app(id, apply).await?.record)
+    let changed = registry.change_app(id, apply).await.map_err(ChangeError::from)?;
+    Ok(changed.record)
+}
+
+fn check_update(update: &Update) -> Result<(), ChangeError> {
+    if let Some(name) = &update.name {
+        check_name(name).map_err(|words| ChangeError::Refused(Code::InvalidName, words))?;
+    }
+    update.redirect_uris.as_deref().map_or(Ok(()), check_redirect_uris)
+}
+
+/// New scopes of an application, as its API declares them.
+async fn scopes_of(
+    registry: &Registry,
+    policy: &Policy,
+    id: &str,
+    names: &[String],
+) -> Result<Vec<String>, ChangeError> {
+    let Some(app) = registry.app(id).await? else {
+        return Err(StoreError::NotFound(format!("application {}", id.escape_debug())).into());
+    };
+    match policy.api(&app.api) {
+        Some(api) => check_scopes(api, names),
+        None => refused(Code::UnknownApi, format!("the API {} is not in the policy any more", app.api)),
+    }
 }
