@@ -266,14 +266,14 @@ async fn an_outage_serves_what_is_known_up_to_its_bound_and_is_never_a_no() {
 async fn after_a_doubt_a_known_key_is_asked_again_and_serves_through_an_outage() {
     let scene = scene();
     assert_eq!(scene.ask().await, Ok(Found::Stored));
-    scene.identities.forget(&[Change::Doubt]).await.unwrap();
+    scene.identities.forget(&[Change::Doubt(1)]).await.unwrap();
     scene.store.fail(away());
     assert_eq!(scene.ask().await, Ok(Found::Stale));
     scene.store.fail(None);
     assert_eq!(scene.ask().await, Ok(Found::Stored));
     assert_eq!(scene.ask().await, Ok(Found::Cached));
     scene.revoke();
-    scene.identities.forget(&[Change::Doubt]).await.unwrap();
+    scene.identities.forget(&[Change::Doubt(2)]).await.unwrap();
     assert_eq!(scene.ask().await, Err(Unidentified::Dead(KeyFault::Revoked)));
 }
 

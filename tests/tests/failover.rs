@@ -269,6 +269,18 @@ fn a_revoked_key(world: &World) -> Key {
     doomed
 }
 
+/// A managed service with one shard, or a proxy before several: the URL names one server, and it has slots.
+#[test]
+fn a_server_with_slots_that_is_spoken_to_alone() {
+    let redis = Redis::start_with(&["--cluster-enabled", "yes"]);
+    assert_eq!(redis.cli(&["cluster", "addslotsrange", "0", "16383"]).trim(), "OK");
+    until("it has all slots", || redis.cli(&["cluster", "info"]).contains("cluster_state:ok"));
+    let (world, known, doomed) = in_use(&redis.url());
+    works(&world, &doomed);
+    world.json(&["orgs", "update", "acme", "--permissions", "downloads:read"]);
+    until("the organization's change is followed", || status(&world, &known) == 403);
+}
+
 #[test]
 fn waiting_for_gateways_where_there_is_none_is_no_success() {
     let redis = Redis::start();

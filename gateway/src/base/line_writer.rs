@@ -2,8 +2,8 @@
 //! waits for a terminal, a pipe or a disk. All that waits goes out in one write.
 
 use std::io::Write;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 /// Lines that may wait.
 const QUEUE_MAX: usize = 16_384;
@@ -39,9 +39,16 @@ impl LineWriter {
     /// Waits until what was taken is written, for two seconds at most.
     pub fn flush(&self) {
         let (done, written) = sync_channel(1);
-        if self.0.try_send(Message::Flush(done)).is_ok() {
-            match written.recv_timeout(FLUSH_TIME) {
-                Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        let started = Instant::now();
+        while started.elapsed() < FLUSH_TIME {
+            match self.0.try_send(Message::Flush(done.clone())) {
+                Ok(()) => {
+                    let _ = written.recv_timeout(FLUSH_TIME.saturating_sub(started.elapsed()));
+                    return;
+                }
+                // The thread is at work: there is room in a moment.
+                Err(TrySendError::Full(_)) => std::thread::sleep(Duration::from_millis(5)),
+                Err(TrySendError::Disconnected(_)) => return,
             }
         }
     }

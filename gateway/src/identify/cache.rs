@@ -57,7 +57,7 @@ impl Facts for policy::Key {
             | Change::App(_)
             | Change::User(_)
             | Change::Keyring
-            | Change::Doubt
+            | Change::Doubt(_)
             | Change::Everything => None,
         }
     }
@@ -79,7 +79,7 @@ pub struct Known<F> {
     /// Its organization.
     pub organization: Arc<KnownOrganization>,
     fetched_ms: u64,
-    /// How often there had been a doubt before it was read.
+    /// The last doubt before it was read.
     doubts: u64,
     marked_ms: AtomicU64,
 }
@@ -142,7 +142,7 @@ pub(super) struct Cache<F: Facts> {
     flights: Mutex<HashMap<F::Id, Flight<F>>>,
     /// Counts changes; a look-up that a change overtook is done again.
     epoch: AtomicU64,
-    /// Counts doubts; what was read before the last one is not fresh.
+    /// The last doubt; what was read before it is not fresh.
     doubts: AtomicU64,
     is_following: AtomicBool,
 }
@@ -324,8 +324,10 @@ impl<F: Facts> Cache<F> {
 
     fn forget_now(&self, changes: &[Change]) -> Vec<(String, Arc<KnownOrganization>)> {
         let concerns = |change: &Change| {
-            let is_shared = matches!(change, Change::Organization(_) | Change::Doubt | Change::Everything);
-            is_shared || F::is_wide(change) || F::named(change).is_some()
+            let is_shared = matches!(change, Change::Organization(_) | Change::Everything);
+            // One that is told again, since something else could not be done, doubts nothing read since.
+            let is_doubt = matches!(change, Change::Doubt(number) if *number != self.doubts.load(Ordering::Acquire));
+            is_shared || is_doubt || F::is_wide(change) || F::named(change).is_some()
         };
         // What cannot be about anything here does not make look-ups under way begin again.
         if !changes.iter().any(concerns) {
@@ -350,8 +352,8 @@ impl<F: Facts> Cache<F> {
                         again.push((id.clone(), shared));
                     }
                 }
-                Change::Doubt => {
-                    self.doubts.fetch_add(1, Ordering::AcqRel);
+                Change::Doubt(number) => {
+                    self.doubts.store(*number, Ordering::Release);
                     self.unknown.clear();
                 }
                 Change::Everything => {

@@ -93,7 +93,7 @@ impl Facts for GrantFacts {
             | Change::App(_)
             | Change::User(_)
             | Change::Keyring
-            | Change::Doubt
+            | Change::Doubt(_)
             | Change::Everything => None,
         }
     }
@@ -110,7 +110,7 @@ impl Facts for GrantFacts {
             | Change::Organization(_)
             | Change::Grant(_)
             | Change::Keyring
-            | Change::Doubt
+            | Change::Doubt(_)
             | Change::Everything => false,
         }
     }

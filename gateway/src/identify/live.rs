@@ -188,7 +188,7 @@ impl Entry {
     /// Whether a change may be about the credential of this exchange.
     fn is_touched(&self, change: &Change) -> bool {
         match (change, &self.caller) {
-            (Change::Doubt | Change::Everything, _) | (Change::Keyring, Caller::Token(..)) => true,
+            (Change::Doubt(_) | Change::Everything, _) | (Change::Keyring, Caller::Token(..)) => true,
             (Change::Key(digest), Caller::Key(_)) => {
                 self.digests.is_some_and(|(now, before)| now == *digest || before == Some(*digest))
             }

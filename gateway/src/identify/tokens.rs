@@ -122,7 +122,7 @@ impl Tokens {
 
     pub(super) async fn forget(&self, changes: &[Change]) -> Result<(), StoreError> {
         let about_keys =
-            changes.iter().any(|change| matches!(change, Change::Keyring | Change::Doubt | Change::Everything));
+            changes.iter().any(|change| matches!(change, Change::Keyring | Change::Doubt(_) | Change::Everything));
         // A gateway without an authorization server has never read the ring and need not.
         if about_keys && self.keys.ring().is_some() {
             match self.keys.read().await {

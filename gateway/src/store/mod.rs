@@ -67,8 +67,9 @@ pub enum Change {
     /// The signing keys.
     Keyring,
     /// Another server may know more than the one that was asked before: whatever was read is asked again
-    /// before it counts, and serves meanwhile only as it would in an outage. No store announces this.
-    Doubt,
+    /// before it counts, and serves meanwhile only as it would in an outage. The number tells one doubt from the next. No store
+    /// announces this.
+    Doubt(u64),
     /// Changes were missed: forget everything.
     Everything,
 }
@@ -219,7 +220,7 @@ fn announced(change: &Change) -> (&'static str, String) {
         Change::App(id) => ("app", id.clone()),
         Change::User(id) => ("user", id.clone()),
         Change::Keyring => ("keyring", String::new()),
-        Change::Doubt | Change::Everything => ("everything", String::new()),
+        Change::Doubt(_) | Change::Everything => ("everything", String::new()),
     }
 }
 

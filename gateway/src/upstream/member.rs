@@ -70,17 +70,21 @@ impl Member {
         Connecting(is_first.then_some(self))
     }
 
+    /// Whether a connection to it has been under way for long.
+    pub(super) fn is_stuck(&self, now_us: u64) -> bool {
+        let since = self.connecting_since_us.load(Ordering::Relaxed);
+        since != 0 && now_us.saturating_sub(since) >= STUCK_US
+    }
+
     /// Whether a request may go there. Of an address that was passed over, one request at a time
     /// finds out whether it is back.
     pub(super) fn is_usable(&self, now_us: u64) -> bool {
         let until = self.ejected_until_us.load(Ordering::Relaxed);
-        let since = self.connecting_since_us.load(Ordering::Relaxed);
-        let is_stuck = since != 0 && now_us.saturating_sub(since) >= STUCK_US;
         let is_probe = || {
             let claim = now_us + EJECTED_US;
             self.ejected_until_us.compare_exchange(until, claim, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };
-        self.is_healthy.load(Ordering::Relaxed) && !is_stuck && (until == 0 || now_us >= until && is_probe())
+        self.is_healthy.load(Ordering::Relaxed) && (until == 0 || now_us >= until && is_probe())
     }
 }
 

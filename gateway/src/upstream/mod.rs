@@ -84,7 +84,10 @@ impl Pool {
             let all = (0..members.len()).filter_map(|i| members.get((start.wrapping_add(i)) % members.len()));
             all.filter(|member| !failed.contains(&member.address))
         };
-        in_turn().find(|m| m.is_usable(now_us)).or_else(|| in_turn().next()).cloned()
+        let prompt = in_turn().find(|m| !m.is_stuck(now_us) && m.is_usable(now_us));
+        // One that takes long is better than one that is known to be bad.
+        let usable = prompt.or_else(|| in_turn().find(|m| m.is_usable(now_us)));
+        usable.or_else(|| in_turn().next()).cloned()
     }
 
     async fn resolve(&self) {
@@ -322,6 +325,10 @@ mod tests {
         assert_eq!(ports(STUCK_US + 1), [2; 4]);
         drop(first);
         assert!(ports(STUCK_US + 1).contains(&1));
+        // One that takes long is still better than one that is passed over.
+        let (_slow, other) = (dark.connect(1), pool.pick(0, &[dark.address]).unwrap());
+        other.eject(0);
+        assert_eq!(ports(STUCK_US + 1), [1; 4]);
     }
 
     #[test]

@@ -47,11 +47,6 @@ impl Begun {
         self.0.retain(|(_, since)| now.saturating_duration_since(*since) < LIFE);
         list
     }
-
-    /// Nothing that was read before counts any more.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ impl RedisStore {
         expires_ms: &str,
         told: Option<(&str, &str)>,
     ) -> Result<Swapped, StoreError> {
-        let is_one_step = !self.commands.is_cluster();
+        let is_one_step = !self.commands.has_slots();
         if let Some((kind, subject)) = told.filter(|_| !is_one_step) {
             self.announce(&format!("{BEGUN}{kind}"), subject).await?;
         }
@@ -164,12 +164,11 @@ impl RedisStore {
         if is_replaced && is_gapless && self.commands.is_cluster() {
             // Not all shards need to be able to answer now: known keys go on.
             self.forgotten.store(replaced, Ordering::Release);
-            return Ok(Changes { list: vec![Change::Doubt], position: after.clone() });
+            return Ok(Changes { list: vec![Change::Doubt(replaced)], position: after.clone() });
         }
         if is_replaced || !is_gapless {
             let position = self.last_position().await?;
             self.forgotten.store(replaced, Ordering::Release);
-            self.begun().clear();
             return Ok(Changes { list: vec![Change::Everything], position });
         }
         let mut read = cmd("XREAD");

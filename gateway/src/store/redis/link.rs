@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -50,6 +50,8 @@ pub(super) struct Link {
     forgotten: AtomicU64,
     started: Instant,
     closed_until_ms: AtomicU64,
+    /// A server that is spoken to alone says that it is a part of a cluster.
+    has_slots: AtomicBool,
 }
 
 impl Link {
@@ -69,10 +71,17 @@ impl Link {
             forgotten: AtomicU64::new(0),
             started: Instant::now(),
             closed_until_ms: AtomicU64::new(0),
+            has_slots: AtomicBool::new(false),
         })
     }
 
-    /// Whether it leads to a cluster, where a script may touch one slot only.
+    /// Whether a script may touch one slot only: on a cluster, also one that is spoken to like a single
+    /// server.
+    pub(super) fn has_slots(&self) -> bool {
+        self.is_cluster() || self.has_slots.load(Ordering::Relaxed)
+    }
+
+    /// Whether it leads to a cluster, node by node.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.way, Way::Cluster(..))
     }
@@ -107,6 +116,9 @@ impl Link {
                 // One shard of a cluster says nothing of the others, and the library follows them.
                 (Meaning::NotYet, Way::Cluster(..)) => return Err(StoreError::Unavailable(describe(&error))),
                 (Meaning::CannotNow, _) | (Meaning::NoMaster, Way::Cluster(..)) => {
+                    if code(&error) == Some("CROSSSLOT") {
+                        self.has_slots.store(true, Ordering::Relaxed);
+                    }
                     self.forget(generation);
                     return Err(StoreError::Unavailable(describe(&error)));
                 }
@@ -204,6 +216,9 @@ impl Link {
             Ok(Err(error)) => return Err(StoreError::Unavailable(describe(&error))),
             Err(_) => return Err(StoreError::Unavailable(format!("no connection within {} ms", limit.as_millis()))),
         };
+        if info.as_deref().and_then(|info| info_field(info, "redis_mode")) == Some("cluster") {
+            self.has_slots.store(true, Ordering::Relaxed);
+        }
         let turn = match info.as_deref().map(|info| (info_field(info, "role"), info_field(info, "run_id"))) {
             Some((Some("master") | None, id)) => self.master.met(id),
             Some((Some(_), _)) => {
@@ -248,7 +263,9 @@ fn meaning(error: &RedisError) -> Meaning {
         (_, Some("READONLY" | "UNBLOCKED")) => Meaning::NoMaster,
         (_, Some("MASTERDOWN" | "LOADING" | "CLUSTERDOWN")) => Meaning::NotYet,
         // What stands between us and Redis says `ERR` of whatever ails it.
-        (_, Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "TRYAGAIN" | "NOPERM" | "ERR")) => Meaning::CannotNow,
+        (_, Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "TRYAGAIN" | "NOPERM" | "CROSSSLOT" | "ERR")) => {
+            Meaning::CannotNow
+        }
         (ErrorKind::UnexpectedReturnType, _) | (_, Some("WRONGTYPE")) => Meaning::BadValue,
         (_, _) => Meaning::Broken,
     }
