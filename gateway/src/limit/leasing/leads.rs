@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use redis::{AsyncConnectionConfig, RedisError};
 
-use crate::store::way::{Way, info, info_field};
+use crate::store::way::{LOOK_EVERY, Way, info, info_field};
 
-/// Time between two looks at where the name leads.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// After so many looks in a row at which we were not let in, whoever is connected still is given up.
 const REFUSED_MAX: u32 = 3;
 

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use super::message::{Message, Reply, bucket_key};
 use super::node::{Common, Event, Node, State};
 use super::trouble::Trouble;
-use crate::store::way::{Seeds, Way};
+use crate::store::way::{Seeds, Way, bracketed, slot_ranges};
 
 /// Slots of a cluster.
 const SLOTS: u16 = 16_384;
@@ -153,13 +153,13 @@ impl Cluster {
         let Some(value) = self.ask_any(cmd("CLUSTER").arg("SLOTS")).await else { return false };
         let ranges = slot_ranges(&value);
         let mut table = Table::with_capacity(usize::from(SLOTS));
-        for (first, last, address) in &ranges {
-            let Ok(node) = self.at(address) else { continue };
-            for slot in (*first..=*last).filter_map(Slot::new) {
+        for range in &ranges {
+            let Some(Ok(node)) = range.address.as_deref().map(|address| self.at(address)) else { continue };
+            for slot in (range.first..=range.last).filter_map(Slot::new) {
                 table.insert(slot, node.clone());
             }
         }
-        let is_named = |name: &str| ranges.iter().any(|(_, _, address)| address == name);
+        let is_named = |name: &str| ranges.iter().any(|range| range.address.as_deref() == Some(name));
         self.locked().retain(|name, (_, keeper)| {
             let stays = is_named(name);
             if !stays {
@@ -205,43 +205,5 @@ impl Cluster {
             }
         }
         None
-    }
-}
-
-/// An address as it stands in a URL: an IPv6 host in brackets. Redis writes it without.
-fn bracketed(address: &str) -> String {
-    match address.rsplit_once(':') {
-        Some((host, port)) if host.contains(':') && !host.starts_with('[') => format!("[{host}]:{port}"),
-        Some(_) | None => address.to_owned(),
-    }
-}
-
-/// Reads `CLUSTER SLOTS`: ranges of slots and the address of their master. What cannot be read is
-/// left out; a table with holes is read again soon.
-fn slot_ranges(value: &Value) -> Vec<(u16, u16, String)> {
-    let Value::Array(ranges) = value else { return Vec::new() };
-    let read = |range: &Value| {
-        let Value::Array(parts) = range else { return None };
-        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &parts[..] else { return None };
-        let [Value::BulkString(host), Value::Int(port), ..] = &master[..] else { return None };
-        let host = std::str::from_utf8(host).ok().filter(|host| !host.is_empty())?;
-        Some((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, bracketed(&format!("{host}:{port}"))))
-    };
-    ranges.iter().filter_map(read).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ipv6_node_is_written_as_a_url_wants_it() {
-        assert_eq!(bracketed("2001:db8::1:7000"), "[2001:db8::1]:7000");
-        assert_eq!(bracketed("[2001:db8::1]:7000"), "[2001:db8::1]:7000");
-        assert_eq!(bracketed("10.0.0.1:7000"), "10.0.0.1:7000");
-        let text = |s: &str| Value::BulkString(s.as_bytes().to_vec());
-        let node = Value::Array(vec![text("2001:db8::1"), Value::Int(7000)]);
-        let slots = Value::Array(vec![Value::Array(vec![Value::Int(0), Value::Int(16_383), node])]);
-        assert_eq!(slot_ranges(&slots), [(0, 16_383, "[2001:db8::1]:7000".to_owned())]);
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use redis::cmd;
 use serde::Serialize;
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::begun::{BEGUN, Begun};
 use super::names::{CHANGES, CHANGES_KEPT, TRIES_MAX, WAIT_MS};
+use super::way::LOOK_EVERY;
 use super::{Entries, RedisStore};
 use crate::store::documents::Swapped;
 use crate::store::{Change, Changes, Position, StoreError, json, text};
@@ -40,9 +41,6 @@ pub(super) struct Looked {
 /// After so many looks in a row that failed, whoever is connected still is given up: where the name
 /// leads now, we are not let in.
 const LOOKS_FAILED_MAX: u32 = 3;
-
-/// How often it is made sure that the master is still the one that is spoken to.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Stream ids as numbers: milliseconds and sequence.
 pub(super) fn stream_id(id: &str) -> (u64, u64) {

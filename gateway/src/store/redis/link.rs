@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use super::super::StoreError;
 use super::master::Master;
-use super::way::{RedisSettings, Way, code, describe, info, info_field, way};
+use super::way::{RedisSettings, Way, code, describe, info, info_field, slot_ranges, way};
 
 /// After a failure, calls fail at once for this long.
 const BREAKER: Duration = Duration::from_millis(100);
@@ -138,7 +138,7 @@ impl Link {
     /// Makes sure that whoever would be connected to now is the server that is spoken to: a name may
     /// have moved, or Sentinel may have chosen another, without the server before saying a word.
     pub(super) async fn look_who_answers(&self) -> Result<(), StoreError> {
-        if !matches!(self.way, Way::Cluster(..)) {
+        if !self.is_cluster() {
             return self.connect().await.map(|_| ());
         }
         let slots = self.ask::<Value>(cmd("CLUSTER").arg("SLOTS")).await?;
@@ -232,14 +232,7 @@ impl Link {
 
 /// The masters of a cluster by their ids, as `CLUSTER SLOTS` names them; `None` when it names none.
 fn masters(slots: &Value) -> Option<String> {
-    let Value::Array(ranges) = slots else { return None };
-    let id = |range: &Value| {
-        let Value::Array(parts) = range else { return None };
-        let Some(Value::Array(master)) = parts.get(2) else { return None };
-        let Some(Value::BulkString(id)) = master.get(2) else { return None };
-        String::from_utf8(id.clone()).ok()
-    };
-    let ids: BTreeSet<String> = ranges.iter().filter_map(id).collect();
+    let ids: BTreeSet<String> = slot_ranges(slots).into_iter().filter_map(|range| range.id).collect();
     (!ids.is_empty()).then(|| ids.into_iter().collect::<Vec<_>>().join(" "))
 }
 

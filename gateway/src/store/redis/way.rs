@@ -6,10 +6,13 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, RedisResult, TlsCertificates};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, RedisResult, TlsCertificates, Value};
 use tokio::sync::Mutex;
 
 use super::super::StoreError;
+
+/// Time between two looks at where the name of a server leads.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How to reach Redis, beside the URL.
 #[derive(Clone, Debug)]
@@ -102,6 +105,47 @@ pub(crate) async fn info(connection: &mut MultiplexedConnection) -> RedisResult<
 /// A field of what `INFO` says.
 pub(crate) fn info_field<'i>(info: &'i str, name: &str) -> Option<&'i str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// Slots of a cluster that one master holds.
+pub(crate) struct SlotRange {
+    /// The first one.
+    pub(crate) first: u16,
+    /// The last one.
+    pub(crate) last: u16,
+    /// Where the master is, as it stands in a URL; none when the node that was asked does not know.
+    pub(crate) address: Option<String>,
+    /// The master's id.
+    pub(crate) id: Option<String>,
+}
+
+/// Reads `CLUSTER SLOTS`. What cannot be read is left out; a table with holes is read again soon.
+pub(crate) fn slot_ranges(value: &Value) -> Vec<SlotRange> {
+    let Value::Array(ranges) = value else { return Vec::new() };
+    let text = |value: &Value| {
+        let Value::BulkString(text) = value else { return None };
+        String::from_utf8(text.clone()).ok()
+    };
+    let read = |range: &Value| {
+        let Value::Array(parts) = range else { return None };
+        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &parts[..] else { return None };
+        let host = master.first().and_then(text).filter(|host| !host.is_empty());
+        let address = host.zip(master.get(1)).and_then(|(host, port)| {
+            let Value::Int(port) = port else { return None };
+            Some(bracketed(&format!("{host}:{port}")))
+        });
+        let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
+        Some(SlotRange { first, last, address, id: master.get(2).and_then(text) })
+    };
+    ranges.iter().filter_map(read).collect()
+}
+
+/// An address as it stands in a URL: an IPv6 host in brackets. Redis writes it without.
+pub(crate) fn bracketed(address: &str) -> String {
+    match address.rsplit_once(':') {
+        Some((host, port)) if host.contains(':') && !host.starts_with('[') => format!("[{host}]:{port}"),
+        Some(_) | None => address.to_owned(),
+    }
 }
 
 /// The code of an error. Redis before 7 wraps what a command inside a script met into an error of
@@ -267,6 +311,18 @@ fn sentinel(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ipv6_node_is_written_as_a_url_wants_it() {
+        assert_eq!(bracketed("2001:db8::1:7000"), "[2001:db8::1]:7000");
+        assert_eq!(bracketed("[2001:db8::1]:7000"), "[2001:db8::1]:7000");
+        assert_eq!(bracketed("10.0.0.1:7000"), "10.0.0.1:7000");
+        let text = |s: &str| Value::BulkString(s.as_bytes().to_vec());
+        let node = Value::Array(vec![text("2001:db8::1"), Value::Int(7000)]);
+        let slots = Value::Array(vec![Value::Array(vec![Value::Int(0), Value::Int(16_383), node])]);
+        let ranges: Vec<_> = slot_ranges(&slots).into_iter().map(|r| (r.first, r.last, r.address, r.id)).collect();
+        assert_eq!(ranges, [(0, 16_383, Some("[2001:db8::1]:7000".to_owned()), None)]);
+    }
 
     #[test]
     fn role_and_id_are_found_in_the_text_of_info() {
