@@ -58,8 +58,8 @@ fn steps(c: &mut Criterion) {
     c.bench_function("admit without network", |b| {
         b.iter(|| {
             let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-            let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS));
-            bench::permit(now(bench.gate.decide(black_box(&head), address, &snapshot, &mut known)))
+            let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS), address);
+            bench::permit(now(bench.gate.decide(black_box(&head), &snapshot, &mut known)))
         });
     });
 }
@@ -97,8 +97,8 @@ fn tokens(c: &mut Criterion) {
     c.bench_function("token: admit without network", |b| {
         b.iter(|| {
             let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-            let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS));
-            bench::permit(now(scene.bench.gate.decide(black_box(&head), address, &snapshot, &mut known)))
+            let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS), address);
+            bench::permit(now(scene.bench.gate.decide(black_box(&head), &snapshot, &mut known)))
         });
     });
 }

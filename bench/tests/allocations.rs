@@ -18,9 +18,9 @@ fn an_admitted_request_allocates_nothing_but_the_target_it_keeps() {
     let snapshot = bench.keeper.load();
     let ask = || {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-        let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS));
+        let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS), address);
         let counted = allocation_counter::measure(|| {
-            bench::permit(now(bench.gate.decide(&head, address, &snapshot, &mut known)));
+            bench::permit(now(bench.gate.decide(&head, &snapshot, &mut known)));
         });
         counted.count_total
     };
@@ -44,9 +44,9 @@ fn an_admitted_token_allocates_nothing_but_the_target_it_keeps() {
     let address: IpAddr = "127.0.0.1".parse().unwrap();
     let ask = || {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", &headers);
-        let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS));
+        let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS), address);
         let counted = allocation_counter::measure(|| {
-            bench::permit(now(gate.decide(&head, address, &snapshot, &mut known)));
+            bench::permit(now(gate.decide(&head, &snapshot, &mut known)));
         });
         counted.count_total
     };

@@ -72,8 +72,8 @@ fn admit(bench: &Bench, credential: &str, times: u32) {
     let snapshot = bench.keeper.load();
     repeat(times, || {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", black_box(&headers));
-        let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS));
-        bench::permit(now(bench.gate.decide(&head, address, &snapshot, &mut known)))
+        let mut known = Known::at(gateway::base::clock::Moment::at_ms(NOW_MS), address);
+        bench::permit(now(bench.gate.decide(&head, &snapshot, &mut known)))
     });
 }
 

@@ -65,8 +65,8 @@ fn admissions(bench: &bench::Bench, keys: u64) -> f64 {
     let heads: Vec<HeaderMap> = secrets.map(with).collect();
     let ask = |headers: &HeaderMap| {
         let head = Head::of("GET", "/v2/packs", "api.iconflow.dev", headers);
-        let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS));
-        bench::permit(bench::now(bench.gate.decide(&head, address, &snapshot, &mut known)));
+        let mut known = Known::at(gateway::base::clock::Moment::at_ms(bench::NOW_MS), address);
+        bench::permit(bench::now(bench.gate.decide(&head, &snapshot, &mut known)));
     };
     // Buckets are made at the first use.
     heads.iter().for_each(ask);

@@ -12,14 +12,8 @@ use crate::identify::{Caller, Found, Identified, Unidentified};
 
 impl Gate {
     /// Finds out whose credential it is.
-    pub(super) async fn identify_caller(
-        &self,
-        api: &Api,
-        secret: Secret<'_>,
-        address: IpAddr,
-        known: &mut Known,
-    ) -> Result<(), Denial> {
-        match self.identify(api, secret, address, known.now.wall_ms).await {
+    pub(super) async fn identify_caller(&self, api: &Api, secret: Secret<'_>, known: &mut Known) -> Result<(), Denial> {
+        match self.identify(api, secret, known.address, known.now.wall_ms).await {
             Ok(identified) => {
                 known.found = Some(identified.found);
                 known.caller = Some((identified.caller, identified.organization));

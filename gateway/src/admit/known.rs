@@ -15,7 +15,6 @@ use crate::snapshot::Snapshot;
 
 /// What became known of a request on its way, for the answer's fields and the record. Filled step
 /// by step, so that a denial carries what was known when it was made.
-#[derive(Default)]
 pub struct Known {
     /// Index of the API.
     pub api: Option<u32>,
@@ -31,7 +30,7 @@ pub struct Known {
     target: String,
     path_len: usize,
     /// The caller's address.
-    pub address: Option<IpAddr>,
+    pub address: IpAddr,
     /// When the request began: the instant by which it is judged.
     pub now: Moment,
     /// How its tokens were counted, when some were taken.
@@ -58,9 +57,25 @@ pub struct RefusedKey {
 }
 
 impl Known {
-    /// Nothing but the instant.
-    pub fn at(now: Moment) -> Self {
-        Known { now, ..Known::default() }
+    /// A request that begins now, from an address; nothing else is known.
+    pub fn at(now: Moment, address: IpAddr) -> Self {
+        Known {
+            api: None,
+            caller: None,
+            found: None,
+            route: None,
+            standing: None,
+            target: String::new(),
+            path_len: 0,
+            address,
+            now,
+            certainty: None,
+            origin: None,
+            shadowed: false,
+            request_id: String::new(),
+            is_grpc: false,
+            refused: None,
+        }
     }
 
     /// What follows the first `?`; empty when there is nothing.

@@ -80,8 +80,8 @@ pub enum Decision {
 
 impl Gate {
     /// Decides over one request. Nothing is written to anybody.
-    pub async fn decide(&self, head: &Head<'_>, address: IpAddr, snapshot: &Snapshot, known: &mut Known) -> Decision {
-        match self.admit(head, address, snapshot, known).await {
+    pub async fn decide(&self, head: &Head<'_>, snapshot: &Snapshot, known: &mut Known) -> Decision {
+        match self.admit(head, snapshot, known).await {
             Ok(decision) => decision,
             Err(denial) => Decision::Answer(Box::new(self.refuse(&denial, snapshot, known))),
         }
@@ -98,15 +98,9 @@ impl Gate {
         denial.answer(&known.answer_context(snapshot, 0), known.is_grpc)
     }
 
-    async fn admit(
-        &self,
-        head: &Head<'_>,
-        address: IpAddr,
-        snapshot: &Snapshot,
-        known: &mut Known,
-    ) -> Result<Decision, Denial> {
+    async fn admit(&self, head: &Head<'_>, snapshot: &Snapshot, known: &mut Known) -> Result<Decision, Denial> {
         if self.listener == ListenKind::Plain {
-            self.note_exposed_over_plain_http(head, address, snapshot).await;
+            self.note_exposed_over_plain_http(head, known.address, snapshot).await;
             return Err(Denial::HttpsRequired);
         }
         let target = head.target().map_err(Denial::Target)?;
@@ -128,9 +122,9 @@ impl Gate {
             Destination::Route(_) => false,
         };
         if let Some(secret) = head.credential()? {
-            self.identify_caller(api, secret, address, known).await?;
+            self.identify_caller(api, secret, known).await?;
         }
-        let circumstances = circumstances(head, address);
+        let circumstances = circumstances(head, known.address);
         if is_inspection {
             return self.inspect(api, &circumstances, snapshot, known).await;
         }

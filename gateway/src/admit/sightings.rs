@@ -14,11 +14,11 @@ use crate::store::{Exposure, LastUse, Sighting, Usage};
 impl Gate {
     /// Writes behind that a key was used, at most once a minute.
     pub fn note_use(&self, known: &Known, route: &str) {
-        let (Some((caller, _)), Some(address)) = (&known.caller, known.address) else { return };
+        let Some((caller, _)) = &known.caller else { return };
         let now_ms = known.now.wall_ms;
         match caller {
             Caller::Key(key) if key.should_mark(now_ms) => {
-                let last = LastUse { ms: now_ms, route: route.to_owned(), address: address.to_string() };
+                let last = LastUse { ms: now_ms, route: route.to_owned(), address: known.address.to_string() };
                 self.shared.usage.push(Usage { key: key.facts.id.to_string(), sighting: Sighting::Used(last) });
             }
             Caller::Token(token, Some(grant)) if grant.should_mark(now_ms) => {

@@ -1,6 +1,5 @@
 //! Where a request goes, what is sent, what comes back.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -48,7 +47,7 @@ impl Exchanges {
             return Error::e_explain(ErrorType::InternalError, "no permit");
         };
         let origin = Origin {
-            address: exchange.known.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            address: exchange.known.address,
             host: permit.host(api),
             is_https: self.gate.listener != ListenKind::Plain,
             request_id: &exchange.known.request_id,
@@ -78,7 +77,7 @@ impl Exchanges {
     /// notes the time.
     pub(super) async fn begin_answer(&self, session: &Session, response: &ResponseHeader, exchange: &mut Exchange) {
         self.tie(session, response, exchange).await;
-        exchange.first_byte = Some(self.gate.shared.clock.since(exchange.started));
+        exchange.first_byte = Some(self.gate.shared.clock.since(exchange.known.now));
         (exchange.outcome, exchange.status) = (Outcome::Forwarded, response.status.as_u16());
     }
 }

@@ -47,8 +47,8 @@ impl Exchanges {
             query: known.query(),
             headers: &head.headers,
             body,
-            address: exchange.address,
-            now_ms: exchange.started.wall_ms,
+            address: exchange.known.address,
+            now_ms: exchange.known.now.wall_ms,
         };
         let answer = self.shared.authorization.answer(request).await;
         self.gate.shared.metrics.oauth.answers.with_label_values(&[endpoint(known.path()), answer.outcome]).inc();

@@ -121,7 +121,7 @@ impl Exchanges {
         let decision = match Head::check(received(session, raw.as_deref()), self.gate.shared.bounds) {
             Ok(head) => {
                 known.origin = head.origin().map(Into::into);
-                self.gate.decide(&head, exchange.address, snapshot, known).await
+                self.gate.decide(&head, snapshot, known).await
             }
             Err(denial) => {
                 // A head that has two readings may have two ends: nothing after it is a request.
@@ -129,14 +129,13 @@ impl Exchanges {
                 Decision::Answer(Box::new(self.gate.refuse(&denial, snapshot, known)))
             }
         };
-        exchange.decided = Some(self.gate.shared.clock.since(exchange.started));
+        exchange.decided = Some(self.gate.shared.clock.since(exchange.known.now));
         decision
     }
 
     /// Answers a request ourselves: the only place where such an answer goes on the wire and on record.
     async fn answer(&self, session: &mut Session, exchange: &mut Exchange, answer: Answer) -> pingora::Result<End> {
-        exchange.outcome = Outcome::Answered(answer.outcome);
-        exchange.status = answer.status.as_u16();
+        exchange.answered(&answer);
         answer::write(session, answer, &exchange.known.request_id).await?;
         Ok(End::Answered)
     }
@@ -159,12 +158,11 @@ impl Exchanges {
             }
             denial => exchange.outcome = exchange.cut(error, denial.as_ref()),
         }
-        if !has_begun && exchange.outcome == Outcome::Open {
-            exchange.status = 0;
-        }
         if has_begun {
             // An answer that stops must not look like one that ends.
             answer::cut(session).await;
+        } else if exchange.outcome == Outcome::Open {
+            exchange.status = 0;
         }
     }
 
@@ -174,7 +172,7 @@ impl Exchanges {
         exchange.known.request_id = self.shared.request_ids.next();
         let denial = Denial::Head(HeadFault::Unreadable);
         let answer = self.gate.refuse(&denial, &exchange.snapshot, &exchange.known);
-        (exchange.outcome, exchange.status) = (Outcome::Answered(answer.outcome), answer.status.as_u16());
+        exchange.answered(&answer);
         if answer::write_unread(session, answer, &exchange.known.request_id).await.is_err() {
             exchange.outcome = Outcome::Open;
         }

@@ -96,7 +96,7 @@ impl Exchanges {
             None => (key, organization),
         };
         self.shared.access_log.write(&Record {
-            time: crate::base::clock::rfc3339(exchange.started.wall_ms),
+            time: crate::base::clock::rfc3339(exchange.known.now.wall_ms),
             request_id: &exchange.known.request_id,
             api,
             route,
@@ -104,7 +104,7 @@ impl Exchanges {
             method: facts.method.as_ref().map_or("", |m| Some(m.as_str()).filter(is_short).unwrap_or("other")),
             path: known.path(),
             protocol: facts.protocol,
-            address: known.address.map(|a| a.to_string()).unwrap_or_default(),
+            address: known.address.to_string(),
             key,
             grant,
             client,
@@ -119,7 +119,7 @@ impl Exchanges {
             found: known.found.map_or("", found_label),
             decision_us: micros(decided),
             upstream_us: micros(upstream),
-            total_us: micros(self.gate.shared.clock.since(exchange.started)),
+            total_us: micros(self.gate.shared.clock.since(exchange.known.now)),
             upstream: exchange.chosen.as_ref().map(|member| member.address.to_string()).unwrap_or_default(),
         });
     }

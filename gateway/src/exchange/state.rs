@@ -11,7 +11,7 @@ use super::farewell::{self, Tied};
 use crate::admit::answers::AnswerContext;
 use crate::admit::denial::Denial;
 use crate::admit::{Known, Permit};
-use crate::base::clock::Moment;
+use crate::base::answer::Answer;
 use crate::snapshot::Snapshot;
 use crate::upstream::Member;
 
@@ -34,9 +34,6 @@ pub(super) enum Outcome {
 pub(super) struct Exchange {
     /// The policy that it is judged by, from its beginning to its end.
     pub(super) snapshot: Arc<Snapshot>,
-    pub(super) started: Moment,
-    /// The caller's address.
-    pub(super) address: IpAddr,
     pub(super) known: Known,
     pub(super) permit: Option<Permit>,
     pub(super) outcome: Outcome,
@@ -58,14 +55,9 @@ pub(super) struct Exchange {
 impl Exchange {
     /// Begins now, under the policy in force.
     pub(super) fn begin(shared: &Shared, address: IpAddr) -> Self {
-        let started = shared.admit.clock.moment();
-        let mut known = Known::at(started);
-        known.address = Some(address);
         Exchange {
             snapshot: shared.keeper.load(),
-            started,
-            address,
-            known,
+            known: Known::at(shared.admit.clock.moment(), address),
             permit: None,
             outcome: Outcome::Open,
             decided: None,
@@ -82,6 +74,11 @@ impl Exchange {
     /// Waits until the credential of the exchange has ended, if it is tied to one.
     pub(super) async fn credential_ended(&self) {
         farewell::ended(self.tie.as_ref()).await;
+    }
+
+    /// The request is answered by us.
+    pub(super) fn answered(&mut self, answer: &Answer) {
+        (self.outcome, self.status) = (Outcome::Answered(answer.outcome), answer.status.as_u16());
     }
 
     /// How an answer that had begun ended, when the exchange failed.
