@@ -53,7 +53,7 @@ impl Answer {
 
     /// An answer that nobody may store (`no-store`).
     pub fn new(status: StatusCode, outcome: &'static str) -> Self {
-        Answer::empty(status, outcome).with(header::CACHE_CONTROL, "no-store").with(header::PRAGMA, "no-cache")
+        Answer::empty(status, outcome).no_store().with(header::PRAGMA, "no-cache")
     }
 
     /// Adds a field.

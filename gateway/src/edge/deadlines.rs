@@ -76,7 +76,7 @@ const RATE_INTERVAL: Duration = Duration::from_secs(5);
 /// get an answer, larger ones only an end. A read may bring some of the body with it.
 const HEAD_READ_MAX: u64 = 128 * 1024;
 /// First bytes of an HTTP/2 connection (RFC 9113 section 3.4).
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A client connection under watch.
 pub struct Guarded {

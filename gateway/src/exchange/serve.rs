@@ -17,8 +17,7 @@ use super::record::Facts;
 use super::state::Exchange;
 use super::{Exchanges, answer};
 use crate::admit::head::{caller_address, is_grpc, request_id};
-use crate::edge::deadlines::Guarded;
-use crate::edge::deadlines::Phase;
+use crate::edge::deadlines::{Guarded, H2_PREFACE, Phase};
 use crate::exchange::http2::{self, Http2};
 use crate::exchange::tunnel::{self, GOING_AWAY, POLICY_VIOLATION};
 use crate::upstream::STREAM_SILENCE;
@@ -26,8 +25,6 @@ use crate::upstream::backend::{Backend, at_once};
 
 /// Most requests on one connection over HTTP/1.1.
 const REQUESTS_MAX: u32 = 10_000;
-/// How an HTTP/2 connection begins (RFC 9113 section 3.4).
-const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long before the end of a drain WebSockets are told to go.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Longest wait for the rest of a request body after the answer.

@@ -171,7 +171,7 @@ pub(crate) fn view(app: &AppRecord, secret: Option<&str>) -> Value {
     if let (Some(map), Some(secret)) = (value.as_object_mut(), secret) {
         map.insert("client_secret".into(), secret.into());
     }
-    value
+    dated(value)
 }
 
 async fn apps(State(management): State<Management>) -> Answer {

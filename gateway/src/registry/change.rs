@@ -128,6 +128,11 @@ pub(super) fn refused<T>(code: Code, words: impl Into<String>) -> Result<T, Chan
     Err(ChangeError::Refused(code, words.into()))
 }
 
+/// A refusal in the words of whoever found it.
+pub(super) fn with(code: Code) -> impl Fn(String) -> ChangeError {
+    move |words| ChangeError::Refused(code, words)
+}
+
 /// Longest name for people, in characters.
 const NAME_CHARS_MAX: usize = 100;
 

@@ -7,7 +7,7 @@ use policy::identity::{Environment, KeyClass, Origin};
 use policy::units::Rate;
 use zeroize::Zeroizing;
 
-use super::change::{Actor, ChangeError, Code, check_name, is_line, refused};
+use super::change::{Actor, ChangeError, Code, check_name, is_line, refused, with};
 use super::organizations;
 use crate::base::clock::parse_instant;
 use crate::base::digest::{Digest, Peppers};
@@ -257,10 +257,6 @@ fn fresh(prefix: &str) -> Result<Zeroizing<String>, NoRandomness> {
         }
     }
     Err(NoRandomness)
-}
-
-fn with(code: Code) -> impl Fn(String) -> ChangeError {
-    move |words| ChangeError::Refused(code, words)
 }
 
 fn network(text: &str) -> Result<IpNet, ChangeError> {

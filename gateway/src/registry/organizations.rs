@@ -2,7 +2,7 @@
 
 use policy::{Policy, Scopes};
 
-use super::change::{ChangeError, Code, refused};
+use super::change::{ChangeError, Code, refused, with};
 use crate::store::{OrganizationChange, OrganizationRecord, Store};
 
 /// A new organization.
@@ -95,7 +95,7 @@ fn check_plan(policy: &Policy, plan: &str) -> Result<(), ChangeError> {
 
 /// Reads scopes, and makes sure that some API declares each.
 pub(super) fn declared_scopes(policy: &Policy, text: &str) -> Result<Vec<String>, ChangeError> {
-    let scopes = Scopes::parse(text).map_err(|words| ChangeError::Refused(Code::UnknownScope, words))?;
+    let scopes = Scopes::parse(text).map_err(with(Code::UnknownScope))?;
     let declared = || policy.apis.iter().flat_map(|api| api.scopes.iter().map(|(scope, _)| scope));
     for scope in scopes.iter() {
         if !declared().any(|known| known == scope) {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::access::Registry;
 use super::app::{AppKind, AppRecord, REDIRECT_URIS_MAX, check_name, check_redirect_uri};
-use super::change::{Actor, ChangeError, Code, refused};
+use super::change::{Actor, ChangeError, Code, refused, with};
 use super::secret::new_client_secret;
 use crate::base::digest::Peppers;
 use crate::base::random::base62;
@@ -61,16 +61,14 @@ fn check_redirect_uris(list: &[String]) -> Result<(), ChangeError> {
     if list.is_empty() || list.len() > REDIRECT_URIS_MAX {
         return refused(Code::InvalidRedirectUri, format!("an application has 1 to {REDIRECT_URIS_MAX} redirect URIs"));
     }
-    list.iter()
-        .try_for_each(|uri| check_redirect_uri(uri))
-        .map_err(|words| ChangeError::Refused(Code::InvalidRedirectUri, words))
+    list.iter().try_for_each(|uri| check_redirect_uri(uri)).map_err(with(Code::InvalidRedirectUri))
 }
 
 /// Looks at scopes that an application may ask for: declared by its API, each once, in order.
 fn check_scopes(api: &Api, names: &[String]) -> Result<Vec<String>, ChangeError> {
     let mut scopes = Vec::new();
     for name in names {
-        let scope = Scope::parse(name).map_err(|words| ChangeError::Refused(Code::UnknownScope, words))?;
+        let scope = Scope::parse(name).map_err(with(Code::UnknownScope))?;
         if !api.scopes.iter().any(|(known, _)| *known == scope) {
             let near = policy::problem::nearest(name, api.scopes.iter().map(|(scope, _)| scope.as_str()));
             let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
@@ -95,7 +93,7 @@ pub async fn register(
     (actor, now_ms): (&Actor, u64),
 ) -> Result<(AppRecord, Option<String>), ChangeError> {
     let api = api_of(policy, new.api.as_deref())?;
-    check_name(&new.name).map_err(|words| ChangeError::Refused(Code::InvalidName, words))?;
+    check_name(&new.name).map_err(with(Code::InvalidName))?;
     check_redirect_uris(&new.redirect_uris)?;
     let scopes = check_scopes(api, &new.scopes)?;
     if registry.store().organization(&new.organization).await?.is_none() {
@@ -167,7 +165,7 @@ pub async fn update<E: From<ChangeError>>(
 
 fn check_update(update: &Update) -> Result<(), ChangeError> {
     if let Some(name) = &update.name {
-        check_name(name).map_err(|words| ChangeError::Refused(Code::InvalidName, words))?;
+        check_name(name).map_err(with(Code::InvalidName))?;
     }
     update.redirect_uris.as_deref().map_or(Ok(()), check_redirect_uris)
 }

@@ -1,7 +1,7 @@
 //! Users and their memberships: what one must satisfy, and every change of one.
 
 use super::access::Registry;
-use super::change::{ChangeError, Code, refused};
+use super::change::{ChangeError, Code, refused, with};
 use super::organizations;
 use super::user::{MEMBERSHIPS_MAX, Membership, Role, UserRecord, email, hash};
 use crate::base::random::base62;
@@ -42,7 +42,7 @@ pub async fn add(registry: &Registry, new: NewUser, password: &str, now_ms: u64)
     }
     let user = UserRecord {
         id: format!("{OURS}{}", base62(ID_CHARS)?),
-        email: email(&new.email).map_err(|words| ChangeError::Refused(Code::InvalidEmail, words))?,
+        email: email(&new.email).map_err(with(Code::InvalidEmail))?,
         name: new.name,
         password: Some(hashed(password)?),
         memberships: new.memberships,

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use super::app::AppRecord;
 use super::user::UserRecord;
-use crate::base::clock::dated;
 use crate::store::KeyRecord;
 
 /// A key, without its digest.
@@ -33,7 +32,7 @@ pub fn key(key: &KeyRecord, now_ms: u64) -> Value {
         exposed: _,
         exposure_cleared,
     } = key;
-    dated(json!({
+    json!({
         "id": id, "api": api, "organization": organization, "name": name, "class": class,
         "environment": environment, "scopes": scopes, "display": display, "state": key.state(now_ms),
         "created_by": created_by, "created_ms": created_ms, "not_after_ms": not_after_ms,
@@ -41,7 +40,7 @@ pub fn key(key: &KeyRecord, now_ms: u64) -> Value {
         "networks": networks, "origins": origins, "limit": limit, "last_use": last_use,
         "exposed": key.exposure().map(|(ms, how)| json!({ "ms": ms, "how": how })),
         "exposure_cleared": exposure_cleared,
-    }))
+    })
 }
 
 /// An application, without the hashes of its secrets.
@@ -60,20 +59,20 @@ pub fn app(app: &AppRecord) -> Value {
         redirects_changed_ms,
         disabled_ms,
     } = app;
-    dated(json!({
+    json!({
         "id": id, "api": api, "organization": organization, "name": name, "redirect_uris": redirect_uris,
         "scopes": scopes, "kind": kind, "state": app.state(), "created_by": created_by, "created_ms": created_ms,
         "redirects_changed_ms": redirects_changed_ms, "disabled_ms": disabled_ms,
-    }))
+    })
 }
 
 /// A user, without the hash of the password.
 pub fn user(user: &UserRecord) -> Value {
     let UserRecord { id, email, name, password: _, memberships, created_ms, sessions_from_ms, disabled_ms } = user;
-    dated(json!({
+    json!({
         "id": id, "email": email, "name": name, "memberships": memberships, "state": user.state(),
         "created_ms": created_ms, "sessions_from_ms": sessions_from_ms, "disabled_ms": disabled_ms,
-    }))
+    })
 }
 
 #[cfg(test)]
