@@ -80,7 +80,7 @@ pub struct Known<F> {
     pub organization: Arc<KnownOrganization>,
     fetched_ms: u64,
     /// The last doubt before it was read.
-    doubts: u64,
+    doubt: u64,
     marked_ms: AtomicU64,
 }
 
@@ -143,7 +143,7 @@ pub(super) struct Cache<F: Facts> {
     /// Counts changes; a look-up that a change overtook is done again.
     epoch: AtomicU64,
     /// The last doubt; what was read before it is not fresh.
-    doubts: AtomicU64,
+    doubt: AtomicU64,
     is_following: AtomicBool,
 }
 
@@ -164,7 +164,7 @@ impl<F: Facts> Cache<F> {
             organizations: Mutex::default(),
             flights: Mutex::default(),
             epoch: AtomicU64::new(0),
-            doubts: AtomicU64::new(0),
+            doubt: AtomicU64::new(0),
             is_following: AtomicBool::new(false),
         }
     }
@@ -182,7 +182,7 @@ impl<F: Facts> Cache<F> {
         if let Some(key) = self.known.get(id) {
             let followed = self.is_following.load(Ordering::Acquire);
             let bound = if followed { self.bounds.fresh_followed } else { self.bounds.fresh_alone };
-            let is_new = key.doubts == self.doubts.load(Ordering::Acquire);
+            let is_new = key.doubt == self.doubt.load(Ordering::Acquire);
             return (is_new && now_ms.saturating_sub(key.fetched_ms) < ms(bound)).then_some(Some(key));
         }
         let since = self.unknown.get(id)?;
@@ -208,8 +208,8 @@ impl<F: Facts> Cache<F> {
     ) -> Arc<Known<F>> {
         // A record that is read again has still been used when it was.
         let marked_ms = self.known.peek(&id).map_or(0, |before| before.marked_ms.load(Ordering::Relaxed));
-        let doubts = self.doubts.load(Ordering::Acquire);
-        let known = Arc::new(Known { facts, organization, fetched_ms: now_ms, doubts, marked_ms: marked_ms.into() });
+        let doubt = self.doubt.load(Ordering::Acquire);
+        let known = Arc::new(Known { facts, organization, fetched_ms: now_ms, doubt, marked_ms: marked_ms.into() });
         self.known.insert(id, known.clone());
         known
     }
@@ -325,8 +325,8 @@ impl<F: Facts> Cache<F> {
     fn forget_now(&self, changes: &[Change]) -> Vec<(String, Arc<KnownOrganization>)> {
         let concerns = |change: &Change| {
             let is_shared = matches!(change, Change::Organization(_) | Change::Everything);
-            // One that is told again, since something else could not be done, doubts nothing read since.
-            let is_doubt = matches!(change, Change::Doubt(number) if *number != self.doubts.load(Ordering::Acquire));
+            // One that is told again, since something else could not be done, doubt nothing read since.
+            let is_doubt = matches!(change, Change::Doubt(number) if *number != self.doubt.load(Ordering::Acquire));
             is_shared || is_doubt || F::is_wide(change) || F::named(change).is_some()
         };
         // What cannot be about anything here does not make look-ups under way begin again.
@@ -353,7 +353,7 @@ impl<F: Facts> Cache<F> {
                     }
                 }
                 Change::Doubt(number) => {
-                    self.doubts.store(*number, Ordering::Release);
+                    self.doubt.store(*number, Ordering::Release);
                     self.unknown.clear();
                 }
                 Change::Everything => {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use redis::{AsyncConnectionConfig, RedisError};
+use redis::RedisError;
 
-use crate::store::way::{LOOK_EVERY, Way, info, info_field};
+use crate::store::way::{LOOK_EVERY, Way, info, info_field, untimed};
 
 /// After so many looks in a row at which we were not let in, whoever is connected still is given up.
 const REFUSED_MAX: u32 = 3;
@@ -29,7 +29,7 @@ pub async fn leads_elsewhere(way: &Way, epoch: &str, connect_timeout: Duration) 
     let mut refused = 0;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let plain = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+        let plain = untimed();
         let ask = async { info(&mut way.connect(&plain).await?).await };
         refused = match tokio::time::timeout(connect_limit(way, connect_timeout), ask).await {
             Ok(Ok(text)) if epoch_of(&text).as_deref() == Some(epoch) => 0,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value, cmd};
+use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value, cmd};
 use tokio::sync::{Notify, mpsc};
 
 use super::clock::RedisClock;
@@ -19,7 +19,7 @@ use super::leads::{connect_limit, epoch_of, leads_elsewhere};
 use super::message::{Call, Message, Reply, SCRIPT};
 use super::trouble::{Trouble, is_about_the_bucket};
 use crate::base::clock::{Clock, micros};
-use crate::store::way::{Way, describe};
+use crate::store::way::{Way, describe, untimed};
 
 /// Time between two pings of a server that was not otherwise heard of.
 const PING_EVERY: Duration = Duration::from_millis(100);
@@ -269,13 +269,10 @@ impl Node {
     /// Connects, makes sure that this is a master, and gives it the script.
     async fn connect(&self) -> Result<(Arc<Up>, String), String> {
         let events = self.common.events.clone();
-        let config = AsyncConnectionConfig::new()
-            .set_response_timeout(None)
-            .set_connection_timeout(None)
-            .set_push_sender(move |push: PushInfo| {
-                // A full queue loses a recall: the bucket stays tight and others wait a little longer.
-                recall(&push).map_or(Ok(()), |event| events.try_send(event))
-            });
+        let config = untimed().set_push_sender(move |push: PushInfo| {
+            // A full queue loses a recall: the bucket stays tight and others wait a little longer.
+            recall(&push).map_or(Ok(()), |event| events.try_send(event))
+        });
         let limit = connect_limit(&self.way, self.common.connect_timeout);
         let connecting = tokio::time::timeout(limit, async {
             let mut connection = self.way.connect(&config).await?;

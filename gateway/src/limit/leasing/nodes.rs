@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use redis::cluster_routing::Slot;
-use redis::{AsyncConnectionConfig, Cmd, Value, cmd};
+use redis::{Cmd, Value, cmd};
 use tokio::task::AbortHandle;
 
 use super::message::{Message, Reply, bucket_key};
 use super::node::{Common, Event, Node, State};
 use super::trouble::Trouble;
-use crate::store::way::{Seeds, Way, bracketed, slot_ranges};
+use crate::store::way::{Seeds, Way, bracketed, slot_ranges, untimed};
 
 /// Slots of a cluster.
 const SLOTS: u16 = 16_384;
@@ -195,7 +195,7 @@ impl Cluster {
         }
         for seed in &self.seeds.hosts {
             let Ok(client) = self.seeds.client(seed) else { continue };
-            let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+            let config = untimed();
             let asked = tokio::time::timeout(self.common.connect_timeout, async {
                 let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
                 question.query_async::<Value>(&mut connection).await

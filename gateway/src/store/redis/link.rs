@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, Value, cmd};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Value, cmd};
 use tokio::sync::Mutex;
 
 use super::super::StoreError;
 use super::master::Master;
-use super::way::{RedisSettings, Way, code, describe, info, info_field, slot_ranges, way};
+use super::way::{RedisSettings, Way, code, describe, info, info_field, slot_ranges, untimed, way};
 
 /// After a failure, calls fail at once for this long.
 const BREAKER: Duration = Duration::from_millis(100);
@@ -187,7 +187,7 @@ impl Link {
 
     /// A new connection to the master, and the turn it belongs to.
     async fn connect(&self) -> Result<(Connection, u64), StoreError> {
-        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+        let config = untimed();
         let connecting = async {
             match &self.way {
                 Way::Cluster(client, _) => client.get_async_connection().await.map(|c| (Connection::Cluster(c), None)),

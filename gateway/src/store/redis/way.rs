@@ -73,6 +73,11 @@ impl Seeds {
     }
 }
 
+/// A connection whose time is measured by whoever uses it, not by the library.
+pub(crate) fn untimed() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None)
+}
+
 /// One server's URL in the words of the library.
 fn node(scheme: &str, login: &str, host: &str, path: &str) -> String {
     let protocol = if path.contains('?') { "&protocol=resp3" } else { "?protocol=resp3" };
