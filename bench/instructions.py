@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -75,6 +76,14 @@ def free_port():
         return s.getsockname()[1]
 
 
+def is_ready(admin):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=10) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
 class Gateway:
     """The gateway under callgrind, one worker thread."""
 
@@ -99,9 +108,9 @@ class Gateway:
         argv = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--separate-threads=yes", f"--callgrind-out-file={self.out}", binary, *config, "serve"]
         self.process = subprocess.Popen([str(a) for a in argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(600):
-            with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", self.tls)) == 0:
-                    return
+            # Not the first port that accepts: the listeners begin one after the other.
+            if is_ready(admin):
+                return
             if self.process.poll() is not None:
                 break
             time.sleep(0.2)
