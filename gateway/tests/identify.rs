@@ -11,8 +11,8 @@ use gateway::base::digest::{Digest, Pepper, Peppers};
 use gateway::base::http_client::Outgoing;
 use gateway::identify::{Bounds, Found, Identities, Unidentified};
 use gateway::store::{
-    Change, Changes, Counter, Document, Documents, GatewaySeen, KeyChange, KeyRecord, Kind, OrganizationChange,
-    OrganizationRecord, Position, Store, StoreError, Swap, Swapped, Usage, conformance,
+    Change, ChangeFeed, Changes, Counter, Counters, Document, Documents, GatewaySeen, KeyChange, KeyRecord, Keys, Kind,
+    OrganizationChange, OrganizationRecord, Position, Store, StoreError, Swap, Swapped, Usage, conformance,
 };
 use policy::KeyFault;
 use policy::credential::Secret;
@@ -73,19 +73,10 @@ impl Documents for Scripted {
     async fn sweep(&self, _now_ms: u64) -> Done<usize> {
         no()
     }
-    async fn now_ms(&self, local_ms: u64) -> Done<u64> {
-        Ok(local_ms)
-    }
-    async fn announce_change(&self, _change: &Change) -> Done<Position> {
-        no()
-    }
 }
 
 #[async_trait]
-impl Store for Scripted {
-    fn kind(&self) -> &'static str {
-        "scripted"
-    }
+impl Keys for Scripted {
     async fn find_key(&self, digest: &Digest) -> Done<Option<KeyRecord>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         // What is read is what is there when the question arrives, however long the answer takes.
@@ -126,6 +117,10 @@ impl Store for Scripted {
     async fn record_usage(&self, _usage: &[Usage]) -> Done<()> {
         no()
     }
+}
+
+#[async_trait]
+impl Counters for Scripted {
     async fn add_counters(&self, _added: &[Counter]) -> Done<Vec<Counter>> {
         no()
     }
@@ -135,10 +130,17 @@ impl Store for Scripted {
     async fn drop_counters(&self, _ended: &[Counter]) -> Done<()> {
         no()
     }
+}
+
+#[async_trait]
+impl ChangeFeed for Scripted {
     async fn position(&self) -> Done<Position> {
         no()
     }
     async fn changes(&self, _after: &Position) -> Done<Changes> {
+        no()
+    }
+    async fn announce_change(&self, _change: &Change) -> Done<Position> {
         no()
     }
     async fn acknowledge(&self, _gateway: &GatewaySeen) -> Done<()> {
@@ -150,11 +152,21 @@ impl Store for Scripted {
     async fn leave(&self, _gateway: &str) -> Done<()> {
         no()
     }
-    async fn warnings(&self) -> Done<Vec<String>> {
-        no()
-    }
     fn is_at(&self, _a: &str, _b: &Position) -> bool {
         false
+    }
+}
+
+#[async_trait]
+impl Store for Scripted {
+    fn kind(&self) -> &'static str {
+        "scripted"
+    }
+    async fn now_ms(&self, local_ms: u64) -> Done<u64> {
+        Ok(local_ms)
+    }
+    async fn warnings(&self) -> Done<Vec<String>> {
+        no()
     }
 }
 

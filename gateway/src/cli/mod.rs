@@ -31,7 +31,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::base::clock::{Clock as _, System};
 use crate::config::{Config, ConfigError};
-use crate::registry::keys::Keys;
+use crate::registry::keys::KeyChanges;
 use crate::registry::{Actor, ChangeError, Registry};
 use crate::server::{Start, StartError};
 use crate::store::{Store, StoreError};
@@ -180,11 +180,11 @@ impl Failure {
     }
 }
 
-impl From<crate::registry::signing_keys::KeysError> for Failure {
-    fn from(error: crate::registry::signing_keys::KeysError) -> Self {
+impl From<crate::registry::signing_keys::SigningKeysError> for Failure {
+    fn from(error: crate::registry::signing_keys::SigningKeysError) -> Self {
         match error {
-            crate::registry::signing_keys::KeysError::Store(error) => Failure::Store(error),
-            crate::registry::signing_keys::KeysError::Ring(fault) => Failure::Refused(fault.to_string()),
+            crate::registry::signing_keys::SigningKeysError::Store(error) => Failure::Store(error),
+            crate::registry::signing_keys::SigningKeysError::Ring(fault) => Failure::Refused(fault.to_string()),
         }
     }
 }
@@ -229,8 +229,8 @@ impl Desk {
     }
 
     /// Changes of keys, by whoever runs the command, now.
-    fn keys(&self) -> Keys<'_> {
-        Keys { store: &*self.store, peppers: &self.config.peppers, actor: Desk::actor(), now_ms: System.now_ms() }
+    fn keys(&self) -> KeyChanges<'_> {
+        KeyChanges { store: &*self.store, peppers: &self.config.peppers, actor: Desk::actor(), now_ms: System.now_ms() }
     }
 
     fn registry(&self) -> Registry {

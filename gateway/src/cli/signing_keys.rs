@@ -5,7 +5,7 @@ use clap::Subcommand;
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::registry::keyring::{KeyState, KeyringRecord};
-use crate::registry::signing_keys::Keys;
+use crate::registry::signing_keys;
 
 /// Signing keys.
 #[derive(Debug, Subcommand)]
@@ -23,7 +23,8 @@ pub(super) enum SigningKeys {
 
 impl SigningKeys {
     pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
-        let keys = Keys::new(desk.registry(), desk.config.peppers.clone(), std::sync::Arc::new(System));
+        let keys =
+            signing_keys::SigningKeys::new(desk.registry(), desk.config.peppers.clone(), std::sync::Arc::new(System));
         if let SigningKeys::Rotate { emergency } = self {
             keys.rotate(emergency).await?;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Identities;
 use crate::base::clock::Clock;
 use crate::observe::Health;
-use crate::store::{Change, GatewaySeen, Position, Store, StoreError};
+use crate::store::{Change, ChangeFeed, GatewaySeen, Position, Store, StoreError};
 
 /// Pause after the store could not answer.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -88,7 +88,7 @@ impl Follower {
         Ok(())
     }
 
-    async fn acknowledge(&mut self, store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
+    async fn acknowledge(&mut self, store: &dyn ChangeFeed, clock: &dyn Clock) -> Result<(), StoreError> {
         let (position, seen_ms) = (self.position.clone(), clock.now_ms());
         let seen = GatewaySeen { id: self.gateway.clone(), position: position.0.clone(), seen_ms };
         store.acknowledge(&seen).await?;

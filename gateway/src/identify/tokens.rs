@@ -25,7 +25,7 @@ use super::{Caller, Found, Identified, Unidentified};
 use crate::base::clock::Clock;
 use crate::base::digest::{Digest, Peppers};
 use crate::base::http_client::Outgoing;
-use crate::registry::signing_keys::Keys;
+use crate::registry::signing_keys::SigningKeys;
 use crate::store::{Change, Store, StoreError};
 
 /// Most verified tokens remembered.
@@ -87,7 +87,7 @@ pub struct Tokens {
     grants: Cache<GrantFacts>,
     foreign: Foreign,
     /// The keys that sign tokens of ours.
-    pub keys: Arc<Keys>,
+    pub keys: Arc<SigningKeys>,
     store: Arc<dyn Store>,
     peppers: Peppers,
     clock: Arc<dyn Clock>,
@@ -103,7 +103,7 @@ impl Tokens {
         outgoing: Arc<Outgoing>,
     ) -> Self {
         let registry = crate::registry::access::Registry::new(store.clone());
-        let keys = Arc::new(Keys::new(registry, peppers.clone(), clock.clone()));
+        let keys = Arc::new(SigningKeys::new(registry, peppers.clone(), clock.clone()));
         Tokens {
             verified: map(VERIFIED_MAX.min(bounds.keys_max)),
             lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),

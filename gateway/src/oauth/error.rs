@@ -9,7 +9,7 @@ use http::{StatusCode, header};
 
 use super::http::FormFault;
 use crate::base::answer::Answer;
-use crate::registry::signing_keys::KeysError;
+use crate::registry::signing_keys::SigningKeysError;
 use crate::store::StoreError;
 
 /// The error codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 7662, RFC 8707 and OpenID Connect Core
@@ -125,8 +125,8 @@ impl From<StoreError> for OAuthError {
     }
 }
 
-impl From<KeysError> for OAuthError {
-    fn from(error: KeysError) -> Self {
+impl From<SigningKeysError> for OAuthError {
+    fn from(error: SigningKeysError) -> Self {
         tracing::error!(target: "tollgate::oauth", "a token could not be signed: {error}");
         OAuthError::new(Code::TemporarilyUnavailable, "try again in a moment")
     }

@@ -19,7 +19,7 @@ use crate::identify::{FailureBudget, Identities};
 use crate::observe::Metrics;
 use crate::registry::access::Registry;
 use crate::registry::keyring::PUBLISHED_MAX_AGE_S;
-use crate::registry::signing_keys::Keys;
+use crate::registry::signing_keys::SigningKeys;
 use crate::registry::user::Passwords;
 
 /// The authorization servers of all APIs: they differ in what the policy says of them.
@@ -47,7 +47,7 @@ pub struct AuthorizationServer {
 }
 
 impl AuthorizationServer {
-    pub(super) fn keys(&self) -> &Keys {
+    pub(super) fn keys(&self) -> &SigningKeys {
         &self.identities.tokens.keys
     }
 

@@ -12,7 +12,7 @@ use super::organizations;
 use crate::base::clock::parse_instant;
 use crate::base::digest::{Digest, Peppers};
 use crate::base::random::{NoRandomness, base62, fill};
-use crate::store::{Cleared, KeyChange, KeyRecord, Position, Store};
+use crate::store::{Cleared, KeyChange, KeyRecord, Keys, Position};
 
 /// Characters of an id after its prefix.
 const ID_CHARS: usize = 16;
@@ -68,9 +68,9 @@ pub struct Rotated {
 }
 
 /// Changes of keys, by one actor at one time.
-pub struct Keys<'a> {
+pub struct KeyChanges<'a> {
     /// Where they are.
-    pub store: &'a dyn Store,
+    pub store: &'a dyn Keys,
     /// Hashes them.
     pub peppers: &'a Peppers,
     /// Who makes the changes.
@@ -79,7 +79,7 @@ pub struct Keys<'a> {
     pub now_ms: u64,
 }
 
-impl Keys<'_> {
+impl KeyChanges<'_> {
     /// Makes a key; gives its secret, which is not seen again.
     pub async fn create(&self, policy: &Policy, new: &NewKey) -> Result<(KeyRecord, Zeroizing<String>), ChangeError> {
         let (mut record, prefix) = self.draft(policy, new).await?;

@@ -3,7 +3,7 @@
 use policy::{Policy, Scopes};
 
 use super::change::{ChangeError, Code, refused, with};
-use crate::store::{OrganizationChange, OrganizationRecord, Store};
+use crate::store::{Keys, OrganizationChange, OrganizationRecord};
 
 /// A new organization.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub struct Update {
 }
 
 /// Makes sure that an organization is there.
-pub async fn find(store: &dyn Store, id: &str) -> Result<OrganizationRecord, ChangeError> {
+pub async fn find(store: &dyn Keys, id: &str) -> Result<OrganizationRecord, ChangeError> {
     match store.organization(id).await? {
         Some(organization) => Ok(organization),
         None => refused(
@@ -42,7 +42,7 @@ pub async fn find(store: &dyn Store, id: &str) -> Result<OrganizationRecord, Cha
 
 /// Makes an organization.
 pub async fn create(
-    store: &dyn Store,
+    store: &dyn Keys,
     policy: &Policy,
     new: NewOrganization,
     now_ms: u64,
@@ -63,7 +63,7 @@ pub async fn create(
 
 /// Changes an organization; takes effect on every gateway at once.
 pub async fn update(
-    store: &dyn Store,
+    store: &dyn Keys,
     policy: &Policy,
     (id, update): (&str, Update),
     now_ms: u64,

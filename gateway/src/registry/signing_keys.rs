@@ -26,7 +26,7 @@ const ASK_AGAIN_MS: u64 = 2_000;
 
 /// Why there is no key.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum KeysError {
+pub enum SigningKeysError {
     /// The store.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -65,7 +65,7 @@ impl Ring {
 }
 
 /// The keys of one gateway.
-pub struct Keys {
+pub struct SigningKeys {
     registry: Registry,
     peppers: Peppers,
     clock: Arc<dyn Clock>,
@@ -75,10 +75,10 @@ pub struct Keys {
     asked_ms: AtomicU64,
 }
 
-impl Keys {
+impl SigningKeys {
     /// Nothing read yet.
     pub fn new(registry: Registry, peppers: Peppers, clock: Arc<dyn Clock>) -> Self {
-        Keys {
+        SigningKeys {
             registry,
             peppers,
             clock,
@@ -122,7 +122,7 @@ impl Keys {
     }
 
     /// Reads the ring and makes a key if one is due.
-    pub async fn maintain(&self) -> Result<Arc<Ring>, KeysError> {
+    pub async fn maintain(&self) -> Result<Arc<Ring>, SigningKeysError> {
         let _making = self.making.lock().await;
         let mut ring = self.read().await?;
         if ring.record.keys.iter().any(|key| is_under_old_pepper(key, &self.peppers)) {
@@ -138,7 +138,7 @@ impl Keys {
     }
 
     /// Makes a key; at once in an emergency, when no other key is to be believed any more.
-    pub async fn rotate(&self, is_emergency: bool) -> Result<Arc<Ring>, KeysError> {
+    pub async fn rotate(&self, is_emergency: bool) -> Result<Arc<Ring>, SigningKeysError> {
         let now_ms = self.registry.now_ms(self.clock.now_ms()).await?;
         let pepper = self.peppers.current.clone();
         let made = tokio::task::spawn_blocking(move || generate(&pepper, now_ms)).await;
@@ -157,11 +157,11 @@ impl Keys {
     }
 
     /// Makes sure that there is a key to sign with.
-    pub async fn ready(&self, now_ms: u64) -> Result<(), KeysError> {
+    pub async fn ready(&self, now_ms: u64) -> Result<(), SigningKeysError> {
         self.signer(now_ms).await.map(|_| ())
     }
 
-    async fn signer(&self, now_ms: u64) -> Result<(String, Arc<RsaKeyPair>), KeysError> {
+    async fn signer(&self, now_ms: u64) -> Result<(String, Arc<RsaKeyPair>), SigningKeysError> {
         let ring = match self.ring() {
             Some(ring) if ring.record.active(now_ms).is_some() => ring,
             Some(_) | None => self.maintain().await?,
@@ -173,7 +173,7 @@ impl Keys {
 
     /// Signs claims: header, payload, signature (RFC 7515 section 7.1). The signature is made on a
     /// thread that serves no requests.
-    pub async fn sign(&self, claims: &serde_json::Value, now_ms: u64) -> Result<String, KeysError> {
+    pub async fn sign(&self, claims: &serde_json::Value, now_ms: u64) -> Result<String, SigningKeysError> {
         let (kid, pair) = self.signer(now_ms).await?;
         let header = serde_json::json!({ "alg": "RS256", "typ": "at+jwt", "kid": kid });
         let encode = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());

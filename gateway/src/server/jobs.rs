@@ -9,7 +9,7 @@ use crate::exchange::Shared;
 use crate::identify::follow;
 use crate::limit::Limiter;
 use crate::observe::Health;
-use crate::store::{Counter, Store};
+use crate::store::{ChangeFeed, Counter, Counters, Store};
 use crate::usage::write_behind;
 
 /// Follows changes and writes behind from the start, and restores quotas as soon as the store
@@ -89,7 +89,7 @@ const COUNT_EVERY: Duration = Duration::from_millis(400);
 const CLOCKS_APART_MS: u64 = 80_000;
 
 /// Tells the limiter how many other gateways there are. While the store is away the last count stays.
-async fn count_gateways(store: &dyn Store, shared: &Shared, myself: &str) {
+async fn count_gateways(store: &dyn ChangeFeed, shared: &Shared, myself: &str) {
     loop {
         if let Ok(gateways) = store.gateways(shared.admit.clock.now_ms().saturating_sub(CLOCKS_APART_MS)).await {
             shared.admit.limiter.set_others(gateways.iter().filter(|gateway| gateway.id != myself).count());
@@ -98,7 +98,7 @@ async fn count_gateways(store: &dyn Store, shared: &Shared, myself: &str) {
     }
 }
 
-async fn restore_quotas(store: &dyn Store, shared: &Shared) {
+async fn restore_quotas(store: &dyn Counters, shared: &Shared) {
     let counters = loop {
         match store.counters().await {
             Ok(counters) => break counters,

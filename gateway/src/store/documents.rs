@@ -124,8 +124,4 @@ pub trait Documents: Send + Sync {
     async fn documents(&self, kind: Kind, list: &str) -> Result<Vec<String>, StoreError>;
     /// Drops records whose time is over: one bounded step; says how many it dropped.
     async fn sweep(&self, now_ms: u64) -> Result<usize, StoreError>;
-    /// Now, by the clock that all gateways on this store share; `local_ms` where there is but one.
-    async fn now_ms(&self, local_ms: u64) -> Result<u64, StoreError>;
-    /// Tells all gateways of a change.
-    async fn announce_change(&self, change: &Change) -> Result<Position, StoreError>;
 }

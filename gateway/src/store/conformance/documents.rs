@@ -15,7 +15,6 @@ pub(super) async fn all(store: &dyn Store) {
     a_swap_tells_of_itself_and_a_conflict_of_nothing(store).await;
     lists_show_what_is_there(store, now_ms).await;
     what_has_ended_is_dropped(store, now_ms).await;
-    every_kind_of_change_is_announced(store).await;
 }
 
 async fn a_record_is_of_its_kind_and_id(store: &dyn Store) {
@@ -128,21 +127,4 @@ async fn what_has_ended_is_dropped(store: &dyn Store, now_ms: u64) {
     }
     assert!(store.document(Kind::Session, "long").await.unwrap().is_some());
     assert_eq!(store.documents(Kind::Session, "user/x").await.unwrap().len(), 1);
-}
-
-async fn every_kind_of_change_is_announced(store: &dyn Store) {
-    let start = store.position().await.unwrap();
-    let told = [
-        Change::Grant("g".into()),
-        Change::App("a".into()),
-        Change::User("u".into()),
-        Change::Keyring,
-        Change::Everything,
-    ];
-    let mut last = start.clone();
-    for change in &told {
-        last = store.announce_change(change).await.unwrap();
-    }
-    let seen = store.changes(&start).await.unwrap();
-    assert_eq!((seen.list.as_slice(), seen.position), (&told[..], last));
 }

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use redis::cmd;
 
 use super::super::documents::{Document, Documents, Kind, Swap, Swapped};
-use super::super::{Change, LIST_MAX, Position, StoreError, announced};
+use super::super::{LIST_MAX, StoreError, announced};
 use super::RedisStore;
 
 /// Adds a record that is not there, and says when it ends. One key.
@@ -107,15 +107,5 @@ impl Documents for RedisStore {
     async fn sweep(&self, _now_ms: u64) -> Result<usize, StoreError> {
         // Redis drops records by itself, and lists are cleaned as they are read.
         Ok(0)
-    }
-
-    async fn now_ms(&self, _local_ms: u64) -> Result<u64, StoreError> {
-        let (seconds, micros): (u64, u64) = self.ask(&cmd("TIME")).await?;
-        Ok(seconds * 1_000 + micros / 1_000)
-    }
-
-    async fn announce_change(&self, change: &Change) -> Result<Position, StoreError> {
-        let (word, subject) = announced(change);
-        self.announce(word, &subject).await
     }
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::super::documents::{Document, Documents, Kind, Swap, Swapped};
-use super::super::{Change, LIST_MAX, Position, StoreError, announced};
+use super::super::{LIST_MAX, StoreError, announced};
 use super::SqliteStore;
 use super::rows::{announce, unavailable};
 
@@ -150,19 +150,6 @@ impl Documents for SqliteStore {
                 }
             }
             Ok(over.len())
-        })
-        .await
-    }
-
-    async fn now_ms(&self, local_ms: u64) -> Result<u64, StoreError> {
-        Ok(local_ms)
-    }
-
-    async fn announce_change(&self, change: &Change) -> Result<Position, StoreError> {
-        let change = change.clone();
-        self.write(move |transaction| {
-            let (word, subject) = announced(&change);
-            announce(transaction, word, &subject)
         })
         .await
     }

@@ -1,0 +1,44 @@
+//! Keys and their organizations: the part of a store that requests wait for.
+
+use async_trait::async_trait;
+
+use super::{KeyChange, KeyRecord, OrganizationChange, OrganizationRecord, Position, StoreError, Usage};
+use crate::base::digest::Digest;
+
+/// Keys and organizations.
+#[async_trait]
+pub trait Keys: Send + Sync {
+    /// The key with this digest, or certainty that there is none.
+    async fn find_key(&self, digest: &Digest) -> Result<Option<KeyRecord>, StoreError>;
+    /// The key with this digest, and its organization.
+    async fn find_key_of_organization(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<(KeyRecord, Option<OrganizationRecord>)>, StoreError> {
+        let Some(key) = self.find_key(digest).await? else { return Ok(None) };
+        let organization = self.organization(&key.organization).await?;
+        Ok(Some((key, organization)))
+    }
+    /// The key with this id.
+    async fn key(&self, id: &str) -> Result<KeyRecord, StoreError>;
+    /// Keys, newest first; of one organization or of all. At most [`super::LIST_MAX`].
+    async fn keys(&self, organization: Option<&str>) -> Result<Vec<KeyRecord>, StoreError>;
+    /// Adds a key. Its organization must exist; its id and digest must be new.
+    async fn insert_key(&self, key: &KeyRecord) -> Result<Position, StoreError>;
+    /// Changes a key atomically and returns it as it is now, and where the change stands.
+    async fn change_key(&self, id: &str, change: KeyChange) -> Result<(KeyRecord, Position), StoreError>;
+    /// The organization with this id.
+    async fn organization(&self, id: &str) -> Result<Option<OrganizationRecord>, StoreError>;
+    /// All organizations by id. At most [`super::LIST_MAX`].
+    async fn organizations(&self) -> Result<Vec<OrganizationRecord>, StoreError>;
+    /// Adds an organization; its id must be new.
+    async fn insert_organization(&self, organization: &OrganizationRecord) -> Result<Position, StoreError>;
+    /// Changes an organization atomically.
+    async fn change_organization(
+        &self,
+        id: &str,
+        change: OrganizationChange,
+    ) -> Result<(OrganizationRecord, Position), StoreError>;
+    /// Writes behind what was seen of keys; the newest wins.
+    async fn record_usage(&self, usage: &[Usage]) -> Result<(), StoreError>;
+}
