@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::client::Trust;
 use crate::gateway::Gateway;
+use crate::policy_text::{Policies, PolicyText};
 use crate::redis::Redis;
 use crate::upstream::Upstream;
 use crate::waiting::free_port;
@@ -60,14 +61,14 @@ impl World {
         Self::start_with(kind, "", |policy| policy)
     }
 
-    pub fn start_with(kind: StoreKind, extra_settings: &str, edit: impl Fn(String) -> String) -> Self {
+    pub fn start_with(kind: StoreKind, extra_settings: &str, edit: impl Fn(Policies) -> Policies) -> Self {
         let mut world = Self::prepare(kind, extra_settings, edit);
         world.add_gateway();
         world
     }
 
     /// The same, with an organization and a key of it that may do everything.
-    pub fn with_admin(kind: StoreKind, extra_settings: &str, edit: impl Fn(String) -> String) -> (Self, Key) {
+    pub fn with_admin(kind: StoreKind, extra_settings: &str, edit: impl Fn(Policies) -> Policies) -> (Self, Key) {
         let world = Self::start_with(kind, extra_settings, edit);
         world.organization("acme");
         let key = world.key("iconflow", "admin", &[]);
@@ -76,20 +77,25 @@ impl World {
 
     /// One gateway on a store that is the test's own, with limits that nothing reaches.
     pub fn start_on(store: &str) -> Self {
-        let generous = |policy: String| policy.replace("1000/min", "1000000/min").replace("200/min", "200000/min");
+        let generous = |policy: Policies| policy.replace("1000/min", "1000000/min").replace("200/min", "200000/min");
         let mut world = Self::prepare_on(store.to_owned(), None, "", generous);
         world.add_gateway();
         world
     }
 
     /// The same as [`World::start_with`], without a gateway.
-    pub fn prepare(kind: StoreKind, extra_settings: &str, edit: impl Fn(String) -> String) -> Self {
+    pub fn prepare(kind: StoreKind, extra_settings: &str, edit: impl Fn(Policies) -> Policies) -> Self {
         let redis = (kind == StoreKind::Redis).then(Redis::start);
         let store = redis.as_ref().map_or_else(|| "sqlite://../tollgate.db".to_owned(), Redis::url);
         Self::prepare_on(store, redis, extra_settings, edit)
     }
 
-    fn prepare_on(store: String, redis: Option<Redis>, extra_settings: &str, edit: impl Fn(String) -> String) -> Self {
+    fn prepare_on(
+        store: String,
+        redis: Option<Redis>,
+        extra_settings: &str,
+        edit: impl Fn(Policies) -> Policies,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let world = World {
             live: Upstream::start("iconflow-live"),
@@ -108,8 +114,10 @@ impl World {
             .output()
             .unwrap();
         assert!(init.status.success(), "{init:?}");
-        world.write_policy("iconflow.yaml", &edit(ICONFLOW.to_owned()));
-        world.write_policy("icodrip.yaml", &edit(ICODRIP.to_owned()));
+        let policies = edit(Policies(vec![ICONFLOW.to_owned(), ICODRIP.to_owned()]));
+        for (name, text) in ["iconflow.yaml", "icodrip.yaml"].into_iter().zip(&policies.0) {
+            world.write_policy(name, text);
+        }
         world
     }
 
@@ -125,8 +133,8 @@ impl World {
         std::fs::rename(part, path).unwrap();
     }
 
-    pub fn policy_text(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.path().join(name)).unwrap()
+    pub fn policy_text(&self, name: &str) -> PolicyText {
+        PolicyText(std::fs::read_to_string(self.folder.path().join(name)).unwrap())
     }
 
     /// Adds and starts a gateway; it shares store, policies and certificate with the others.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
-use tests::{Http2, Key, Manners, StoreKind, TagServer, World};
+use tests::{Http2, Key, Manners, Policies, StoreKind, TagServer, World};
 
 fn post(key: &Key) -> Request<()> {
     let request = Request::post("https://api.iconflow.dev/v2/packs");
@@ -91,7 +91,7 @@ async fn ask_tagged(port: u16, key: &Key, stop: &AtomicBool) {
 fn nobody_gets_a_foreign_byte(manners: Manners) {
     let backend = TagServer::start(manners);
     let port = backend.port;
-    let edit = move |policy: String| {
+    let edit = move |policy: Policies| {
         let policy = policy.replace("1000/min", "1000000/min").replace("200/min", "200000/min");
         policy.replace("addresses: [\"127.0.0.1:9101\"]", &format!("addresses: [\"127.0.0.1:{port}\"]"))
     };

@@ -8,18 +8,18 @@ use std::net::TcpListener;
 use http::Request;
 use std::sync::atomic::Ordering;
 
-use tests::{Connection, Dark, Http2, Http2Backend, Key, StoreKind, World, free_port, until};
+use tests::{Connection, Dark, Http2, Http2Backend, Key, Policies, StoreKind, World, free_port, until};
 
 const HOST: &str = "api.iconflow.dev";
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
 /// What the path takes, once PROPFIND and QUERY are among it.
 const ALLOW: &str = "DELETE, GET, HEAD, PATCH, POST, PROPFIND, PUT, QUERY";
 
-fn world_with(edit: impl Fn(String) -> String) -> (World, Key) {
+fn world_with(edit: impl Fn(Policies) -> Policies) -> (World, Key) {
     World::with_admin(StoreKind::Sqlite, "", edit)
 }
 
-fn on_first_route(lines: &'static str) -> impl Fn(String) -> String {
+fn on_first_route(lines: &'static str) -> impl Fn(Policies) -> Policies {
     move |policy| policy.replacen("        public_keys: true\n", &format!("        public_keys: true\n{lines}"), 1)
 }
 
@@ -312,7 +312,7 @@ fn the_other_end_of_a_move_must_be_permitted_too() {
 fn what_a_backend_over_http2_says_it_did_not_process_is_tried_again_whatever_the_method() {
     let backend = Http2Backend::start();
     let port = backend.port;
-    let edit = move |policy: String| {
+    let edit = move |policy: Policies| {
         policy
             .replace("addresses: [\"127.0.0.1:9101\"]", &format!("addresses: [\"127.0.0.1:{port}\"]\n        http: h2"))
     };

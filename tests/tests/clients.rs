@@ -2,7 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use http::Request;
-use tests::{Http2, Key, StoreKind, World, on_both_stores, until};
+use tests::{Http2, Key, Policies, StoreKind, World, on_both_stores, until};
 
 const HOST: &str = "api.iconflow.dev";
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
@@ -140,7 +140,7 @@ fn ordinary_paths_reach_the_backend_as_they_were_matched() {
 
 #[test]
 fn a_route_can_take_forms_that_some_backends_take_for_syntax() {
-    let edit = |policy: String| {
+    let edit = |policy: Policies| {
         policy.replacen(
             "        public_keys: true\n",
             "        public_keys: true\n        paths_may: [semicolon, hash, question_mark, escaped_dot, other_unicode]\n",

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use tests::{StoreKind, World};
+use tests::{Policies, StoreKind, World};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Answers each call with what it was sent, and the trailers of a call that went well.
@@ -77,7 +77,7 @@ fn grpc_passes_with_its_trailers_and_is_refused_with_its_status() {
     let seen: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
     runtime.spawn(serve(listener, seen.clone()));
 
-    let edit = move |p: String| {
+    let edit = move |p: Policies| {
         p.replace(
             "addresses: [\"127.0.0.1:9101\"]",
             &format!("addresses: [\"127.0.0.1:{upstream}\"]\n        http: h2"),

@@ -5,14 +5,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use tests::{Connection, Key, StoreKind, World, on_both_stores, until};
+use tests::{Connection, Key, Policies, StoreKind, World, on_both_stores, until};
 
 const HOST: &str = "api.iconflow.dev";
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
 
 /// Gateways on one Redis; every read key has this limit.
 fn world(gateways: usize, limit: &str) -> World {
-    let edit = |policy: String| policy.replace("read: 1000/min", &format!("read: {limit}"));
+    let edit = |policy: Policies| policy.replace("read: 1000/min", &format!("read: {limit}"));
     let mut world = World::prepare(StoreKind::Redis, "", edit);
     world.add_gateways(gateways);
     world.organization("acme");

@@ -4,8 +4,8 @@
 
 use serde_json::{Value, json};
 use tests::{
-    AUTH, App, Browser, Connection, Gateway, Issuer, Response, Signer, StoreKind, Tokens, World, challenge, now_s,
-    on_both_stores, parameter,
+    AUTH, App, Browser, Connection, Gateway, Issuer, Policies, Response, Signer, StoreKind, Tokens, World, challenge,
+    now_s, on_both_stores, parameter,
 };
 
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
@@ -14,7 +14,7 @@ const LOGIN: &str = "https://app.iconflow.dev/login";
 
 fn world(kind: StoreKind, login: &str) -> (World, App) {
     let line = format!("      name: IconFlow\n      login: {login}\n");
-    let edit = move |policy: String| policy.replace("      name: IconFlow\n", &line);
+    let edit = move |policy: Policies| policy.replace("      name: IconFlow\n", &line);
     let mut world = World::prepare(kind, "management_key_file: ../management-key", edit);
     std::fs::write(world.folder.path().join("management-key"), format!("{KEY}\n")).unwrap();
     world.add_gateway();

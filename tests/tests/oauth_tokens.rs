@@ -4,7 +4,7 @@
 #![allow(clippy::too_many_lines, reason = "one story with its cases")]
 
 use serde_json::{Value, json};
-use tests::{AUTH, Gateway, Issuer, Response, Signer, StoreKind, World, b64, now_s, on_both_stores, part};
+use tests::{AUTH, Gateway, Issuer, Policies, Response, Signer, StoreKind, World, b64, now_s, on_both_stores, part};
 
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
 const AUDIENCE: &str = "https://api.iconflow.dev";
@@ -161,13 +161,12 @@ fn foreign(kind: StoreKind, rest: &str) -> Foreign {
         "    issuers:\n      - issuer: {url}\n        {}\n        scopes: [\"packs:read\", \"downloads:read\"]\n        plan_claim: tier\n        plans: {{ gold: big }}\n    upstreams:\n",
         rest.replace("URL", &url)
     );
-    let edit = move |policy: String| {
-        let policy = policy.replacen("    upstreams:\n", &entry, usize::from(policy.contains("iconflow")));
+    let edit = move |policy: Policies| {
+        let policy = policy.replacen("    upstreams:\n", &entry, 1);
         policy.replace("    default_plan: standard\n", "      big: { per_key: 5000/min }\n    default_plan: standard\n")
     };
-    let world = World::start_with(kind, "bounds: { failures_per_minute: 0 }", move |policy| {
-        if policy.contains("name: iconflow") { edit(policy) } else { policy }
-    });
+    let world =
+        World::start_with(kind, "bounds: { failures_per_minute: 0 }", move |policy| policy.in_api("iconflow", &edit));
     std::fs::write(world.gateway().folder.join("secret"), "s3cret\n").unwrap();
     world.organization("acme");
     Foreign { world, issuer, signer }

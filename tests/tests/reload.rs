@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tests::{Connection, Key, StoreKind, Trust, World, until};
+use tests::{Connection, Key, Policies, StoreKind, Trust, World, until};
 
 const HOST: &str = "api.iconflow.dev";
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
@@ -265,7 +265,7 @@ fn quotas_survive_a_restart() {
 
 #[test]
 fn redis_killed_paused_and_restarted_under_load_fails_no_request_of_a_known_key() {
-    let edit = |p: String| p.replace("read: 1000/min", "read: 900000/min");
+    let edit = |p: Policies| p.replace("read: 1000/min", "read: 900000/min");
     let mut world = World::start_with(StoreKind::Redis, "access_log: false", edit);
     world.organization("acme");
     let key = world.key("iconflow", "read", &["--scopes", "packs:read"]);

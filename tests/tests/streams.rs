@@ -3,16 +3,16 @@
 
 use std::net::TcpListener;
 
-use tests::{Key, StoreKind, World, free_port, until};
+use tests::{Key, Policies, StoreKind, World, free_port, until};
 
 const HOST: &str = "api.iconflow.dev";
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
 
-fn world_with(edit: impl Fn(String) -> String) -> (World, Key) {
+fn world_with(edit: impl Fn(Policies) -> Policies) -> (World, Key) {
     World::with_admin(StoreKind::Sqlite, "", edit)
 }
 
-fn allow(protocol: &str) -> impl Fn(String) -> String {
+fn allow(protocol: &str) -> impl Fn(Policies) -> Policies {
     let line = format!("        public_keys: true\n        allow: [{protocol}]\n");
     move |policy| policy.replacen("        public_keys: true\n", &line, 1)
 }
@@ -91,7 +91,7 @@ fn one_callers_bytes_never_reach_anothers_request_over_a_shared_connection() {
 #[test]
 fn a_dead_address_is_passed_over_and_no_address_is_a_502() {
     let dead = free_port();
-    let edit = move |p: String| {
+    let edit = move |p: Policies| {
         p.replace("addresses: [\"127.0.0.1:9101\"]", &format!("addresses: [\"127.0.0.1:{dead}\", \"127.0.0.1:9101\"]"))
     };
     let (world, key) = world_with(edit);
@@ -117,7 +117,7 @@ fn a_dead_address_is_passed_over_and_no_address_is_a_502() {
 fn an_unhealthy_address_gets_no_requests_until_it_is_well() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let sick = listener.local_addr().unwrap().port();
-    let edit = move |p: String| {
+    let edit = move |p: Policies| {
         p.replace("addresses: [\"127.0.0.1:9101\"]", &format!("addresses: [\"127.0.0.1:{sick}\", \"127.0.0.1:9101\"]\n        health: {{ path: /healthz, every: 200ms }}\n        connect_timeout: 200ms\n        timeout: 1s"))
     };
     let (world, key) = world_with(edit);
@@ -194,7 +194,7 @@ fn a_trusted_listener_takes_keys_behind_a_tls_terminator_and_believes_only_its_p
 #[test]
 fn an_upstream_that_speaks_tls_is_reached_and_its_certificate_is_checked() {
     let port = free_port();
-    let edit = move |p: String| {
+    let edit = move |p: Policies| {
         let tls = format!("addresses: [\"127.0.0.1:{port}\"]\n        tls: {{ name: localhost }}");
         p.replace("addresses: [\"127.0.0.1:9101\"]", &tls)
     };
