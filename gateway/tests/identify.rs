@@ -12,7 +12,8 @@ use gateway::base::http_client::Outgoing;
 use gateway::identify::{Bounds, Found, Identities, Unidentified};
 use gateway::store::{
     Change, ChangeFeed, Changes, Counter, Counters, Document, Documents, GatewaySeen, KeyChange, KeyRecord, Keys, Kind,
-    OrganizationChange, OrganizationRecord, Position, Store, StoreError, Swap, Swapped, Usage, conformance,
+    Listed, OrganizationChange, OrganizationRecord, Page, Position, Store, StoreError, Swap, Swapped, Usage,
+    conformance,
 };
 use policy::KeyFault;
 use policy::credential::Secret;
@@ -67,7 +68,7 @@ impl Documents for Scripted {
     async fn remove_document(&self, _kind: Kind, _id: &str) -> Done<bool> {
         no()
     }
-    async fn documents(&self, _kind: Kind, _list: &str) -> Done<Vec<String>> {
+    async fn documents(&self, _kind: Kind, _list: &str, _page: &Page) -> Done<Listed<String>> {
         no()
     }
     async fn sweep(&self, _now_ms: u64) -> Done<usize> {
@@ -92,7 +93,7 @@ impl Keys for Scripted {
     async fn key(&self, _id: &str) -> Done<KeyRecord> {
         no()
     }
-    async fn keys(&self, _organization: Option<&str>) -> Done<Vec<KeyRecord>> {
+    async fn keys(&self, _organization: Option<&str>, _page: &Page) -> Done<Listed<KeyRecord>> {
         no()
     }
     async fn insert_key(&self, _key: &KeyRecord) -> Done<Position> {
@@ -101,7 +102,7 @@ impl Keys for Scripted {
     async fn change_key(&self, _id: &str, _change: KeyChange) -> Done<(KeyRecord, Position)> {
         no()
     }
-    async fn organizations(&self) -> Done<Vec<OrganizationRecord>> {
+    async fn organizations(&self, _page: &Page) -> Done<Listed<OrganizationRecord>> {
         no()
     }
     async fn insert_organization(&self, _organization: &OrganizationRecord) -> Done<Position> {

@@ -15,7 +15,11 @@ fn tollgate(arguments: &[&str]) -> (i32, String, String) {
     text(&Command::new(binary()).args(arguments).output().unwrap())
 }
 
-on_both_stores![keys_are_made_listed_rotated_and_ended, explain_tells_the_whole_decision_and_spends_nothing];
+on_both_stores![
+    keys_are_made_listed_rotated_and_ended,
+    a_list_that_was_cut_says_so_and_how_to_go_on,
+    explain_tells_the_whole_decision_and_spends_nothing
+];
 
 fn keys_are_made_listed_rotated_and_ended(kind: StoreKind) {
     let world = World::start(kind);
@@ -149,6 +153,48 @@ fn keys_are_made_listed_rotated_and_ended(kind: StoreKind) {
     world.json(&["keys", "revoke", &key.id]);
     let resumed = text(&world.tollgate(&["keys", "resume", &key.id]));
     assert!(resumed.0 == 1 && resumed.2.contains("for good"));
+}
+
+fn a_list_that_was_cut_says_so_and_how_to_go_on(kind: StoreKind) {
+    let world = World::start(kind);
+    let create = ["keys", "create", "--org", "acme", "--api", "iconflow", "--scopes", "packs:read"];
+    world.organization("acme");
+    for n in 0..7 {
+        let name = format!("key {n}");
+        let class = if n % 3 == 0 { "write" } else { "read" };
+        let (code, _, err) = text(&world.tollgate(&[&create[..], &["--name", &name, "--class", class]].concat()));
+        assert_eq!(code, 0, "{err}");
+    }
+    // Of all, and of those that a filter wants.
+    for (filter, expected) in [(&[][..], 7), (&["--class", "write"], 3)] {
+        let (mut names, mut after) = (Vec::new(), None);
+        for _ in 0..10 {
+            let mut arguments = [&["--json", "keys", "list", "--limit", "2"], filter].concat();
+            arguments.extend(after.iter().flat_map(|cursor: &String| ["--after", cursor]));
+            let (code, out, err) = text(&world.tollgate(&arguments));
+            assert_eq!(code, 0, "{err}");
+            let page: serde_json::Value = serde_json::from_str(&out).unwrap();
+            let page = page.as_array().unwrap();
+            assert!(page.len() <= 2);
+            names.extend(page.iter().map(|key| key["name"].as_str().unwrap().to_owned()));
+            let more = err.trim().strip_prefix("there may be more: go on with --after ");
+            after = more.map(str::to_owned);
+            if after.is_none() {
+                assert_eq!(err, "");
+                break;
+            }
+        }
+        let mut sorted = names.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!((names.len(), sorted.len()), (expected, expected), "{names:?}");
+    }
+    let (code, _, err) = text(&world.tollgate(&["keys", "list", "--after", "yesterday"]));
+    assert!(code == 2 && err.contains("a cursor is what an earlier page gave"), "{err}");
+    for list in [&["orgs", "list"][..], &["apps", "list"], &["users", "list"], &["grants", "list", "--app", "none"]] {
+        let (code, _, err) = text(&world.tollgate(&[list, &["--limit", "1"]].concat()));
+        assert_eq!((code, err.as_str()), (0, ""), "{list:?}");
+    }
 }
 
 fn explain_tells_the_whole_decision_and_spends_nothing(kind: StoreKind) {

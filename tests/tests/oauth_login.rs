@@ -262,6 +262,7 @@ fn the_management_api_registers_lists_and_ends(kind: StoreKind) {
     let app = App { id: text("id").unwrap(), secret: text("client_secret") };
     let listed = manage(gateway, "GET", "/admin/apps", Value::Null).json();
     assert!(listed.to_string().contains(&app.id) && !listed.to_string().contains("ics_"));
+    listings_go_on_where_they_ended(gateway, &app);
     let location = Browser::default().allow(gateway, &app.authorize_url(&[("scope", "packs:read")]), "jo@example.com");
     let tokens = Tokens::of(&app.exchange(gateway, &parameter(&location, "code").unwrap()));
     let connected = manage(gateway, "GET", &format!("/admin/users/{user}/applications"), Value::Null).json();
@@ -277,4 +278,25 @@ fn the_management_api_registers_lists_and_ends(kind: StoreKind) {
     let path = format!("/admin/users/{user}/applications/{}", app.id);
     assert_eq!(manage(gateway, "DELETE", &path, Value::Null).json()["ended_grants"], 1);
     assert_eq!(gateway.ask("GET", PACKS, Some(&tokens.access), &[]).code(), "revoked_credential", "at once");
+}
+
+/// `app` is not the only one.
+fn listings_go_on_where_they_ended(gateway: &Gateway, app: &App) {
+    let mut seen = Vec::new();
+    let mut path = "/admin/apps?limit=1".to_owned();
+    for _ in 0..10 {
+        let page = manage(gateway, "GET", &path, Value::Null);
+        let list = page.json();
+        let list = list.as_array().unwrap();
+        assert_eq!(list.len(), 1);
+        seen.push(list[0]["id"].as_str().unwrap().to_owned());
+        let Some(link) = page.field("link") else { break };
+        path = link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap().to_owned();
+    }
+    assert!(seen.len() > 1 && seen.contains(&app.id), "{seen:?}");
+    let all = manage(gateway, "GET", "/admin/apps", Value::Null);
+    assert_eq!((all.json().as_array().unwrap().len(), all.field("link")), (seen.len(), None));
+    for wrong in ["limit=0", "limit=1001", "limit=x", "after=x", "after=1:%00", "page=2", "limit=1&limit=2"] {
+        assert_eq!(manage(gateway, "GET", &format!("/admin/apps?{wrong}"), Value::Null).status, 400, "{wrong}");
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use policy::credential::Secret;
 
+use super::listing::Listing;
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::manage::view;
@@ -23,6 +24,8 @@ pub(super) enum Apps {
         /// Of this organization only.
         #[arg(long)]
         org: Option<String>,
+        #[command(flatten)]
+        listing: Listing,
     },
     /// Show an application.
     Show {
@@ -98,7 +101,7 @@ impl Apps {
                 let (app, secret) = new.run(desk).await?;
                 show(desk, &app, secret.as_deref())
             }
-            Apps::List { org } => list(desk, org.as_deref()).await,
+            Apps::List { org, listing } => list(desk, org.as_deref(), listing).await,
             Apps::Show { id } => show(desk, &find(desk, &id).await?, None),
             Apps::Update(update) => update.run(desk).await,
             Apps::RotateSecret { id, overlap } => rotate_secret(desk, &id, overlap).await,
@@ -171,8 +174,10 @@ impl Update {
     }
 }
 
-async fn list(desk: &Desk, org: Option<&str>) -> Result<(), Failure> {
-    let apps = desk.registry().apps(org).await?;
+async fn list(desk: &Desk, org: Option<&str>, listing: Listing) -> Result<(), Failure> {
+    let registry = desk.registry();
+    let mut apps = listing.read(async |page| registry.apps(org, &page).await, |_| true).await?;
+    apps.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
     if desk.json {
         return print::json(&apps.iter().map(|app| view(app, None)).collect::<Vec<_>>());
     }

@@ -4,9 +4,11 @@ use clap::{Args, Subcommand};
 use policy::{Organization, Token};
 
 use super::keys::Wait;
+use super::listing::Listing;
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::identify::subject;
+use crate::registry::access::GrantsOf;
 use crate::registry::grant::{Cause, GrantRecord};
 use crate::store::scopes;
 
@@ -14,7 +16,12 @@ use crate::store::scopes;
 #[derive(Debug, Subcommand)]
 pub(super) enum Grants {
     /// List grants of a user or of an application, newest first.
-    List(Of),
+    List {
+        #[command(flatten)]
+        of: Of,
+        #[command(flatten)]
+        listing: Listing,
+    },
     /// Show a grant.
     Show {
         /// Its id.
@@ -72,7 +79,7 @@ pub(super) async fn token_of(desk: &Desk, id: &str) -> Result<(Token, Organizati
 impl Grants {
     pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
         match self {
-            Grants::List(of) => of.list(desk).await,
+            Grants::List { of, listing } => of.list(desk, listing).await,
             Grants::Show { id } => show(desk, &find(desk, &id).await?).await,
             Grants::Revoke { ids, wait } => {
                 for id in ids {
@@ -113,18 +120,20 @@ fn state(grant: &GrantRecord) -> &'static str {
 }
 
 impl Of {
-    async fn list(&self, desk: &Desk) -> Result<(), Failure> {
+    async fn list(&self, desk: &Desk, listing: Listing) -> Result<(), Failure> {
         let registry = desk.registry();
         let user = match &self.user {
             Some(user) => Some(crate::registry::users::find(&desk.registry(), user).await?.id),
             None => None,
         };
-        let mut grants = match (&user, &self.app) {
-            (Some(user), _) => registry.grants_of_user(user).await?,
-            (None, Some(app)) => registry.grants_of_app(app).await?,
-            (None, None) => Vec::new(),
+        let of = match (&user, &self.app) {
+            (Some(user), _) => GrantsOf::User(user),
+            (None, Some(app)) => GrantsOf::App(app),
+            (None, None) => return Err(Failure::Refused("name a user or an application".into())),
         };
-        grants.retain(|grant| self.app.as_ref().is_none_or(|app| *app == grant.app));
+        let is_wanted = |grant: &GrantRecord| self.app.as_ref().is_none_or(|app| *app == grant.app);
+        let mut grants = listing.read(async |page| registry.grants(of, &page).await, is_wanted).await?;
+        grants.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
         if desk.json {
             return print::json(&grants.iter().map(view).collect::<Vec<_>>());
         }

@@ -13,6 +13,7 @@ mod init;
 mod keys;
 mod keys_for_demo;
 mod limits;
+mod listing;
 mod logging;
 mod orgs;
 mod print;

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::listing::Listing;
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::registry::organizations::{self, NewOrganization};
@@ -13,7 +14,7 @@ pub(super) enum Orgs {
     /// Create an organization.
     Create(Create),
     /// List organizations.
-    List,
+    List(Listing),
     /// Show one.
     Show {
         /// Its id.
@@ -60,7 +61,7 @@ impl Orgs {
     pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
         match self {
             Orgs::Create(new) => create(desk, new).await,
-            Orgs::List => list(desk).await,
+            Orgs::List(listing) => list(desk, listing).await,
             Orgs::Show { id } => show(desk, &organizations::find(&*desk.store, &id).await?),
             Orgs::Update(update) => change(desk, update).await,
         }
@@ -81,8 +82,8 @@ async fn change(desk: &Desk, update: Update) -> Result<(), Failure> {
     show(desk, &changed)
 }
 
-async fn list(desk: &Desk) -> Result<(), Failure> {
-    let list = desk.store.organizations().await?;
+async fn list(desk: &Desk, listing: Listing) -> Result<(), Failure> {
+    let list = listing.read(async |page| desk.store.organizations(&page).await, |_| true).await?;
     if desk.json {
         return print::json(&list);
     }

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
+use super::listing::Listing;
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::base::random::base62;
@@ -21,7 +22,7 @@ pub(super) enum Users {
     /// Add a user; shows a password, once, unless one is given.
     Add(Add),
     /// List users.
-    List,
+    List(Listing),
     /// Show a user.
     Show {
         /// Id or e-mail address.
@@ -111,7 +112,7 @@ impl Users {
         let find = async |user: String| users::find(registry, &user).await;
         let changed = match self {
             Users::Add(add) => return add.run(desk).await,
-            Users::List => return list(desk).await,
+            Users::List(listing) => return list(desk, listing).await,
             Users::SetPassword(new) => {
                 let (user, password) = (find(new.user).await?, password(new.password_stdin)?);
                 let user = users::set_password(registry, &user, &password, now_ms).await?;
@@ -149,8 +150,10 @@ fn organizations(user: &UserRecord) -> String {
     user.memberships.iter().map(|m| m.organization.as_str()).collect::<Vec<_>>().join(" ")
 }
 
-async fn list(desk: &Desk) -> Result<(), Failure> {
-    let users = desk.registry().users().await?;
+async fn list(desk: &Desk, listing: Listing) -> Result<(), Failure> {
+    let registry = desk.registry();
+    let mut users = listing.read(async |page| registry.users(&page).await, |_| true).await?;
+    users.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
     if desk.json {
         return print::json(&users.iter().map(views::user).collect::<Vec<_>>());
     }

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use policy::credential::{Secret, bearer};
 use policy::oauth::{Login, OAuth};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::base::clock::dated;
@@ -27,7 +28,7 @@ use crate::registry::grant::Cause;
 use crate::registry::registration::{NewApp, register};
 use crate::registry::{Actor, ChangeError, views};
 use crate::snapshot::PolicyKeeper;
-use crate::store::{Change, StoreError};
+use crate::store::{Change, Cursor, PAGE_MAX, Page, StoreError};
 
 /// What the management API works on.
 #[derive(Clone)]
@@ -174,9 +175,34 @@ pub(crate) fn view(app: &AppRecord, secret: Option<&str>) -> Value {
     dated(value)
 }
 
-async fn apps(State(management): State<Management>) -> Answer {
-    let apps = management.authorization.registry.apps(None).await?;
-    Ok(Json(apps.iter().map(|app| view(app, None)).collect()))
+/// How much of a listing is asked for: `?limit=100&after=<cursor>`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listing {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+/// A page of applications. The field `Link` with `rel="next"` says where the next one is (RFC 8288).
+async fn apps(
+    State(management): State<Management>,
+    listing: Result<Query<Listing>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let wrong = |words: String| Problem(StatusCode::BAD_REQUEST, words);
+    let Query(Listing { limit, after }) = listing.map_err(|rejection| wrong(rejection.body_text()))?;
+    let after = after.map(|text| text.parse::<Cursor>().map_err(|words| wrong(words.into()))).transpose()?;
+    let limit = limit.unwrap_or(PAGE_MAX);
+    if limit == 0 || limit > PAGE_MAX {
+        return Err(wrong(format!("`limit` is 1 to {PAGE_MAX}")));
+    }
+    let apps = management.authorization.registry.apps(None, &Page::of(limit, after)).await?;
+    let list: Value = apps.list.iter().map(|app| view(app, None)).collect();
+    let mut answer = Json(list).into_response();
+    let next = apps.next.map(|next| format!("</admin/apps?limit={limit}&after={next}>; rel=\"next\""));
+    if let Some(link) = next.and_then(|link| HeaderValue::try_from(link).ok()) {
+        answer.headers_mut().insert(header::LINK, link);
+    }
+    Ok(answer)
 }
 
 async fn add_app(

@@ -13,7 +13,10 @@ use super::grant::GrantRecord;
 use super::keyring::KeyringRecord;
 pub use super::records::{ConsentRecord, FlowRecord, Handed, SessionRecord};
 use super::user::UserRecord;
-use crate::store::{Change, Document, Kind, Position, Store, StoreError, Swap, Swapped, json as read, text as write};
+use crate::store::{
+    Change, Document, Kind, Listed, Page, Position, Store, StoreError, Swap, Swapped, json as read, text as write,
+    whole,
+};
 
 /// Tries of a change before giving up: as many writers at once on one record.
 const TRIES_MAX: usize = 64;
@@ -24,6 +27,15 @@ const RING: &str = "ring";
 #[derive(Serialize, Deserialize)]
 struct EmailRecord {
     user: String,
+}
+
+/// Whose grants.
+#[derive(Clone, Copy, Debug)]
+pub enum GrantsOf<'a> {
+    /// Those of a user, by id.
+    User(&'a str),
+    /// Those of an application, by id.
+    App(&'a str),
 }
 
 /// A record after a change.
@@ -63,8 +75,8 @@ impl Registry {
         self.store.document(kind, id).await?.as_deref().map(read).transpose()
     }
 
-    async fn all<T: DeserializeOwned>(&self, kind: Kind, list: &str) -> Result<Vec<T>, StoreError> {
-        self.store.documents(kind, list).await?.iter().map(|text| read(text)).collect()
+    async fn page<T: DeserializeOwned>(&self, kind: Kind, list: &str, page: &Page) -> Result<Listed<T>, StoreError> {
+        self.store.documents(kind, list, page).await?.map(|text| read(&text))
     }
 
     async fn insert<T: Serialize>(
@@ -127,12 +139,10 @@ impl Registry {
         self.get(Kind::App, id).await
     }
 
-    /// Applications of an organization, or all; oldest first.
-    pub async fn apps(&self, organization: Option<&str>) -> Result<Vec<AppRecord>, StoreError> {
+    /// Applications of an organization, or all.
+    pub async fn apps(&self, organization: Option<&str>, page: &Page) -> Result<Listed<AppRecord>, StoreError> {
         let list = organization.map_or_else(|| "all".to_owned(), |id| format!("org/{id}"));
-        let mut apps: Vec<AppRecord> = self.all(Kind::App, &list).await?;
-        apps.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
-        Ok(apps)
+        self.page(Kind::App, &list, page).await
     }
 
     /// Adds an application.
@@ -165,11 +175,9 @@ impl Registry {
         }
     }
 
-    /// All users, oldest first.
-    pub async fn users(&self) -> Result<Vec<UserRecord>, StoreError> {
-        let mut users: Vec<UserRecord> = self.all(Kind::User, "all").await?;
-        users.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
-        Ok(users)
+    /// All users.
+    pub async fn users(&self, page: &Page) -> Result<Listed<UserRecord>, StoreError> {
+        self.page(Kind::User, "all", page).await
     }
 
     /// Adds a user of ours: the address must be new.
@@ -231,20 +239,21 @@ impl Registry {
         self.change((Kind::Grant, id), |g: &GrantRecord| Some(g.drop_ms()), ends, |g| Ok(step(g))).await
     }
 
-    /// Grants of a user, newest first, dead ones among them.
+    /// All grants of a user, newest first, dead ones among them: rules must see every one.
     pub async fn grants_of_user(&self, user: &str) -> Result<Vec<GrantRecord>, StoreError> {
-        self.grants(&format!("user/{user}")).await
-    }
-
-    /// Grants of an application, newest first, dead ones among them.
-    pub async fn grants_of_app(&self, app: &str) -> Result<Vec<GrantRecord>, StoreError> {
-        self.grants(&format!("app/{app}")).await
-    }
-
-    async fn grants(&self, list: &str) -> Result<Vec<GrantRecord>, StoreError> {
-        let mut grants: Vec<GrantRecord> = self.all(Kind::Grant, list).await?;
+        let mut grants = whole(|page| Box::pin(async move { self.grants(GrantsOf::User(user), &page).await })).await?;
         grants.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
+        grants.dedup_by(|a, b| a.id == b.id);
         Ok(grants)
+    }
+
+    /// Grants, dead ones among them.
+    pub async fn grants(&self, of: GrantsOf<'_>, page: &Page) -> Result<Listed<GrantRecord>, StoreError> {
+        let list = match of {
+            GrantsOf::User(id) => format!("user/{id}"),
+            GrantsOf::App(id) => format!("app/{id}"),
+        };
+        self.page(Kind::Grant, &list, page).await
     }
 
     /// When a grant was last used, Unix milliseconds.

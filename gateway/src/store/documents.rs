@@ -6,7 +6,7 @@
 
 use async_trait::async_trait;
 
-use super::{Change, Position, StoreError};
+use super::{Change, Listed, Page, Position, StoreError};
 
 /// What a record is. The name is part of where it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,8 +120,8 @@ pub trait Documents: Send + Sync {
     async fn swap_document(&self, swap: &Swap<'_>) -> Result<Swapped, StoreError>;
     /// Removes a record; `false` when there was none. Of many who ask at once, one is told `true`.
     async fn remove_document(&self, kind: Kind, id: &str) -> Result<bool, StoreError>;
-    /// The records of a list, in no order. At most [`super::LIST_MAX`].
-    async fn documents(&self, kind: Kind, list: &str) -> Result<Vec<String>, StoreError>;
+    /// The records of a list, in an order of the store's own.
+    async fn documents(&self, kind: Kind, list: &str, page: &Page) -> Result<Listed<String>, StoreError>;
     /// Drops records whose time is over: one bounded step; says how many it dropped.
     async fn sweep(&self, now_ms: u64) -> Result<usize, StoreError>;
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{KeyChange, KeyRecord, OrganizationChange, OrganizationRecord, Position, StoreError, Usage};
+use super::{KeyChange, KeyRecord, Listed, OrganizationChange, OrganizationRecord, Page, Position, StoreError, Usage};
 use crate::base::digest::Digest;
 
 /// Keys and organizations.
@@ -21,16 +21,16 @@ pub trait Keys: Send + Sync {
     }
     /// The key with this id.
     async fn key(&self, id: &str) -> Result<KeyRecord, StoreError>;
-    /// Keys, newest first; of one organization or of all. At most [`super::LIST_MAX`].
-    async fn keys(&self, organization: Option<&str>) -> Result<Vec<KeyRecord>, StoreError>;
+    /// Keys, newest first; of one organization or of all.
+    async fn keys(&self, organization: Option<&str>, page: &Page) -> Result<Listed<KeyRecord>, StoreError>;
     /// Adds a key. Its organization must exist; its id and digest must be new.
     async fn insert_key(&self, key: &KeyRecord) -> Result<Position, StoreError>;
     /// Changes a key atomically and returns it as it is now, and where the change stands.
     async fn change_key(&self, id: &str, change: KeyChange) -> Result<(KeyRecord, Position), StoreError>;
     /// The organization with this id.
     async fn organization(&self, id: &str) -> Result<Option<OrganizationRecord>, StoreError>;
-    /// All organizations by id. At most [`super::LIST_MAX`].
-    async fn organizations(&self) -> Result<Vec<OrganizationRecord>, StoreError>;
+    /// Organizations by id.
+    async fn organizations(&self, page: &Page) -> Result<Listed<OrganizationRecord>, StoreError>;
     /// Adds an organization; its id must be new.
     async fn insert_organization(&self, organization: &OrganizationRecord) -> Result<Position, StoreError>;
     /// Changes an organization atomically.

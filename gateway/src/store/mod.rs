@@ -12,6 +12,7 @@ pub mod conformance;
 mod counters;
 mod documents;
 mod keys;
+mod page;
 mod record;
 mod redis;
 mod sqlite;
@@ -25,6 +26,7 @@ use self::change_feed::{announced, record_change};
 pub use self::counters::{Counter, Counters};
 pub use self::documents::{Document, Documents, Kind, Swap, Swapped};
 pub use self::keys::Keys;
+pub use self::page::{Cursor, Listed, PAGE_MAX, Page, whole};
 pub(crate) use self::record::scopes;
 pub use self::record::{
     Cleared, Exposure, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord, Sighting, Usage,
@@ -64,9 +66,6 @@ pub trait Store: Keys + Documents + Counters + ChangeFeed {
     /// Things an operator should know, such as a Redis without persistence.
     async fn warnings(&self) -> Result<Vec<String>, StoreError>;
 }
-
-/// Most records one listing returns.
-pub const LIST_MAX: usize = 10_000;
 
 /// Whether a URL can name a store, without looking for one there; the text says what is wrong.
 pub fn check_url(url: &str, redis: &RedisSettings) -> Result<(), String> {

@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
+use super::super::listing::Listing;
 use super::super::{Desk, Failure, print};
 use super::issue::ClassArg;
 use super::view;
@@ -26,6 +27,8 @@ pub(in crate::cli) struct List {
     /// All columns, in more than 80 characters.
     #[arg(long)]
     wide: bool,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 /// State, as typed.
@@ -65,14 +68,15 @@ const WIDTH: usize = 80;
 const NAME_CHARS_MIN: usize = 8;
 
 impl List {
-    pub(super) async fn run(&self, desk: &Desk) -> Result<(), Failure> {
+    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
         let now_ms = System.now_ms();
-        let mut keys = desk.store.keys(self.org.as_deref()).await?;
-        keys.retain(|key| {
-            self.api.as_ref().is_none_or(|api| *api == key.api)
-                && self.class.is_none_or(|class| class.class() == key.class)
-                && self.state.is_none_or(|state| state.fits(key, now_ms))
-        });
+        let List { org, api, class, state, wide, listing } = self;
+        let is_wanted = |key: &KeyRecord| {
+            api.as_ref().is_none_or(|api| *api == key.api)
+                && class.is_none_or(|class| class.class() == key.class)
+                && state.is_none_or(|state| state.fits(key, now_ms))
+        };
+        let keys = listing.read(async |page| desk.store.keys(org.as_deref(), &page).await, is_wanted).await?;
         if desk.json {
             return print::json(&keys.iter().map(view).collect::<Vec<_>>());
         }
@@ -81,7 +85,7 @@ impl List {
             ("active" | "replaced", Some(_)) => "EXPOSED",
             (state, _) => state,
         };
-        if self.wide {
+        if wide {
             let rows = keys.iter().map(|key| {
                 let used = key.last_use.as_ref().map_or_else(|| "never".into(), |used| rfc3339(used.ms));
                 let (class, environment) = (key.class.as_str(), key.environment.as_str());

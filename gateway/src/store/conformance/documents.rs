@@ -1,6 +1,6 @@
 //! What every store must do with records of the authorization server.
 
-use super::super::{Change, Document, Kind, Store, Swap, Swapped};
+use super::super::{Change, Document, Kind, Page, Store, Swap, Swapped, whole};
 
 fn document(kind: Kind, id: &str, record: &str, lists: &[&str], expires_ms: Option<u64>) -> Document {
     let lists = lists.iter().map(|list| (*list).to_owned()).collect();
@@ -14,6 +14,7 @@ pub(super) async fn all(store: &dyn Store) {
     of_many_who_swap_or_remove_at_once_one_does(store).await;
     a_swap_tells_of_itself_and_a_conflict_of_nothing(store).await;
     lists_show_what_is_there(store, now_ms).await;
+    pages_of_a_list_show_each_record_once(store, now_ms).await;
     what_has_ended_is_dropped(store, now_ms).await;
 }
 
@@ -97,6 +98,41 @@ async fn join<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     waiting.into_iter().filter_map(|(_, done)| done).collect()
 }
 
+async fn listed(store: &dyn Store, kind: Kind, list: &str) -> Vec<String> {
+    whole(|page| Box::pin(async move { store.documents(kind, list, &page).await })).await.unwrap()
+}
+
+/// Of records that end and of records that do not; while records come and go between two pages.
+async fn pages_of_a_list_show_each_record_once(store: &dyn Store, now_ms: u64) {
+    for (kind, end) in [(Kind::App, None), (Kind::Consent, Some(now_ms + 600_000))] {
+        let add = async |id: &str| {
+            assert!(store.insert_document(&document(kind, id, id, &["paged"], end)).await.unwrap());
+        };
+        let ids: Vec<String> = (0..25).map(|n| format!("p{n:02}")).collect();
+        for id in &ids {
+            add(id).await;
+        }
+        let (mut seen, mut after, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let page = store.documents(kind, "paged", &Page::of(10, after)).await.unwrap();
+            assert!(page.list.len() <= 10);
+            // What has been seen may go: the cursor does not need it.
+            if let Some(last) = page.list.last() {
+                store.remove_document(kind, last).await.unwrap();
+            }
+            add(&format!("late-{pages}")).await;
+            seen.extend(page.list);
+            (after, pages) = (page.next, pages + 1);
+            if after.is_none() || pages > 10 {
+                break;
+            }
+        }
+        seen.retain(|id| !id.starts_with("late"));
+        seen.sort();
+        assert_eq!(seen, ids, "{kind:?}");
+    }
+}
+
 async fn lists_show_what_is_there(store: &dyn Store, now_ms: u64) {
     let end = Some(now_ms + 60_000);
     for n in 0..5 {
@@ -105,12 +141,12 @@ async fn lists_show_what_is_there(store: &dyn Store, now_ms: u64) {
     }
     store.remove_document(Kind::Grant, "l2").await.unwrap();
     for list in ["user/x", "app/y"] {
-        let mut records = store.documents(Kind::Grant, list).await.unwrap();
+        let mut records = listed(store, Kind::Grant, list).await;
         records.sort();
         assert_eq!(records, ["record 0", "record 1", "record 3", "record 4"]);
     }
-    assert_eq!(store.documents(Kind::App, "user/x").await.unwrap(), Vec::<String>::new());
-    assert_eq!(store.documents(Kind::Grant, "user/none").await.unwrap(), Vec::<String>::new());
+    assert_eq!(listed(store, Kind::App, "user/x").await, Vec::<String>::new());
+    assert_eq!(listed(store, Kind::Grant, "user/none").await, Vec::<String>::new());
 }
 
 async fn what_has_ended_is_dropped(store: &dyn Store, now_ms: u64) {
@@ -126,5 +162,5 @@ async fn what_has_ended_is_dropped(store: &dyn Store, now_ms: u64) {
         tokio::task::yield_now().await;
     }
     assert!(store.document(Kind::Session, "long").await.unwrap().is_some());
-    assert_eq!(store.documents(Kind::Session, "user/x").await.unwrap().len(), 1);
+    assert_eq!(listed(store, Kind::Session, "user/x").await.len(), 1);
 }

@@ -1,6 +1,8 @@
 //! What every store must do with keys and organizations.
 
-use super::super::{Cleared, Exposure, KeyChange, Keys, LastUse, OrganizationChange, Sighting, StoreError, Usage};
+use super::super::{
+    Cleared, Exposure, KeyChange, Keys, LastUse, OrganizationChange, Page, Sighting, StoreError, Usage, whole,
+};
 use super::{key, organization};
 use crate::base::digest::Digest;
 
@@ -13,13 +15,15 @@ pub(super) async fn all(store: &dyn Keys) {
     a_key_is_replaced_once_and_never_lives_longer_for_it(store).await;
     usage_is_written_behind_and_the_newest_wins(store).await;
     keys_are_listed_newest_first(store).await;
+    pages_of_keys_show_each_key_once(store).await;
+    pages_of_organizations_are_in_order(store).await;
 }
 
 async fn a_record_comes_back_as_it_went_in(store: &dyn Keys) {
     let organization = organization("acme");
     store.insert_organization(&organization).await.unwrap();
     assert_eq!(store.organization("acme").await.unwrap().as_ref(), Some(&organization));
-    assert_eq!(store.organizations().await.unwrap(), vec![organization]);
+    assert_eq!(store.organizations(&Page::of(1, None)).await.unwrap().list, vec![organization]);
     let key = key("key_1", "acme", 1);
     store.insert_key(&key).await.unwrap();
     assert_eq!(store.find_key(&key.digest).await.unwrap().as_ref(), Some(&key));
@@ -97,7 +101,52 @@ async fn keys_are_listed_newest_first(store: &dyn Keys) {
     store.insert_organization(&organization("other")).await.unwrap();
     store.insert_key(&key("key_8", "other", 8)).await.unwrap();
     store.insert_key(&key("key_9", "other", 9)).await.unwrap();
-    let ids: Vec<String> = store.keys(Some("other")).await.unwrap().into_iter().map(|k| k.id).collect();
+    let keys = store.keys(Some("other"), &Page::of(10, None)).await.unwrap();
+    assert_eq!(keys.next, None);
+    let ids: Vec<String> = keys.list.into_iter().map(|key| key.id).collect();
     assert_eq!(ids, ["key_9", "key_8"]);
-    assert!(store.keys(None).await.unwrap().len() > 2);
+    assert!(whole(|page| Box::pin(async move { store.keys(None, &page).await })).await.unwrap().len() > 2);
+}
+
+async fn pages_of_keys_show_each_key_once(store: &dyn Keys) {
+    store.insert_organization(&organization("paged")).await.unwrap();
+    let ids: Vec<String> = (0..23).map(|n| format!("key_page{n:02}")).collect();
+    for (id, n) in ids.iter().zip(100..) {
+        // Many were made in the same millisecond.
+        let made = crate::store::KeyRecord { created_ms: u64::from(n) / 8, ..key(id, "paged", n) };
+        store.insert_key(&made).await.unwrap();
+    }
+    let (mut seen, mut after) = (Vec::new(), None);
+    for _ in 0..10 {
+        let page = store.keys(Some("paged"), &Page::of(5, after)).await.unwrap();
+        assert!(page.list.len() <= 5);
+        seen.extend(page.list.into_iter().map(|key| (key.created_ms, key.id)));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+        // A key that is added is the newest: the pages behind it stay what they were.
+        let late = u8::try_from(200 + seen.len()).unwrap();
+        store.insert_key(&key(&format!("key_late{late}"), "paged", late)).await.unwrap();
+    }
+    assert!(seen.is_sorted_by(|a, b| a > b), "newest first, each once: {seen:?}");
+    let mut shown: Vec<String> = seen.into_iter().map(|(_, id)| id).collect();
+    shown.sort();
+    assert_eq!(shown, ids);
+}
+
+async fn pages_of_organizations_are_in_order(store: &dyn Keys) {
+    let all = whole(|page| Box::pin(async move { store.organizations(&page).await })).await.unwrap();
+    let ids: Vec<String> = all.into_iter().map(|organization| organization.id).collect();
+    let (mut seen, mut after) = (Vec::new(), None);
+    for _ in 0..=ids.len() {
+        let page = store.organizations(&Page::of(1, after)).await.unwrap();
+        seen.extend(page.list.into_iter().map(|organization| organization.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert!(seen.len() > 1 && seen.is_sorted());
+    assert_eq!(seen, ids);
 }

@@ -2,11 +2,12 @@
 //! score only says in which order members are looked at to see whether they are still there.
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use redis::cmd;
 
 use super::super::documents::{Document, Documents, Kind, Swap, Swapped};
-use super::super::{LIST_MAX, StoreError, announced};
-use super::RedisStore;
+use super::super::{Listed, Page, StoreError, announced};
+use super::{Order, READ_AT_ONCE, RedisStore};
 
 /// Adds a record that is not there, and says when it ends. One key.
 const INSERT: &str = "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end \
@@ -88,20 +89,23 @@ impl Documents for RedisStore {
         Ok(self.ask::<i64>(cmd("DEL").arg(key(kind, id))).await? == 1)
     }
 
-    async fn documents(&self, kind: Kind, list: &str) -> Result<Vec<String>, StoreError> {
-        let list = list_key(kind, list);
-        let ids: Vec<String> = self.ask(cmd("ZREVRANGE").arg(&list).arg(0).arg(LIST_MAX - 1)).await?;
-        let mut records = Vec::with_capacity(ids.len());
-        for id in ids {
-            match self.document(kind, &id).await? {
-                Some(record) => records.push(record),
-                // It ended, or was removed: the list need not name it any more.
-                None => {
-                    self.ask::<i64>(cmd("ZREM").arg(&list).arg(&id)).await?;
+    async fn documents(&self, kind: Kind, list: &str, page: &Page) -> Result<Listed<String>, StoreError> {
+        let set = list_key(kind, list);
+        let Listed { list, next } = self.members(&set, page, Order::LowestFirst).await?;
+        let mut records = Vec::with_capacity(list.len());
+        for places in list.chunks(READ_AT_ONCE) {
+            let found = try_join_all(places.iter().map(|place| self.document(kind, &place.id))).await?;
+            for (place, record) in places.iter().zip(found) {
+                match record {
+                    Some(record) => records.push(record),
+                    // It ended, or was removed: the list need not name it any more.
+                    None => {
+                        self.ask::<i64>(cmd("ZREM").arg(&set).arg(&place.id)).await?;
+                    }
                 }
             }
         }
-        Ok(records)
+        Ok(Listed { list: records, next })
     }
 
     async fn sweep(&self, _now_ms: u64) -> Result<usize, StoreError> {

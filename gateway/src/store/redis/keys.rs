@@ -1,15 +1,16 @@
 //! Keys and organizations in Redis.
 
 use async_trait::async_trait;
+use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use redis::cmd;
 
-use super::RedisStore;
 use super::names::{ALL_KEYS, ORGANIZATIONS, digest_by_id, key_by_digest, keys_of, organization_by_id};
+use super::{Order, READ_AT_ONCE, RedisStore};
 use crate::base::digest::Digest;
 use crate::store::{
-    KeyChange, KeyRecord, Keys, LIST_MAX, OrganizationChange, OrganizationRecord, Position, StoreError, Usage, json,
-    text,
+    Cursor, KeyChange, KeyRecord, Keys, Listed, OrganizationChange, OrganizationRecord, Page, Position, StoreError,
+    Usage, json, text,
 };
 
 /// Uses of keys written at the same time.
@@ -30,18 +31,21 @@ impl Keys for RedisStore {
         self.with_usage(json(&record)?).await
     }
 
-    async fn keys(&self, organization: Option<&str>) -> Result<Vec<KeyRecord>, StoreError> {
-        let list = organization.map_or_else(|| ALL_KEYS.to_owned(), keys_of);
-        let ids: Vec<String> = self.ask(cmd("ZREVRANGE").arg(list).arg(0).arg(LIST_MAX - 1)).await?;
-        let mut keys = Vec::with_capacity(ids.len());
-        for id in ids {
-            match self.key(&id).await {
-                Ok(key) => keys.push(key),
-                Err(StoreError::NotFound(_)) => {}
-                Err(other) => return Err(other),
+    async fn keys(&self, organization: Option<&str>, page: &Page) -> Result<Listed<KeyRecord>, StoreError> {
+        let set = organization.map_or_else(|| ALL_KEYS.to_owned(), keys_of);
+        let Listed { list, next } = self.members(&set, page, Order::HighestFirst).await?;
+        let mut keys = Vec::with_capacity(list.len());
+        for places in list.chunks(READ_AT_ONCE) {
+            for read in join_all(places.iter().map(|place| self.key(&place.id))).await {
+                match read {
+                    Ok(key) => keys.push(key),
+                    // It was listed, and then it was not added after all.
+                    Err(StoreError::NotFound(_)) => {}
+                    Err(other) => return Err(other),
+                }
             }
         }
-        Ok(keys)
+        Ok(Listed { list: keys, next })
     }
 
     async fn insert_key(&self, key: &KeyRecord) -> Result<Position, StoreError> {
@@ -76,15 +80,17 @@ impl Keys for RedisStore {
         self.get(&organization_by_id(id)).await?.as_deref().map(json).transpose()
     }
 
-    async fn organizations(&self) -> Result<Vec<OrganizationRecord>, StoreError> {
+    async fn organizations(&self, page: &Page) -> Result<Listed<OrganizationRecord>, StoreError> {
         let mut ids: Vec<String> = self.ask(cmd("SMEMBERS").arg(ORGANIZATIONS)).await?;
+        ids.retain(|id| page.after().is_none_or(|cursor| *id > cursor.id));
         ids.sort();
-        ids.truncate(LIST_MAX);
-        let mut list = Vec::with_capacity(ids.len());
-        for id in ids {
-            list.extend(self.organization(&id).await?);
+        ids.truncate(page.count_and_one());
+        let Listed { list, next } = page.listed(ids, |id| Cursor { at: 0, id: id.clone() });
+        let mut found = Vec::with_capacity(list.len());
+        for ids in list.chunks(READ_AT_ONCE) {
+            found.extend(try_join_all(ids.iter().map(|id| self.organization(id))).await?.into_iter().flatten());
         }
-        Ok(list)
+        Ok(Listed { list: found, next })
     }
 
     async fn insert_organization(&self, organization: &OrganizationRecord) -> Result<Position, StoreError> {

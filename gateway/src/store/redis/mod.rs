@@ -29,12 +29,22 @@ use self::begun::Begun;
 use self::changes::Looked;
 use self::link::Link;
 use self::master::Master;
-use self::names::{WAIT_MS, texts};
+use self::names::{PAGE, WAIT_MS, texts};
 pub use self::way::RedisSettings;
-use super::{Store, StoreError};
+use super::{Cursor, Listed, Page, Store, StoreError};
 
 /// Entries of a stream: id and fields.
 type Entries = Vec<(String, HashMap<String, String>)>;
+
+/// In which order the members of a sorted set are listed.
+#[derive(Clone, Copy)]
+enum Order {
+    LowestFirst,
+    HighestFirst,
+}
+
+/// Records of a page that are read at the same time.
+const READ_AT_ONCE: usize = 64;
 
 /// A store in Redis.
 pub struct RedisStore {
@@ -66,6 +76,24 @@ impl RedisStore {
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
         self.commands.ask(command).await
+    }
+
+    /// A page of the members of a sorted set.
+    async fn members(&self, set: &str, page: &Page, order: Order) -> Result<Listed<Cursor>, StoreError> {
+        let mut read = cmd("EVAL");
+        read.arg(PAGE).arg(1).arg(set);
+        match page.after() {
+            Some(Cursor { at: u64::MAX, id }) => read.arg("+inf").arg(id),
+            Some(Cursor { at, id }) => read.arg(*at).arg(id),
+            None => read.arg("").arg(""),
+        };
+        read.arg(page.count_and_one()).arg(match order {
+            Order::LowestFirst => "",
+            Order::HighestFirst => "rev",
+        });
+        let found: Vec<(String, String)> = self.ask(&read).await?;
+        let places = found.into_iter().map(|(id, score)| Cursor { at: score.parse().unwrap_or(u64::MAX), id });
+        Ok(page.listed(places.collect(), Cursor::clone))
     }
 
     async fn get(&self, key: &str) -> Result<Option<String>, StoreError> {

@@ -25,6 +25,16 @@ pub(super) const ADD: &str = "local out = {} for i = 1, #ARGV, 3 do \
         if ow == w then u = u + ou elseif ow > w then w, u = ow, ou end end \
     redis.call('HSET', KEYS[1], ARGV[i], string.format('%d:%d', w, u)) \
     out[#out + 1] = {w, u} end return out";
+/// The members of a sorted set after a place, with their scores; ARGV: score and member of the place (or
+/// nothing), how many, and `rev` for the highest first. The place is known by its score, wherever the member
+/// is by now: for a moment a probe stands there. One key.
+pub(super) const PAGE: &str = "local rev, first = ARGV[4] == 'rev', 0 \
+    if ARGV[2] ~= '' then local probe = ARGV[2] .. string.char(1) \
+        redis.call('ZADD', KEYS[1], ARGV[1], probe) \
+        first = redis.call(rev and 'ZREVRANK' or 'ZRANK', KEYS[1], probe) \
+        redis.call('ZREM', KEYS[1], probe) \
+        if rev and redis.call('ZREVRANGE', KEYS[1], first, first)[1] == ARGV[2] then first = first + 1 end end \
+    return redis.call(rev and 'ZREVRANGE' or 'ZRANGE', KEYS[1], first, first + ARGV[3] - 1, 'WITHSCORES')";
 /// Notes an exposure, unless a later one is known. One key.
 pub(super) const EXPOSED: &str = "local old = redis.call('HGET', KEYS[1], 'exposed') \
     if old and tonumber(string.match(old, '%d+')) > tonumber(ARGV[1]) then return 0 end \

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::super::documents::{Document, Documents, Kind, Swap, Swapped};
-use super::super::{LIST_MAX, StoreError, announced};
+use super::super::{Cursor, Listed, Page, StoreError, announced};
 use super::SqliteStore;
 use super::rows::{announce, unavailable};
 
@@ -112,17 +112,23 @@ impl Documents for SqliteStore {
         .await
     }
 
-    async fn documents(&self, kind: Kind, list: &str) -> Result<Vec<String>, StoreError> {
-        let list = list.to_owned();
+    async fn documents(&self, kind: Kind, list: &str, page: &Page) -> Result<Listed<String>, StoreError> {
+        let (list, page) = (list.to_owned(), page.clone());
         self.read(move |connection| {
             let mut statement = connection
-                .prepare_cached(&format!(
-                    "SELECT record FROM lists JOIN documents USING (kind, id) WHERE kind = ?1 AND list = ?2
-                     LIMIT {LIST_MAX}"
-                ))
+                .prepare_cached(
+                    "SELECT id, record FROM lists JOIN documents USING (kind, id)
+                     WHERE kind = ?1 AND list = ?2 AND id > ?3 ORDER BY id LIMIT ?4",
+                )
                 .map_err(unavailable)?;
-            let rows = statement.query_map(params![kind.as_str(), list], |row| row.get(0)).map_err(unavailable)?;
-            rows.map(|row| row.map_err(unavailable)).collect()
+            let after = page.after().map_or("", |cursor| &cursor.id);
+            let row = params![kind.as_str(), list, after, page.count_and_one()];
+            let rows = statement
+                .query_map(row, |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+                .map_err(unavailable)?;
+            let found = rows.map(|row| row.map_err(unavailable)).collect::<Result<_, _>>()?;
+            let listed = page.listed(found, |(id, _): &(String, String)| Cursor { at: 0, id: id.clone() });
+            listed.map(|(_, record)| Ok(record))
         })
         .await
     }

@@ -10,8 +10,8 @@ use super::rows::{
 };
 use crate::base::digest::Digest;
 use crate::store::{
-    KeyChange, KeyRecord, Keys, LIST_MAX, OrganizationChange, OrganizationRecord, Position, StoreError, Usage, json,
-    text,
+    Cursor, KeyChange, KeyRecord, Keys, Listed, OrganizationChange, OrganizationRecord, Page, Position, StoreError,
+    Usage, json, text,
 };
 
 #[async_trait]
@@ -40,17 +40,21 @@ impl Keys for SqliteStore {
         self.read(move |connection| find_id(connection, &id)).await
     }
 
-    async fn keys(&self, organization: Option<&str>) -> Result<Vec<KeyRecord>, StoreError> {
-        let organization = organization.map(str::to_owned);
+    async fn keys(&self, organization: Option<&str>, page: &Page) -> Result<Listed<KeyRecord>, StoreError> {
+        let (organization, page) = (organization.map(str::to_owned), page.clone());
         self.read(move |connection| {
+            let of_one = if organization.is_some() { "organization = ?1" } else { "?1 IS NULL" };
             let mut statement = connection
-                .prepare(&format!(
-                    "SELECT {KEY_COLUMNS} FROM keys WHERE ?1 IS NULL OR organization = ?1
-                     ORDER BY created_ms DESC, id LIMIT {LIST_MAX}"
+                .prepare_cached(&format!(
+                    "SELECT {KEY_COLUMNS} FROM keys WHERE {of_one} AND (created_ms, id) < (?2, ?3)
+                     ORDER BY created_ms DESC, id DESC LIMIT ?4"
                 ))
                 .map_err(unavailable)?;
-            let rows = statement.query_map([organization], key_row).map_err(unavailable)?;
-            rows.map(|row| row.map_err(unavailable).and_then(key_record)).collect()
+            let (at, id) = page.after().map_or((i64::MAX, ""), |c| (c.at.try_into().unwrap_or(i64::MAX), &c.id));
+            let row = params![organization, at, id, page.count_and_one()];
+            let rows = statement.query_map(row, key_row).map_err(unavailable)?;
+            let keys = rows.map(|row| row.map_err(unavailable).and_then(key_record)).collect::<Result<_, _>>()?;
+            Ok(page.listed(keys, |key: &KeyRecord| Cursor { at: key.created_ms, id: key.id.clone() }))
         })
         .await
     }
@@ -91,13 +95,17 @@ impl Keys for SqliteStore {
         self.read(move |connection| find_organization(connection, &id)).await
     }
 
-    async fn organizations(&self) -> Result<Vec<OrganizationRecord>, StoreError> {
-        self.read(|connection| {
+    async fn organizations(&self, page: &Page) -> Result<Listed<OrganizationRecord>, StoreError> {
+        let page = page.clone();
+        self.read(move |connection| {
             let mut statement = connection
-                .prepare(&format!("SELECT record FROM organizations ORDER BY id LIMIT {LIST_MAX}"))
+                .prepare_cached("SELECT record FROM organizations WHERE id > ?1 ORDER BY id LIMIT ?2")
                 .map_err(unavailable)?;
-            let rows = statement.query_map([], |row| row.get::<_, String>(0)).map_err(unavailable)?;
-            rows.map(|row| row.map_err(unavailable).and_then(|record| json(&record))).collect()
+            let row = params![page.after().map_or("", |cursor| &cursor.id), page.count_and_one()];
+            let rows = statement.query_map(row, |row| row.get::<_, String>(0)).map_err(unavailable)?;
+            let read = |row: Result<String, _>| row.map_err(unavailable).and_then(|record| json(&record));
+            let list = rows.map(read).collect::<Result<_, _>>()?;
+            Ok(page.listed(list, |found: &OrganizationRecord| Cursor { at: 0, id: found.id.clone() }))
         })
         .await
     }
