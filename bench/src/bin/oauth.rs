@@ -15,7 +15,7 @@ use gateway::oauth::{AuthorizationServer, Providers, Throttle};
 use gateway::observe::Metrics;
 use gateway::registry::access::Registry;
 use gateway::registry::grant::{GrantRecord, REFRESH_LIFE_MS, Refresh};
-use gateway::registry::registration::{NewApp, register};
+use gateway::registry::apps::{NewApp, register};
 use gateway::registry::secret::refresh_token;
 use gateway::registry::user::{Membership, Passwords, Role, UserRecord};
 use gateway::store::{RedisSettings, conformance, open};

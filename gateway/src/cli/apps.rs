@@ -10,7 +10,7 @@ use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::manage::view;
 use crate::registry::app::{AppKind, AppRecord};
-use crate::registry::registration::{self, NewApp, register};
+use crate::registry::apps::{self, NewApp, register};
 use crate::registry::secret::new_client_secret;
 use crate::store::StoreError;
 
@@ -163,13 +163,13 @@ fn names(text: &str) -> Vec<String> {
 
 impl Update {
     async fn run(self, desk: &Desk) -> Result<(), Failure> {
-        let update = registration::Update {
+        let update = apps::Update {
             name: self.name,
             redirect_uris: Some(self.redirect_uri).filter(|uris| !uris.is_empty()),
             scopes: self.scopes.as_deref().map(names),
         };
         let now_ms = desk.registry().now_ms(System.now_ms()).await?;
-        let app = registration::update(&desk.registry(), || desk.policy(), (&self.id, &update), now_ms).await?;
+        let app = apps::update(&desk.registry(), || desk.policy(), (&self.id, &update), now_ms).await?;
         show(desk, &app, None)
     }
 }

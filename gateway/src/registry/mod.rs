@@ -8,13 +8,13 @@
 
 pub mod access;
 pub mod app;
+pub mod apps;
 mod change;
 pub mod grant;
 pub mod keyring;
 pub mod keys;
 pub mod organizations;
 mod records;
-pub mod registration;
 pub mod secret;
 pub mod signing_keys;
 pub mod user;
