@@ -251,7 +251,11 @@ fn the_management_api_registers_lists_and_ends(kind: StoreKind) {
         })
     };
     let bad = manage(gateway, "POST", "/admin/apps", new("https://*.example.com/cb"));
-    assert_eq!(bad.status, 400);
+    assert_eq!((bad.status, bad.json()["code"].as_str()), (400, Some("invalid_redirect_uri")));
+    for (method, path) in [("GET", "/admin/apps/cf_none"), ("POST", "/admin/apps/cf_none/disable")] {
+        let unknown = manage(gateway, method, path, Value::Null);
+        assert_eq!((unknown.status, unknown.json()["code"].as_str()), (404, Some("unknown_application")), "{path}");
+    }
     assert!(bad.json()["detail"].as_str().unwrap().contains("pattern"), "{bad:?}");
     for body in [json!({}), json!([]), json!("x"), json!({ "name": 7 })] {
         assert_eq!(manage(gateway, "POST", "/admin/apps", body).status, 400);

@@ -3,16 +3,13 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use policy::credential::Secret;
 
 use super::listing::Listing;
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::manage::view;
-use crate::registry::app::{AppKind, AppRecord};
+use crate::registry::app::AppRecord;
 use crate::registry::apps::{self, NewApp, register};
-use crate::registry::secret::new_client_secret;
-use crate::store::StoreError;
 
 /// Applications.
 #[derive(Debug, Subcommand)]
@@ -102,44 +99,19 @@ impl Apps {
                 show(desk, &app, secret.as_deref())
             }
             Apps::List { org, listing } => list(desk, org.as_deref(), listing).await,
-            Apps::Show { id } => show(desk, &find(desk, &id).await?, None),
+            Apps::Show { id } => show(desk, &apps::find(&desk.registry(), &id).await?, None),
             Apps::Update(update) => update.run(desk).await,
             Apps::RotateSecret { id, overlap } => rotate_secret(desk, &id, overlap).await,
-            Apps::Disable { id } => {
-                let switch_off = |app: &mut AppRecord| {
-                    app.disabled_ms.get_or_insert(System.now_ms());
-                    Ok(())
-                };
-                show(desk, &desk.registry().change_app(&id, switch_off).await?.record, None)
-            }
-            Apps::Enable { id } => {
-                let switch_on = |app: &mut AppRecord| {
-                    app.disabled_ms = None;
-                    Ok(())
-                };
-                show(desk, &desk.registry().change_app(&id, switch_on).await?.record, None)
-            }
+            Apps::Disable { id } => show(desk, &apps::disable(&desk.registry(), &id, System.now_ms()).await?, None),
+            Apps::Enable { id } => show(desk, &apps::enable(&desk.registry(), &id).await?, None),
         }
     }
 }
 
-pub(super) async fn find(desk: &Desk, id: &str) -> Result<AppRecord, Failure> {
-    let found = desk.registry().app(id).await?;
-    found.ok_or_else(|| Failure::Refused(format!("there is no application {}", id.escape_debug())))
-}
-
 async fn rotate_secret(desk: &Desk, id: &str, overlap: Duration) -> Result<(), Failure> {
-    let secret = new_client_secret()?;
-    let digest = desk.config.peppers.current.digest(Secret::new(&secret));
-    let end_ms = System.now_ms() + u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX);
-    let add = |app: &mut AppRecord| match app.kind {
-        AppKind::Public => Err(StoreError::Refused(format!("{} is public and has no secret", app.id))),
-        AppKind::Confidential => {
-            app.add_secret(digest, end_ms);
-            Ok(())
-        }
-    };
-    show(desk, &desk.registry().change_app(id, add).await?.record, Some(&secret))
+    let now_ms = System.now_ms();
+    let (app, secret) = apps::rotate_secret(&desk.registry(), &desk.config.peppers, (id, overlap), now_ms).await?;
+    show(desk, &app, Some(&secret))
 }
 
 impl Register {

@@ -9,7 +9,8 @@ use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::identify::subject;
 use crate::registry::access::GrantsOf;
-use crate::registry::grant::{Cause, GrantRecord};
+use crate::registry::grant::GrantRecord;
+use crate::registry::{grants, views};
 use crate::store::scopes;
 
 /// Grants.
@@ -49,14 +50,9 @@ pub(super) struct Of {
     app: Option<String>,
 }
 
-async fn find(desk: &Desk, id: &str) -> Result<GrantRecord, Failure> {
-    let found = desk.registry().grant(id).await?;
-    found.ok_or_else(|| Failure::Refused(format!("there is no grant {}", id.escape_debug())))
-}
-
 /// A token of a grant as the proxy would see it, for `explain`.
 pub(super) async fn token_of(desk: &Desk, id: &str) -> Result<(Token, Organization), Failure> {
-    let grant = find(desk, id).await?;
+    let grant = grants::find(&desk.registry(), id).await?;
     let told = crate::identify::GrantFacts::now(id, &*desk.store).await?;
     let gone = || Failure::Refused(format!("the user, application or organization of the grant {id} is gone"));
     let (facts, organization) = told.ok_or_else(gone)?;
@@ -80,7 +76,7 @@ impl Grants {
     pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
         match self {
             Grants::List { of, listing } => of.list(desk, listing).await,
-            Grants::Show { id } => show(desk, &find(desk, &id).await?).await,
+            Grants::Show { id } => show(desk, &grants::find(&desk.registry(), &id).await?).await,
             Grants::Revoke { ids, wait } => {
                 for id in ids {
                     revoke(desk, &id, &wait).await?;
@@ -93,30 +89,15 @@ impl Grants {
 
 async fn revoke(desk: &Desk, id: &str, wait: &Wait) -> Result<(), Failure> {
     let now_ms = System.now_ms();
-    let changed = desk.registry().change_grant(id, |grant| grant.kill(Cause::Operator, now_ms)).await?;
-    let changed = changed.ok_or_else(|| Failure::Refused(format!("there is no grant {}", id.escape_debug())))?;
-    let position = match changed.position {
-        Some(position) => position,
-        None => desk.store.position().await?,
-    };
+    let (grant, position) = grants::revoke(&desk.registry(), id, now_ms).await?;
     let waited = wait.run(desk, &position).await?;
     if desk.json {
-        return print::json(&serde_json::json!({ "id": id, "state": state(&changed.record), "wait": waited }));
+        return print::json(&serde_json::json!({ "id": id, "state": grant.state(now_ms), "wait": waited }));
     }
     print::line(&match waited {
         Some(w) => format!("{id} is revoked; {w}"),
         None => format!("{id} is revoked"),
     })
-}
-
-/// One word for people.
-fn state(grant: &GrantRecord) -> &'static str {
-    match (&grant.dead, &grant.refresh) {
-        (Some(_), _) => "revoked",
-        (None, None) => "waiting",
-        (None, Some(_)) if System.now_ms() >= grant.expires_ms => "expired",
-        (None, Some(_)) => "live",
-    }
 }
 
 impl Of {
@@ -132,42 +113,25 @@ impl Of {
             (None, None) => return Err(Failure::Refused("name a user or an application".into())),
         };
         let is_wanted = |grant: &GrantRecord| self.app.as_ref().is_none_or(|app| *app == grant.app);
+        let now_ms = System.now_ms();
         let mut grants = listing.read(async |page| registry.grants(of, &page).await, is_wanted).await?;
         grants.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
         if desk.json {
-            return print::json(&grants.iter().map(view).collect::<Vec<_>>());
+            return print::json(&grants.iter().map(|grant| views::grant(grant, now_ms)).collect::<Vec<_>>());
         }
         let rows = grants.into_iter().map(|grant| {
-            let (state, scopes, created) = (state(&grant), grant.scopes.join(" "), rfc3339(grant.created_ms));
+            let (state, scopes, created) = (grant.state(now_ms), grant.scopes.join(" "), rfc3339(grant.created_ms));
             vec![grant.id, grant.app, grant.user, grant.organization, scopes, created, state.into()]
         });
         print::table(&["ID", "APP", "USER", "ORG", "SCOPES", "CREATED", "STATE"], rows)
     }
 }
 
-/// A grant as JSON, without anything that its tokens are made from.
-fn view(grant: &GrantRecord) -> serde_json::Value {
-    serde_json::json!({
-        "id": grant.id,
-        "api": grant.api,
-        "app": grant.app,
-        "user": grant.user,
-        "organization": grant.organization,
-        "scopes": grant.scopes,
-        "created_ms": grant.created_ms,
-        "expires_ms": grant.expires_ms,
-        "rotations": grant.refresh.as_ref().map(|refresh| refresh.generation),
-        "state": state(grant),
-        "ended_ms": grant.dead.map(|(ms, _)| ms),
-        "ended_by": grant.dead.map(|(_, cause)| cause.as_str()),
-        "revoked_tokens": grant.revoked.len(),
-    })
-}
-
 async fn show(desk: &Desk, grant: &GrantRecord) -> Result<(), Failure> {
+    let now_ms = System.now_ms();
     let used = desk.registry().grant_use(&grant.id).await?;
     if desk.json {
-        let mut value = view(grant);
+        let mut value = views::grant(grant, now_ms);
         if let Some(map) = value.as_object_mut() {
             map.insert("last_used_ms".into(), used.into());
         }
@@ -176,7 +140,7 @@ async fn show(desk: &Desk, grant: &GrantRecord) -> Result<(), Failure> {
     let ended = grant.dead.map(|(ms, cause)| format!("{} by {}", rfc3339(ms), cause.as_str()));
     print::fields(&[
         ("id", grant.id.clone()),
-        ("state", state(grant).into()),
+        ("state", grant.state(now_ms).into()),
         ("api", grant.api.clone()),
         ("application", grant.app.clone()),
         ("user", grant.user.clone()),

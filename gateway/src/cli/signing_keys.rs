@@ -4,8 +4,8 @@ use clap::Subcommand;
 
 use super::{Desk, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
-use crate::registry::keyring::{KeyState, KeyringRecord};
-use crate::registry::signing_keys;
+use crate::registry::keyring::KeyringRecord;
+use crate::registry::{signing_keys, views};
 
 /// Signing keys.
 #[derive(Debug, Subcommand)]
@@ -32,30 +32,13 @@ impl SigningKeys {
     }
 }
 
-fn word(state: KeyState) -> &'static str {
-    match state {
-        KeyState::Next => "next",
-        KeyState::Active => "active",
-        KeyState::Retired => "retired",
-        KeyState::Gone => "gone",
-    }
-}
-
 fn show(desk: &Desk, ring: &KeyringRecord) -> Result<(), Failure> {
     let now_ms = System.now_ms();
     if desk.json {
-        let list = ring.keys.iter().map(|key| {
-            serde_json::json!({
-                "kid": key.kid,
-                "state": ring.state(&key.kid, now_ms),
-                "created_ms": key.created_ms,
-                "signs_from_ms": key.signs_from_ms,
-            })
-        });
-        return print::json(&list.collect::<Vec<_>>());
+        return print::json(&views::signing_keys(ring, now_ms));
     }
     let rows = ring.keys.iter().map(|key| {
-        let state = word(ring.state(&key.kid, now_ms));
+        let state = ring.state(&key.kid, now_ms).as_str();
         vec![key.kid.clone(), state.into(), rfc3339(key.created_ms), rfc3339(key.signs_from_ms)]
     });
     print::table(&["KID", "STATE", "CREATED", "SIGNS FROM"], rows)

@@ -10,7 +10,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use policy::credential::{Secret, bearer};
@@ -18,17 +18,17 @@ use policy::oauth::{Login, OAuth};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::problem::{Problem, invalid, no_login_request};
 use crate::base::clock::dated;
 use crate::base::digest::Digest;
-use crate::oauth::error::{Code, OAuthError};
 use crate::oauth::{Accepted, AuthorizationServer};
 use crate::registry::access::FlowRecord;
 use crate::registry::app::AppRecord;
-use crate::registry::apps::{NewApp, register};
+use crate::registry::apps::{self, NewApp, register};
 use crate::registry::grant::Cause;
-use crate::registry::{Actor, ChangeError, views};
+use crate::registry::{Actor, views};
 use crate::snapshot::PolicyKeeper;
-use crate::store::{Change, Cursor, PAGE_MAX, Page, StoreError};
+use crate::store::{Change, Cursor, PAGE_MAX, Page};
 
 /// What the management API works on.
 #[derive(Clone)]
@@ -41,77 +41,13 @@ pub struct Management {
     pub key: Digest,
 }
 
-/// A refusal.
-struct Problem(StatusCode, String);
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let title = self.0.canonical_reason().unwrap_or("Error");
-        let body = json!({ "type": "about:blank", "title": title, "status": self.0.as_u16(), "detail": self.1 });
-        let kind = HeaderValue::from_static("application/problem+json");
-        (self.0, [(header::CONTENT_TYPE, kind)], body.to_string()).into_response()
-    }
-}
-
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NotFound(what) => Problem(StatusCode::NOT_FOUND, format!("there is no {what}")),
-            StoreError::Exists(what) => Problem(StatusCode::CONFLICT, format!("{what} already exists")),
-            StoreError::Refused(words) => Problem(StatusCode::CONFLICT, words),
-            StoreError::Unavailable(_) | StoreError::Corrupt(_) => {
-                tracing::warn!(target: "tollgate::management", "{error}");
-                Problem(StatusCode::SERVICE_UNAVAILABLE, "the store cannot answer; try again".into())
-            }
-        }
-    }
-}
-
-impl From<OAuthError> for Problem {
-    fn from(error: OAuthError) -> Self {
-        let status = match error.code {
-            Code::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Code::AccessDenied => StatusCode::FORBIDDEN,
-            Code::InvalidRequest
-            | Code::InvalidClient
-            | Code::InvalidGrant
-            | Code::UnauthorizedClient
-            | Code::UnsupportedGrantType
-            | Code::UnsupportedResponseType
-            | Code::InvalidScope
-            | Code::InvalidTarget
-            | Code::LoginRequired
-            | Code::ConsentRequired
-            | Code::RequestNotSupported
-            | Code::RequestUriNotSupported => StatusCode::BAD_REQUEST,
-        };
-        Problem(status, error.description)
-    }
-}
-
-impl From<ChangeError> for Problem {
-    fn from(error: ChangeError) -> Self {
-        match error {
-            ChangeError::Refused(_, words) => Problem(StatusCode::BAD_REQUEST, words),
-            ChangeError::Store(error) => error.into(),
-            ChangeError::Randomness(error) => Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-        }
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        Problem(StatusCode::BAD_REQUEST, rejection.body_text())
-    }
-}
-
 type Answer = Result<Json<Value>, Problem>;
 
 impl Management {
     /// Its routes; all of them want the key.
     pub fn router(self) -> Router {
         Router::new()
-            .route("/admin/apps", get(apps).post(add_app))
+            .route("/admin/apps", get(list_apps).post(add_app))
             .route("/admin/apps/{id}", get(app))
             .route("/admin/apps/{id}/disable", post(disable_app))
             .route("/admin/apps/{id}/enable", post(enable_app))
@@ -131,21 +67,15 @@ impl Management {
 
     /// A request under way, with the authorization server of its API.
     async fn flow(&self, id: &str) -> Result<(FlowRecord, Arc<OAuth>), Problem> {
-        let gone = || Problem(StatusCode::NOT_FOUND, "there is no such login request, or it took too long".into());
         let now_ms = self.authorization.registry.now_ms(self.now_ms()).await?;
-        let flow = self.authorization.registry.flow(id, now_ms).await?.ok_or_else(gone)?;
+        let flow = self.authorization.registry.flow(id, now_ms).await?.ok_or_else(no_login_request)?;
         let snapshot = self.keeper.load();
-        let oauth = snapshot.policy.api(&flow.api).and_then(|api| api.oauth.clone()).ok_or_else(gone)?;
+        let oauth = snapshot.policy.api(&flow.api).and_then(|api| api.oauth.clone()).ok_or_else(no_login_request)?;
         Ok((flow, oauth))
     }
 
-    async fn switch(&self, id: &str, disabled_ms: Option<u64>) -> Answer {
-        let registry = &self.authorization.registry;
-        let changed = registry.change_app(id, |app| {
-            app.disabled_ms = disabled_ms;
-            Ok(())
-        });
-        let app = changed.await?.record;
+    /// An application that was switched off or on; what this gateway knew of it is forgotten at once.
+    async fn switched(&self, app: AppRecord) -> Answer {
         self.authorization.identities.forget(&[Change::App(app.id.clone())]).await?;
         Ok(Json(view(&app, None)))
     }
@@ -161,7 +91,7 @@ async fn check_key(State(management): State<Management>, request: Request, next:
         return next.run(request).await;
     }
     let words = "send the management key: `Authorization: Bearer <key>`";
-    let mut answer = Problem(StatusCode::UNAUTHORIZED, words.into()).into_response();
+    let mut answer = Problem(StatusCode::UNAUTHORIZED, "unauthorized", words.into()).into_response();
     answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"management\""));
     answer
 }
@@ -184,16 +114,15 @@ struct Listing {
 }
 
 /// A page of applications. The field `Link` with `rel="next"` says where the next one is (RFC 8288).
-async fn apps(
+async fn list_apps(
     State(management): State<Management>,
     listing: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let wrong = |words: String| Problem(StatusCode::BAD_REQUEST, words);
-    let Query(Listing { limit, after }) = listing.map_err(|rejection| wrong(rejection.body_text()))?;
-    let after = after.map(|text| text.parse::<Cursor>().map_err(|words| wrong(words.into()))).transpose()?;
+    let Query(Listing { limit, after }) = listing.map_err(|rejection| invalid(rejection.body_text()))?;
+    let after = after.map(|text| text.parse::<Cursor>().map_err(invalid)).transpose()?;
     let limit = limit.unwrap_or(PAGE_MAX);
     if limit == 0 || limit > PAGE_MAX {
-        return Err(wrong(format!("`limit` is 1 to {PAGE_MAX}")));
+        return Err(invalid(format!("`limit` is 1 to {PAGE_MAX}")));
     }
     let apps = management.authorization.registry.apps(None, &Page::of(limit, after)).await?;
     let list: Value = apps.list.iter().map(|app| view(app, None)).collect();
@@ -218,19 +147,17 @@ async fn add_app(
 }
 
 async fn app(State(management): State<Management>, Path(id): Path<String>) -> Answer {
-    match management.authorization.registry.app(&id).await? {
-        Some(app) => Ok(Json(view(&app, None))),
-        None => Err(Problem(StatusCode::NOT_FOUND, "there is no such application".into())),
-    }
+    Ok(Json(view(&apps::find(&management.authorization.registry, &id).await?, None)))
 }
 
 async fn disable_app(State(management): State<Management>, Path(id): Path<String>) -> Answer {
-    let now_ms = management.now_ms();
-    management.switch(&id, Some(now_ms)).await
+    let app = apps::disable(&management.authorization.registry, &id, management.now_ms()).await?;
+    management.switched(app).await
 }
 
 async fn enable_app(State(management): State<Management>, Path(id): Path<String>) -> Answer {
-    management.switch(&id, None).await
+    let app = apps::enable(&management.authorization.registry, &id).await?;
+    management.switched(app).await
 }
 
 async fn applications(State(management): State<Management>, Path(id): Path<String>) -> Answer {
@@ -262,8 +189,7 @@ async fn login_request(State(management): State<Management>, Path(id): Path<Stri
 
 /// Where the browser must be sent, once and in which it began.
 fn go_on(oauth: &OAuth, flow: &FlowRecord, verifier: Option<String>) -> Answer {
-    let gone = || Problem(StatusCode::NOT_FOUND, "the login request took too long".into());
-    let (verifier, issuer) = (verifier.ok_or_else(gone)?, &oauth.issuer);
+    let (verifier, issuer) = (verifier.ok_or_else(no_login_request)?, &oauth.issuer);
     let to = format!("{issuer}/oauth/continue?login_request={}&login_verifier={verifier}", flow.id);
     Ok(Json(json!({ "redirect_to": to })))
 }
@@ -276,7 +202,8 @@ async fn accept(
     let Json(accepted) = accepted?;
     let (mut flow, oauth) = management.flow(&id).await?;
     let Login::Handoff { consents, .. } = &oauth.login else {
-        return Err(Problem(StatusCode::CONFLICT, "logins are not handed off; see `oauth.login` in the policy".into()));
+        let words = "logins are not handed off; see `oauth.login` in the policy";
+        return Err(Problem(StatusCode::CONFLICT, "not_handed_off", words.into()));
     };
     let server = &management.authorization;
     let system = ("app", flow.api.clone());

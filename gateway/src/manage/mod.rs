@@ -4,6 +4,7 @@
 //! at this address (DNS rebinding) gets a 421.
 
 mod management;
+mod problem;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

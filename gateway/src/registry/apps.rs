@@ -1,4 +1,6 @@
-//! Registering applications: one set of rules for whoever asks.
+//! Applications: what one must satisfy, and every change of one.
+
+use std::time::Duration;
 
 use policy::credential::Secret;
 use policy::{Api, Policy, Scope};
@@ -122,6 +124,66 @@ pub async fn register(
     Ok((app, secret))
 }
 
+/// The application with a client id.
+pub async fn find(registry: &Registry, id: &str) -> Result<AppRecord, ChangeError> {
+    match registry.app(id).await? {
+        Some(app) => Ok(app),
+        None => unknown(id),
+    }
+}
+
+fn unknown<T>(id: &str) -> Result<T, ChangeError> {
+    refused(Code::UnknownApplication, format!("there is no application {}", id.escape_debug()))
+}
+
+/// Switches an application off: its tokens stop working on every gateway.
+pub async fn disable(registry: &Registry, id: &str, now_ms: u64) -> Result<AppRecord, ChangeError> {
+    change(registry, id, |app| {
+        app.disabled_ms.get_or_insert(now_ms);
+    })
+    .await
+}
+
+/// Switches an application on again.
+pub async fn enable(registry: &Registry, id: &str) -> Result<AppRecord, ChangeError> {
+    change(registry, id, |app| app.disabled_ms = None).await
+}
+
+/// Gives a confidential application a new secret, which is not seen again. The old one works for an
+/// overlap more.
+pub async fn rotate_secret(
+    registry: &Registry,
+    peppers: &Peppers,
+    (id, overlap): (&str, Duration),
+    now_ms: u64,
+) -> Result<(AppRecord, String), ChangeError> {
+    match find(registry, id).await?.kind {
+        AppKind::Public => return refused(Code::HasNoSecret, format!("{id} is public and has no secret")),
+        AppKind::Confidential => {}
+    }
+    let secret = new_client_secret()?;
+    let digest = peppers.current.digest(Secret::new(&secret));
+    let end_ms = now_ms.saturating_add(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
+    let app = change(registry, id, |app| app.add_secret(digest, end_ms)).await?;
+    Ok((app, secret))
+}
+
+async fn change(
+    registry: &Registry,
+    id: &str,
+    mut step: impl FnMut(&mut AppRecord) + Send,
+) -> Result<AppRecord, ChangeError> {
+    let step = |app: &mut AppRecord| {
+        step(app);
+        Ok(())
+    };
+    match registry.change_app(id, step).await {
+        Ok(changed) => Ok(changed.record),
+        Err(StoreError::NotFound(_)) => unknown(id),
+        Err(other) => Err(other.into()),
+    }
+}
+
 /// What changes of an application; what is absent stays.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
@@ -157,10 +219,8 @@ pub async fn update<E: From<ChangeError>>(
             app.redirect_uris.clone_from(uris);
             app.redirects_changed_ms = now_ms;
         }
-        Ok(())
     };
-    let changed = registry.change_app(id, apply).await.map_err(ChangeError::from)?;
-    Ok(changed.record)
+    Ok(change(registry, id, apply).await?)
 }
 
 fn check_update(update: &Update) -> Result<(), ChangeError> {
@@ -177,9 +237,7 @@ async fn scopes_of(
     id: &str,
     names: &[String],
 ) -> Result<Vec<String>, ChangeError> {
-    let Some(app) = registry.app(id).await? else {
-        return Err(StoreError::NotFound(format!("application {}", id.escape_debug())).into());
-    };
+    let app = find(registry, id).await?;
     match policy.api(&app.api) {
         Some(api) => check_scopes(api, names),
         None => refused(Code::UnknownApi, format!("the API {} is not in the policy any more", app.api)),

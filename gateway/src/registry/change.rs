@@ -67,6 +67,12 @@ pub enum Code {
     InvalidPassword,
     /// There is no such user.
     UnknownUser,
+    /// There is no such application.
+    UnknownApplication,
+    /// There is no such grant.
+    UnknownGrant,
+    /// The application is public: it has no secret.
+    HasNoSecret,
     /// It is there already.
     AlreadyThere,
     /// Another system logs the user in.
@@ -101,6 +107,9 @@ impl Code {
             Code::InvalidEmail => "invalid_email",
             Code::InvalidPassword => "invalid_password",
             Code::UnknownUser => "unknown_user",
+            Code::UnknownApplication => "unknown_application",
+            Code::UnknownGrant => "unknown_grant",
+            Code::HasNoSecret => "has_no_secret",
             Code::AlreadyThere => "already_there",
             Code::LogsInElsewhere => "logs_in_elsewhere",
             Code::NotActive => "not_active",

@@ -160,6 +160,16 @@ pub enum Step {
 }
 
 impl GrantRecord {
+    /// One word for people: `waiting` for its code to be redeemed, `live`, `expired` or `revoked`.
+    pub fn state(&self, now_ms: u64) -> &'static str {
+        match (&self.dead, &self.refresh) {
+            (Some(_), _) => "revoked",
+            (None, None) => "waiting",
+            (None, Some(_)) if now_ms >= self.expires_ms => "expired",
+            (None, Some(_)) => "live",
+        }
+    }
+
     /// When the record may be dropped.
     pub fn drop_ms(&self) -> u64 {
         match (&self.dead, &self.code) {

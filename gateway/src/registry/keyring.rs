@@ -46,7 +46,7 @@ pub enum KeyringFault {
 
 /// A key as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyRecord {
+pub struct SigningKeyRecord {
     /// RFC 7638 thumbprint.
     pub kid: String,
     /// Modulus, base64url.
@@ -79,7 +79,19 @@ pub enum KeyState {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyringRecord {
     /// The keys.
-    pub keys: Vec<KeyRecord>,
+    pub keys: Vec<SigningKeyRecord>,
+}
+
+impl KeyState {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KeyState::Next => "next",
+            KeyState::Active => "active",
+            KeyState::Retired => "retired",
+            KeyState::Gone => "gone",
+        }
+    }
 }
 
 impl KeyringRecord {
@@ -96,12 +108,12 @@ impl KeyringRecord {
         }
     }
 
-    fn is_state(&self, key: &KeyRecord, state: KeyState, now_ms: u64) -> bool {
+    fn is_state(&self, key: &SigningKeyRecord, state: KeyState, now_ms: u64) -> bool {
         self.state(&key.kid, now_ms) == state
     }
 
     /// The key that signs.
-    pub fn active(&self, now_ms: u64) -> Option<&KeyRecord> {
+    pub fn active(&self, now_ms: u64) -> Option<&SigningKeyRecord> {
         self.keys.iter().find(|key| self.is_state(key, KeyState::Active, now_ms))
     }
 
@@ -116,7 +128,7 @@ impl KeyringRecord {
 
     /// Takes a new key in. It signs at once when none does; otherwise after it was published for
     /// long enough. Keys that are gone are let go.
-    pub fn add(&mut self, mut key: KeyRecord, now_ms: u64) {
+    pub fn add(&mut self, mut key: SigningKeyRecord, now_ms: u64) {
         key.signs_from_ms = if self.active(now_ms).is_some() { now_ms + AHEAD_MS } else { now_ms };
         let gone: Vec<String> =
             self.keys.iter().filter(|k| self.is_state(k, KeyState::Gone, now_ms)).map(|k| k.kid.clone()).collect();
@@ -129,7 +141,7 @@ impl KeyringRecord {
     }
 
     /// Lets all keys go and signs with a new one from now on: every token is void at once.
-    pub fn replace(&mut self, mut key: KeyRecord, now_ms: u64) {
+    pub fn replace(&mut self, mut key: SigningKeyRecord, now_ms: u64) {
         key.signs_from_ms = now_ms;
         self.keys = vec![key];
     }
@@ -154,7 +166,7 @@ fn sealing_key(pepper: &Pepper) -> Result<RandomizedNonceKey, KeyringFault> {
 }
 
 /// Makes a key, RSA with 2048 bits. Takes a good part of a second.
-pub fn generate(pepper: &Pepper, now_ms: u64) -> Result<KeyRecord, KeyringFault> {
+pub fn generate(pepper: &Pepper, now_ms: u64) -> Result<SigningKeyRecord, KeyringFault> {
     let failed = |_| KeyringFault::Generation;
     let pair = KeyPair::generate(KeySize::Rsa2048).map_err(failed)?;
     let private = pair.as_der().map_err(failed)?;
@@ -165,11 +177,11 @@ pub fn generate(pepper: &Pepper, now_ms: u64) -> Result<KeyRecord, KeyringFault>
     let canonical = format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#);
     let kid = encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, canonical.as_bytes()).as_ref());
     let sealed = seal(private.as_ref(), &kid, pepper)?;
-    Ok(KeyRecord { kid, n, e, created_ms: now_ms, signs_from_ms: now_ms, sealed })
+    Ok(SigningKeyRecord { kid, n, e, created_ms: now_ms, signs_from_ms: now_ms, sealed })
 }
 
 /// The private key, if it was sealed under this pepper.
-fn unseal(key: &KeyRecord, pepper: &Pepper) -> Result<zeroize::Zeroizing<Vec<u8>>, KeyringFault> {
+fn unseal(key: &SigningKeyRecord, pepper: &Pepper) -> Result<zeroize::Zeroizing<Vec<u8>>, KeyringFault> {
     let bytes = URL_SAFE_NO_PAD.decode(&key.sealed).map_err(|_| KeyringFault::Damaged)?;
     let (nonce, sealed) = bytes.split_first_chunk::<NONCE_BYTES>().ok_or(KeyringFault::Damaged)?;
     let mut buffer = zeroize::Zeroizing::new(sealed.to_vec());
@@ -185,13 +197,13 @@ fn seal(private: &[u8], kid: &str, pepper: &Pepper) -> Result<String, KeyringFau
 }
 
 /// Whether a key was sealed under the pepper before the one in force.
-pub fn is_under_old_pepper(key: &KeyRecord, peppers: &Peppers) -> bool {
+pub fn is_under_old_pepper(key: &SigningKeyRecord, peppers: &Peppers) -> bool {
     let old = peppers.previous.as_ref();
     old.is_some_and(|old| unseal(key, &peppers.current).is_err() && unseal(key, old).is_ok())
 }
 
 /// Seals a key under the pepper in force, so that the one before can be let go.
-pub fn reseal(key: &mut KeyRecord, peppers: &Peppers) {
+pub fn reseal(key: &mut SigningKeyRecord, peppers: &Peppers) {
     let Some(old) = peppers.previous.as_ref().filter(|_| is_under_old_pepper(key, peppers)) else { return };
     if let Ok(sealed) = unseal(key, old).and_then(|private| seal(&private, &key.kid, &peppers.current)) {
         key.sealed = sealed;
@@ -199,7 +211,7 @@ pub fn reseal(key: &mut KeyRecord, peppers: &Peppers) {
 }
 
 /// Opens a sealed key and makes it ready to sign.
-pub fn open(key: &KeyRecord, peppers: &Peppers) -> Result<RsaKeyPair, KeyringFault> {
+pub fn open(key: &SigningKeyRecord, peppers: &Peppers) -> Result<RsaKeyPair, KeyringFault> {
     let under_old = || peppers.previous.as_ref().map_or(Err(KeyringFault::Sealed), |old| unseal(key, old));
     let plain = unseal(key, &peppers.current).or_else(|_| under_old())?;
     RsaKeyPair::from_pkcs8(&plain).map_err(|_| KeyringFault::Damaged)
@@ -221,8 +233,8 @@ mod tests {
         Pepper::from_hex(&c.repeat(64)).unwrap()
     }
 
-    fn key(kid: &str) -> KeyRecord {
-        KeyRecord {
+    fn key(kid: &str) -> SigningKeyRecord {
+        SigningKeyRecord {
             kid: kid.into(),
             n: "n".into(),
             e: "AQAB".into(),

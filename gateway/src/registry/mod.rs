@@ -9,8 +9,9 @@
 pub mod access;
 pub mod app;
 pub mod apps;
-mod change;
+pub mod change;
 pub mod grant;
+pub mod grants;
 pub mod keyring;
 pub mod keys;
 pub mod organizations;
@@ -22,4 +23,4 @@ pub mod users;
 pub mod views;
 
 pub use self::access::Registry;
-pub use self::change::{Actor, ChangeError, Code};
+pub use self::change::{Actor, ChangeError};

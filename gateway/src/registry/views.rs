@@ -4,6 +4,8 @@
 use serde_json::{Value, json};
 
 use super::app::AppRecord;
+use super::grant::GrantRecord;
+use super::keyring::{KeyringRecord, SigningKeyRecord};
 use super::user::UserRecord;
 use crate::store::KeyRecord;
 
@@ -75,12 +77,64 @@ pub fn user(user: &UserRecord) -> Value {
     })
 }
 
+/// A grant, without its code and what its refresh tokens are made from.
+pub fn grant(grant: &GrantRecord, now_ms: u64) -> Value {
+    let state = grant.state(now_ms);
+    let GrantRecord {
+        id,
+        api,
+        app,
+        user,
+        organization,
+        scopes,
+        created_ms,
+        expires_ms,
+        code: _,
+        refresh,
+        dead,
+        revoked,
+        not_before_s: _,
+    } = grant;
+    json!({
+        "id": id, "api": api, "app": app, "user": user, "organization": organization, "scopes": scopes,
+        "created_ms": created_ms, "expires_ms": expires_ms,
+        "rotations": refresh.as_ref().map(|refresh| refresh.generation),
+        "state": state, "ended_ms": dead.map(|(ms, _)| ms), "ended_by": dead.map(|(_, cause)| cause.as_str()),
+        "revoked_tokens": revoked.len(),
+    })
+}
+
+/// The signing keys, without the private ones.
+pub fn signing_keys(ring: &KeyringRecord, now_ms: u64) -> Value {
+    let view = |key: &SigningKeyRecord| {
+        let SigningKeyRecord { kid, created_ms, signs_from_ms, n: _, e: _, sealed: _ } = key;
+        json!({
+            "kid": kid, "state": ring.state(kid, now_ms), "created_ms": created_ms, "signs_from_ms": signs_from_ms,
+        })
+    };
+    ring.keys.iter().map(view).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::digest::Digest;
     use crate::registry::app::AppKind;
+    use crate::registry::grant::{Code, Refresh};
     use crate::store::conformance;
+
+    fn ring() -> KeyringRecord {
+        KeyringRecord {
+            keys: vec![SigningKeyRecord {
+                kid: "k1".into(),
+                n: "modulus".into(),
+                e: "AQAB".into(),
+                created_ms: 1,
+                signs_from_ms: 1,
+                sealed: "not-to-be-shown".into(),
+            }],
+        }
+    }
 
     #[test]
     fn no_view_has_a_digest_a_password_or_a_secret() {
@@ -110,10 +164,39 @@ mod tests {
             sessions_from_ms: 0,
             disabled_ms: None,
         };
-        let views = [key(&conformance::key("key_1", "acme", 0xAB), 1), app(&application), user(&person)];
+        let consent = GrantRecord {
+            id: "gr_1".into(),
+            api: "iconflow".into(),
+            app: "cf_1".into(),
+            user: "usr_1".into(),
+            organization: "acme".into(),
+            scopes: Vec::new(),
+            created_ms: 1,
+            expires_ms: 2,
+            code: Some(Code {
+                digest,
+                challenge: "not-to-be-shown".into(),
+                redirect_uri: "https://app.example/cb".into(),
+                expires_ms: 2,
+                used_ms: None,
+            }),
+            refresh: Some(Refresh { salt: "not-to-be-shown".into(), generation: 3, rotated_ms: 1 }),
+            dead: None,
+            not_before_s: 0,
+            revoked: Vec::new(),
+        };
+        let views = [
+            key(&conformance::key("key_1", "acme", 0xAB), 1),
+            app(&application),
+            user(&person),
+            grant(&consent, 1),
+            signing_keys(&ring(), 1),
+        ];
         for view in views {
             let text = view.to_string();
-            for hidden in ["digest", "password", "secret", "abababab", "argon2"] {
+            for hidden in
+                ["digest", "password", "secret", "abababab", "argon2", "not-to-be-shown", "sealed", "challenge"]
+            {
                 assert!(!text.contains(hidden), "{hidden} in {text}");
             }
         }

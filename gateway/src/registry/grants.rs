@@ -1,0 +1,31 @@
+//! Grants as people end them.
+
+use super::access::{Changed, Registry};
+use super::change::{ChangeError, Code, refused};
+use super::grant::{Cause, GrantRecord};
+use crate::store::Position;
+
+/// The grant with an id.
+pub async fn find(registry: &Registry, id: &str) -> Result<GrantRecord, ChangeError> {
+    match registry.grant(id).await? {
+        Some(grant) => Ok(grant),
+        None => unknown(id),
+    }
+}
+
+/// Ends a grant: its tokens stop working on every gateway. Gives the grant as it is now, and where the
+/// change is announced: whoever has followed the changes up to there knows.
+pub async fn revoke(registry: &Registry, id: &str, now_ms: u64) -> Result<(GrantRecord, Position), ChangeError> {
+    let end = |grant: &mut GrantRecord| grant.kill(Cause::Operator, now_ms);
+    let Some(Changed { record, position, .. }) = registry.change_grant(id, end).await? else { return unknown(id) };
+    let position = match position {
+        Some(position) => position,
+        // It was over already, and that was announced when it ended.
+        None => registry.store().position().await?,
+    };
+    Ok((record, position))
+}
+
+fn unknown<T>(id: &str) -> Result<T, ChangeError> {
+    refused(Code::UnknownGrant, format!("there is no grant {}", id.escape_debug()))
+}
