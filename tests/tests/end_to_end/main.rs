@@ -1,0 +1,34 @@
+//! All claims about the gateway as an outsider sees it: the real binary, a real redis-server, real upstreams.
+//! One binary: what it links is linked once.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod apart;
+mod backends;
+mod cli;
+mod clients;
+mod demo;
+mod explain;
+mod failover;
+mod grpc;
+mod hostile;
+mod icodrip_page;
+mod iconflow_page;
+mod limits_faults;
+mod limits_gateways;
+mod limits_model;
+mod limits_property;
+mod live;
+mod oauth_clients;
+mod oauth_endpoints;
+mod oauth_login;
+mod oauth_page;
+mod oauth_races;
+mod oauth_tokens;
+mod outage;
+mod reload;
+mod setup;
+mod stores;
+mod streams;
+mod surface;
+mod tidy;
+mod ways;
