@@ -4,7 +4,6 @@ import glob
 import json
 import os
 import shutil
-from pathlib import Path
 
 from common import H2_STREAMS, J401, J403, J404, J429, ROUTES, key_id, make, write
 

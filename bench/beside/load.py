@@ -78,7 +78,11 @@ class Load:
         expected = requests if job in ("r401", "r429") else 0
         if abs(refused - expected) > 8 or re.search(r"Socket errors:.*(connect|timeout) [1-9]", out):
             raise SystemExit(f"{job}: {refused} of {requests} refused, not {expected}\n{out}")
-        micros = lambda p: (lambda m: float(m.group(1)) * UNITS[m.group(2)])(re.search(rf"{p}%\s+([\d.]+)(us|ms|s)", out))
+
+        def micros(percentile):
+            number, unit = re.search(rf"{percentile}%\s+([\d.]+)(us|ms|s)", out).groups()
+            return float(number) * UNITS[unit]
+
         return requests, micros(50), micros(99)
 
     def h2load(self, port):
