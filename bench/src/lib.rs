@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gateway::admit::{Decision, Gate, Permit, Shared};
 use gateway::base::clock::Manual;
 use gateway::base::digest::{Digest, Pepper, Peppers};
-use gateway::base::http_client::Outgoing;
+use gateway::base::http_client::HttpClient;
 use gateway::config::ListenKind;
 use gateway::identify::{Bounds, FailureBudget, GrantFacts, Identities, KnownOrganization};
 use gateway::limit::Embedded;
@@ -99,8 +99,8 @@ pub fn gate(policy: Policy, keys: u64) -> Bench {
     let clock = Arc::new(Manual::at(NOW_MS));
     let metrics = Arc::new(Metrics::new().unwrap());
     let peppers = Peppers { current: pepper(), previous: None };
-    let outgoing = Arc::new(Outgoing::new(None, folder.path().to_owned()).unwrap());
-    let identities = Identities::new(store, peppers, Bounds::default(), clock.clone(), outgoing);
+    let http_client = Arc::new(HttpClient::new(None, folder.path().to_owned()).unwrap());
+    let identities = Identities::new(store, peppers, Bounds::default(), clock.clone(), http_client);
     let identities = Arc::new(identities);
     warm(&identities, keys);
     let shared = Shared {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use gateway::base::clock::Manual;
 use gateway::base::digest::{Digest, Pepper, Peppers};
-use gateway::base::http_client::Outgoing;
+use gateway::base::http_client::HttpClient;
 use gateway::identify::{Bounds, Found, Identities, Unidentified};
 use gateway::store::{
     Change, ChangeFeed, Changes, Counter, Counters, Document, Documents, GatewaySeen, KeyChange, KeyRecord, Keys, Kind,
@@ -180,8 +180,8 @@ struct Scene {
     digest: Digest,
 }
 
-fn outgoing() -> Arc<Outgoing> {
-    Arc::new(Outgoing::new(None, std::env::temp_dir()).unwrap())
+fn http_client() -> Arc<HttpClient> {
+    Arc::new(HttpClient::new(None, std::env::temp_dir()).unwrap())
 }
 
 fn scene() -> Scene {
@@ -189,7 +189,7 @@ fn scene() -> Scene {
     let digest = pepper.digest(Secret::new(SECRET));
     let (store, clock) = (Scripted::new(), Arc::new(Manual::at(1_000_000)));
     let peppers = Peppers { current: pepper, previous: None };
-    let identities = Arc::new(Identities::new(store.clone(), peppers, Bounds::default(), clock.clone(), outgoing()));
+    let identities = Arc::new(Identities::new(store.clone(), peppers, Bounds::default(), clock.clone(), http_client()));
     identities.set_following(true);
     let mut key = conformance::key("key_1", "acme", 1);
     key.digest = digest;

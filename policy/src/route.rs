@@ -366,7 +366,7 @@ impl Api {
 
 impl Route {
     /// Whether exchanges of this route that outlast their request end with their credential.
-    pub fn is_tethered(&self) -> bool {
+    pub fn ends_with_credential(&self) -> bool {
         let Protocols { websocket, sse, grpc } = self.protocols;
         self.ends_with_credential && (websocket || sse || grpc)
     }

@@ -30,38 +30,38 @@ impl Trust {
     }
 }
 
-enum Wire {
+enum BackendConnection {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-impl Read for Wire {
+impl Read for BackendConnection {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         match self {
-            Wire::Plain(s) => s.read(buf),
-            Wire::Tls(s) => s.read(buf),
+            BackendConnection::Plain(s) => s.read(buf),
+            BackendConnection::Tls(s) => s.read(buf),
         }
     }
 }
 
-impl Write for Wire {
+impl Write for BackendConnection {
     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
         match self {
-            Wire::Plain(s) => s.write(buf),
-            Wire::Tls(s) => s.write(buf),
+            BackendConnection::Plain(s) => s.write(buf),
+            BackendConnection::Tls(s) => s.write(buf),
         }
     }
     fn flush(&mut self) -> std::io::Result<()> {
         match self {
-            Wire::Plain(s) => s.flush(),
-            Wire::Tls(s) => s.flush(),
+            BackendConnection::Plain(s) => s.flush(),
+            BackendConnection::Tls(s) => s.flush(),
         }
     }
 }
 
 /// One connection.
 pub struct Connection {
-    wire: Wire,
+    wire: BackendConnection,
     ahead: Vec<u8>,
 }
 
@@ -99,7 +99,7 @@ impl Response {
 
 impl Connection {
     pub fn plain(port: u16) -> Self {
-        Self { wire: Wire::Plain(tcp(port)), ahead: Vec::new() }
+        Self { wire: BackendConnection::Plain(tcp(port)), ahead: Vec::new() }
     }
 
     pub fn tls(port: u16, trust: &Trust, name: &str) -> Self {
@@ -115,22 +115,22 @@ impl Connection {
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }
-        Ok(Self { wire: Wire::Tls(Box::new(stream)), ahead: Vec::new() })
+        Ok(Self { wire: BackendConnection::Tls(Box::new(stream)), ahead: Vec::new() })
     }
 
     /// The certificate that the server showed.
     pub fn certificate(&self) -> Vec<u8> {
         match &self.wire {
-            Wire::Tls(s) => s.conn.peer_certificates().unwrap()[0].to_vec(),
-            Wire::Plain(_) => panic!("no TLS"),
+            BackendConnection::Tls(s) => s.conn.peer_certificates().unwrap()[0].to_vec(),
+            BackendConnection::Plain(_) => panic!("no TLS"),
         }
     }
 
     /// Protocol version and cipher suite in use.
     pub fn cipher(&self) -> String {
         match &self.wire {
-            Wire::Tls(s) => format!("{:?}", s.conn.negotiated_cipher_suite().unwrap().suite()),
-            Wire::Plain(_) => panic!("no TLS"),
+            BackendConnection::Tls(s) => format!("{:?}", s.conn.negotiated_cipher_suite().unwrap().suite()),
+            BackendConnection::Plain(_) => panic!("no TLS"),
         }
     }
 

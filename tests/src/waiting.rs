@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A port that nothing listens on and that no other test takes while this process lives. Below the
-/// range that the system takes ports of outgoing connections from (one of those would come between),
+/// range that the system takes ports of http_client connections from (one of those would come between),
 /// and so that 10,000 more, where a cluster node has its bus, is nobody else's.
 pub fn free_port() -> u16 {
     static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use gateway::base::clock::{Clock as _, System};
 use gateway::base::digest::{Pepper, Peppers};
-use gateway::base::http_client::Outgoing;
+use gateway::base::http_client::HttpClient;
 use gateway::base::random::base62;
 use gateway::identify::{Bounds, FailureBudget, Identities};
 use gateway::oauth::http::Request;
@@ -73,9 +73,9 @@ async fn server(url: &str, folder: &std::path::Path) -> AuthorizationServer {
     let store = open(url, &RedisSettings::default()).await.unwrap();
     let peppers = Peppers { current: Pepper::from_hex(&"1".repeat(64)).unwrap(), previous: None };
     let (clock, metrics) = (Arc::new(System), Arc::new(Metrics::new().unwrap()));
-    let outgoing = Arc::new(Outgoing::new(None, folder.to_owned()).unwrap());
+    let http_client = Arc::new(HttpClient::new(None, folder.to_owned()).unwrap());
     let bounds = Bounds::default();
-    let identities = Identities::new(store.clone(), peppers.clone(), bounds, clock.clone(), outgoing.clone());
+    let identities = Identities::new(store.clone(), peppers.clone(), bounds, clock.clone(), http_client.clone());
     AuthorizationServer {
         registry: Registry::new(store),
         peppers,
@@ -85,7 +85,7 @@ async fn server(url: &str, folder: &std::path::Path) -> AuthorizationServer {
         passwords: Passwords::new(2).unwrap(),
         logins: Throttle::default(),
         failures: FailureBudget::new(0),
-        outgoing,
+        http_client,
         providers: Providers::default(),
     }
 }

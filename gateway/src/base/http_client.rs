@@ -24,7 +24,7 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Why there is no usable answer. Says nothing of what was sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OutgoingFault {
+pub enum HttpClientError {
     /// Nobody answered in time, or the answer cannot be read.
     #[error("{0}")]
     Unreachable(String),
@@ -76,49 +76,49 @@ pub(crate) fn agent(ca: Option<&Path>) -> std::io::Result<ureq::Agent> {
 }
 
 /// Makes requests.
-pub struct Outgoing {
+pub struct HttpClient {
     agent: ureq::Agent,
     at_once: Arc<Semaphore>,
     folder: PathBuf,
 }
 
-impl Outgoing {
+impl HttpClient {
     /// Trusts the certificate authorities of a file, or the system's. Names of secret files are
     /// relative to a folder.
     pub fn new(ca: Option<&PathBuf>, folder: PathBuf) -> std::io::Result<Self> {
         let agent = agent(ca.map(PathBuf::as_path))?;
-        Ok(Outgoing { agent, at_once: Arc::new(Semaphore::new(AT_ONCE)), folder })
+        Ok(HttpClient { agent, at_once: Arc::new(Semaphore::new(AT_ONCE)), folder })
     }
 
     async fn run(
         &self,
         work: impl FnOnce(&ureq::Agent) -> Result<http::Response<ureq::Body>, ureq::Error> + Send + 'static,
-    ) -> Result<Vec<u8>, OutgoingFault> {
-        let unreachable = |why: String| OutgoingFault::Unreachable(why);
+    ) -> Result<Vec<u8>, HttpClientError> {
+        let unreachable = |why: String| HttpClientError::Unreachable(why);
         let waiting = tokio::time::timeout(TIMEOUT, self.at_once.clone().acquire_owned()).await;
         let permit = waiting.ok().and_then(Result::ok).ok_or_else(|| unreachable("too many are under way".into()))?;
         let agent = self.agent.clone();
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let answer = work(&agent).map_err(|error| OutgoingFault::Unreachable(error.to_string()))?;
+            let answer = work(&agent).map_err(|error| HttpClientError::Unreachable(error.to_string()))?;
             if answer.status() != http::StatusCode::OK {
-                return Err(OutgoingFault::Status(answer.status().as_u16()));
+                return Err(HttpClientError::Status(answer.status().as_u16()));
             }
             let mut body = answer.into_body();
             let read = body.with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-            read.map_err(|error| OutgoingFault::Unreachable(error.to_string()))
+            read.map_err(|error| HttpClientError::Unreachable(error.to_string()))
         });
         done.await.map_err(|error| unreachable(error.to_string()))?
     }
 
     /// Reads JSON.
-    pub async fn get(&self, url: &str) -> Result<Vec<u8>, OutgoingFault> {
+    pub async fn get(&self, url: &str) -> Result<Vec<u8>, HttpClientError> {
         let url = url.to_owned();
         self.run(move |agent| agent.get(&url).header("accept", "application/json").call()).await
     }
 
     /// Sends a form and reads JSON.
-    pub async fn post(&self, url: &str, form: Form) -> Result<Vec<u8>, OutgoingFault> {
+    pub async fn post(&self, url: &str, form: Form) -> Result<Vec<u8>, HttpClientError> {
         let url = url.to_owned();
         self.run(move |agent| {
             let mut body = form_urlencoded::Serializer::new(String::new());
@@ -143,10 +143,10 @@ impl Outgoing {
 
     /// Reads a secret from the file that the policy names. It is read at each use: a changed secret
     /// needs no restart.
-    pub async fn secret(&self, file: &str) -> Result<zeroize::Zeroizing<String>, OutgoingFault> {
+    pub async fn secret(&self, file: &str) -> Result<zeroize::Zeroizing<String>, HttpClientError> {
         let path = self.folder.join(file);
         let text = tokio::fs::read_to_string(&path).await.map(zeroize::Zeroizing::new);
-        let text = text.map_err(|error| OutgoingFault::Unreachable(format!("{}: {error}", path.display())))?;
+        let text = text.map_err(|error| HttpClientError::Unreachable(format!("{}: {error}", path.display())))?;
         Ok(zeroize::Zeroizing::new(text.trim().to_owned()))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::listing::Listing;
-use super::{Desk, Failure, print};
+use super::{Context, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::manage::view;
 use crate::registry::app::AppRecord;
@@ -92,30 +92,33 @@ pub(super) struct Update {
 }
 
 impl Apps {
-    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Apps::Register(new) => {
-                let (app, secret) = new.run(desk).await?;
-                show(desk, &app, secret.as_deref())
+                let (app, secret) = new.run(context).await?;
+                show(context, &app, secret.as_deref())
             }
-            Apps::List { org, listing } => list(desk, org.as_deref(), listing).await,
-            Apps::Show { id } => show(desk, &apps::find(&desk.registry(), &id).await?, None),
-            Apps::Update(update) => update.run(desk).await,
-            Apps::RotateSecret { id, overlap } => rotate_secret(desk, &id, overlap).await,
-            Apps::Disable { id } => show(desk, &apps::disable(&desk.registry(), &id, System.now_ms()).await?, None),
-            Apps::Enable { id } => show(desk, &apps::enable(&desk.registry(), &id).await?, None),
+            Apps::List { org, listing } => list(context, org.as_deref(), listing).await,
+            Apps::Show { id } => show(context, &apps::find(&context.registry(), &id).await?, None),
+            Apps::Update(update) => update.run(context).await,
+            Apps::RotateSecret { id, overlap } => rotate_secret(context, &id, overlap).await,
+            Apps::Disable { id } => {
+                show(context, &apps::disable(&context.registry(), &id, System.now_ms()).await?, None)
+            }
+            Apps::Enable { id } => show(context, &apps::enable(&context.registry(), &id).await?, None),
         }
     }
 }
 
-async fn rotate_secret(desk: &Desk, id: &str, overlap: Duration) -> Result<(), Failure> {
+async fn rotate_secret(context: &Context, id: &str, overlap: Duration) -> Result<(), Failure> {
     let now_ms = System.now_ms();
-    let (app, secret) = apps::rotate_secret(&desk.registry(), &desk.config.peppers, (id, overlap), now_ms).await?;
-    show(desk, &app, Some(&secret))
+    let (app, secret) =
+        apps::rotate_secret(&context.registry(), &context.config.peppers, (id, overlap), now_ms).await?;
+    show(context, &app, Some(&secret))
 }
 
 impl Register {
-    pub(super) async fn run(self, desk: &Desk) -> Result<(AppRecord, Option<String>), Failure> {
+    pub(super) async fn run(self, context: &Context) -> Result<(AppRecord, Option<String>), Failure> {
         let new = NewApp {
             name: self.name,
             organization: self.org,
@@ -124,8 +127,8 @@ impl Register {
             api: self.api,
             confidential: self.confidential,
         };
-        let by = (&Desk::actor(), System.now_ms());
-        Ok(register(&desk.registry(), &desk.config.peppers, &desk.policy()?, &new, by).await?)
+        let by = (&Context::actor(), System.now_ms());
+        Ok(register(&context.registry(), &context.config.peppers, &context.policy()?, &new, by).await?)
     }
 }
 
@@ -134,23 +137,23 @@ fn names(text: &str) -> Vec<String> {
 }
 
 impl Update {
-    async fn run(self, desk: &Desk) -> Result<(), Failure> {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
         let update = apps::Update {
             name: self.name,
             redirect_uris: Some(self.redirect_uri).filter(|uris| !uris.is_empty()),
             scopes: self.scopes.as_deref().map(names),
         };
-        let now_ms = desk.registry().now_ms(System.now_ms()).await?;
-        let app = apps::update(&desk.registry(), || desk.policy(), (&self.id, &update), now_ms).await?;
-        show(desk, &app, None)
+        let now_ms = context.registry().now_ms(System.now_ms()).await?;
+        let app = apps::update(&context.registry(), || context.policy(), (&self.id, &update), now_ms).await?;
+        show(context, &app, None)
     }
 }
 
-async fn list(desk: &Desk, org: Option<&str>, listing: Listing) -> Result<(), Failure> {
-    let registry = desk.registry();
+async fn list(context: &Context, org: Option<&str>, listing: Listing) -> Result<(), Failure> {
+    let registry = context.registry();
     let mut apps = listing.read(async |page| registry.apps(org, &page).await, |_| true).await?;
     apps.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
-    if desk.json {
+    if context.json {
         return print::json(&apps.iter().map(|app| view(app, None)).collect::<Vec<_>>());
     }
     let rows = apps.into_iter().map(|app| {
@@ -160,8 +163,8 @@ async fn list(desk: &Desk, org: Option<&str>, listing: Listing) -> Result<(), Fa
     print::table(&["CLIENT ID", "API", "ORG", "NAME", "KIND", "SCOPES", "STATE"], rows)
 }
 
-fn show(desk: &Desk, app: &AppRecord, secret: Option<&str>) -> Result<(), Failure> {
-    if desk.json {
+fn show(context: &Context, app: &AppRecord, secret: Option<&str>) -> Result<(), Failure> {
+    if context.json {
         return print::json(&view(app, secret));
     }
     print::fields(&[

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::demo_clients::{SERVER_SIDE, SINGLE_PAGE};
 use super::keys_for_demo as keys;
-use super::{Desk, Failure, demo_clients, init, logging, print, upstream};
+use super::{Context, Failure, demo_clients, init, logging, print, upstream};
 use crate::base::clock::{Clock as _, System};
 use crate::config::Config;
 use crate::server::Start;
@@ -69,7 +69,7 @@ impl Demo {
         for (name, listener) in upstreams {
             runtime.spawn(upstream::serve(name, listener));
         }
-        let made = runtime.block_on(async { keys::make(&Desk::open(&settings, false).await?).await })?;
+        let made = runtime.block_on(async { keys::make(&Context::open(&settings, false).await?).await })?;
         runtime.spawn(demo_clients::single_page(single_page, made.apps.clone()));
         let (apps, ca) = (made.apps.clone(), folder.join("ca.pem"));
         runtime.spawn(async move { demo_clients::server_side(server_side, apps, &ca).await });

@@ -8,7 +8,7 @@ use policy::credential::Secret;
 use policy::explain::{AnsweredBy, Explanation, Question, explain};
 use policy::{Circumstances, Identity, RefusalCode};
 
-use super::{Desk, Failure, print};
+use super::{Context, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 
 /// A request to explain.
@@ -36,28 +36,28 @@ pub(super) struct Explain {
 const KEY_BYTES_MAX: u64 = 4_096;
 
 impl Explain {
-    pub(super) async fn run(&self, desk: &Desk) -> Result<(), Failure> {
-        let policy = desk.policy()?;
+    pub(super) async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let policy = context.policy()?;
         let url = Url::split(&self.url)?;
         let key = match self.key.as_deref() {
             None => None,
-            Some("-") => self.read_key(desk).await?,
-            Some(id) => Some(desk.store.key(id).await?),
+            Some("-") => self.read_key(context).await?,
+            Some(id) => Some(context.store.key(id).await?),
         };
         let caller = match &key {
             Some(record) => {
-                let organization = desk.store.organization(&record.organization).await?;
+                let organization = context.store.organization(&record.organization).await?;
                 let missing = || Failure::Refused(format!("the organization {} is missing", record.organization));
                 Some((record.facts()?, organization.ok_or_else(missing)?.facts()?))
             }
             None => None,
         };
         let token = match &self.grant {
-            Some(id) => Some(super::grants::token_of(desk, id).await?),
+            Some(id) => Some(super::grants::token_of(context, id).await?),
             None => None,
         };
         let question = Question {
-            bounds: desk.config.bounds.requests,
+            bounds: context.config.bounds.requests,
             is_https: url.is_https,
             method: &self.method,
             target: &url.target,
@@ -80,9 +80,9 @@ impl Explain {
         if told.answered_by == AnsweredBy::Upstream
             && let Some(caller) = question.caller.filter(|caller| caller.organization().is_some())
         {
-            self.add_what_is_left(desk, &policy, (&question, caller), &mut told).await?;
+            self.add_what_is_left(context, &policy, (&question, caller), &mut told).await?;
         }
-        if desk.json {
+        if context.json {
             return print::json(&told);
         }
         for step in &told.steps {
@@ -100,7 +100,7 @@ impl Explain {
     /// Says of each bucket what is left. Whoever cannot tell says so; the rest of the story stands.
     async fn add_what_is_left(
         &self,
-        desk: &Desk,
+        context: &Context,
         policy: &policy::Policy,
         (question, caller): (&Question<'_>, Identity<'_>),
         told: &mut Explanation,
@@ -111,7 +111,7 @@ impl Explain {
         let Ok(grant) = api.authorize(target, caller, &question.circumstances) else { return Ok(()) };
         let charges: Vec<_> = grant.charges().iter().flat_map(|charges| charges.iter().copied()).collect();
         let steps = told.steps.iter_mut().filter(|step| step.step == "limits");
-        match super::limits::standings(desk, &charges).await {
+        match super::limits::standings(context, &charges).await {
             Ok(standings) => {
                 let mut is_over = false;
                 for ((step, charge), standing) in steps.zip(&charges).zip(standings) {
@@ -133,13 +133,13 @@ impl Explain {
     }
 
     /// The record of the key that stands on standard input, if the store has it.
-    async fn read_key(&self, desk: &Desk) -> Result<Option<crate::store::KeyRecord>, Failure> {
+    async fn read_key(&self, context: &Context) -> Result<Option<crate::store::KeyRecord>, Failure> {
         let mut text = zeroize::Zeroizing::new(String::new());
         std::io::stdin().take(KEY_BYTES_MAX).read_to_string(&mut text)?;
         let secret = Secret::new(text.trim());
-        let (current, previous) = desk.config.peppers.digests(secret);
+        let (current, previous) = context.config.peppers.digests(secret);
         for digest in [Some(current), previous].into_iter().flatten() {
-            if let Some(key) = desk.store.find_key(&digest).await? {
+            if let Some(key) = context.store.find_key(&digest).await? {
                 return Ok(Some(key));
             }
         }

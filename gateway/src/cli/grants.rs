@@ -5,7 +5,7 @@ use policy::{Organization, Token};
 
 use super::keys::Wait;
 use super::listing::Listing;
-use super::{Desk, Failure, print};
+use super::{Context, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::identify::subject;
 use crate::registry::access::GrantsOf;
@@ -51,9 +51,9 @@ pub(super) struct Of {
 }
 
 /// A token of a grant as the proxy would see it, for `explain`.
-pub(super) async fn token_of(desk: &Desk, id: &str) -> Result<(Token, Organization), Failure> {
-    let grant = grants::find(&desk.registry(), id).await?;
-    let told = crate::identify::GrantFacts::now(id, &*desk.store).await?;
+pub(super) async fn token_of(context: &Context, id: &str) -> Result<(Token, Organization), Failure> {
+    let grant = grants::find(&context.registry(), id).await?;
+    let told = crate::identify::GrantFacts::now(id, &*context.store).await?;
     let gone = || Failure::Refused(format!("the user, application or organization of the grant {id} is gone"));
     let (facts, organization) = told.ok_or_else(gone)?;
     if let Some(fault) = facts.fault {
@@ -73,13 +73,13 @@ pub(super) async fn token_of(desk: &Desk, id: &str) -> Result<(Token, Organizati
 }
 
 impl Grants {
-    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
-            Grants::List { of, listing } => of.list(desk, listing).await,
-            Grants::Show { id } => show(desk, &grants::find(&desk.registry(), &id).await?).await,
+            Grants::List { of, listing } => of.list(context, listing).await,
+            Grants::Show { id } => show(context, &grants::find(&context.registry(), &id).await?).await,
             Grants::Revoke { ids, wait } => {
                 for id in ids {
-                    revoke(desk, &id, &wait).await?;
+                    revoke(context, &id, &wait).await?;
                 }
                 Ok(())
             }
@@ -87,11 +87,11 @@ impl Grants {
     }
 }
 
-async fn revoke(desk: &Desk, id: &str, wait: &Wait) -> Result<(), Failure> {
+async fn revoke(context: &Context, id: &str, wait: &Wait) -> Result<(), Failure> {
     let now_ms = System.now_ms();
-    let (grant, position) = grants::revoke(&desk.registry(), id, now_ms).await?;
-    let waited = wait.run(desk, &position).await?;
-    if desk.json {
+    let (grant, position) = grants::revoke(&context.registry(), id, now_ms).await?;
+    let waited = wait.run(context, &position).await?;
+    if context.json {
         return print::json(&serde_json::json!({ "id": id, "state": grant.state(now_ms), "wait": waited }));
     }
     print::line(&match waited {
@@ -101,10 +101,10 @@ async fn revoke(desk: &Desk, id: &str, wait: &Wait) -> Result<(), Failure> {
 }
 
 impl Of {
-    async fn list(&self, desk: &Desk, listing: Listing) -> Result<(), Failure> {
-        let registry = desk.registry();
+    async fn list(&self, context: &Context, listing: Listing) -> Result<(), Failure> {
+        let registry = context.registry();
         let user = match &self.user {
-            Some(user) => Some(crate::registry::users::find(&desk.registry(), user).await?.id),
+            Some(user) => Some(crate::registry::users::find(&context.registry(), user).await?.id),
             None => None,
         };
         let of = match (&user, &self.app) {
@@ -116,7 +116,7 @@ impl Of {
         let now_ms = System.now_ms();
         let mut grants = listing.read(async |page| registry.grants(of, &page).await, is_wanted).await?;
         grants.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
-        if desk.json {
+        if context.json {
             return print::json(&grants.iter().map(|grant| views::grant(grant, now_ms)).collect::<Vec<_>>());
         }
         let rows = grants.into_iter().map(|grant| {
@@ -127,10 +127,10 @@ impl Of {
     }
 }
 
-async fn show(desk: &Desk, grant: &GrantRecord) -> Result<(), Failure> {
+async fn show(context: &Context, grant: &GrantRecord) -> Result<(), Failure> {
     let now_ms = System.now_ms();
-    let used = desk.registry().grant_use(&grant.id).await?;
-    if desk.json {
+    let used = context.registry().grant_use(&grant.id).await?;
+    if context.json {
         let mut value = views::grant(grant, now_ms);
         if let Some(map) = value.as_object_mut() {
             map.insert("last_used_ms".into(), used.into());

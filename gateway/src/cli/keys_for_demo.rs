@@ -2,7 +2,7 @@
 
 use super::demo_clients::{SERVER_SIDE, SINGLE_PAGE};
 use super::keys::issue::{ClassArg, EnvArg, Rights, create};
-use super::{Desk, Failure, demo, users};
+use super::{Context, Failure, demo, users};
 use crate::registry::user::{Membership, Role};
 use crate::registry::users::NewUser;
 
@@ -33,7 +33,7 @@ pub(super) struct Apps {
 pub(super) const USER: &str = "jo@pixelforge.design";
 
 async fn app(
-    desk: &Desk,
+    context: &Context,
     name: &str,
     port: u16,
     scopes: &str,
@@ -47,7 +47,7 @@ async fn app(
         api: Some("iconflow".into()),
         confidential,
     };
-    let (app, secret) = new.run(desk).await?;
+    let (app, secret) = new.run(context).await?;
     Ok((app.id, secret.unwrap_or_default()))
 }
 
@@ -67,15 +67,16 @@ fn rights(org: &str, api: &str, name: &str, class: ClassArg, env: EnvArg, scopes
 }
 
 /// Makes them.
-pub(super) async fn make(desk: &Desk) -> Result<Made, Failure> {
+pub(super) async fn make(context: &Context) -> Result<Made, Failure> {
     for organization in demo::organizations() {
-        desk.store.insert_organization(&organization).await?;
+        context.store.insert_organization(&organization).await?;
     }
     let iconflow = async |name, class, env, scopes| {
-        create(desk, &rights("pixelforge", "iconflow", name, class, env, scopes)).await
+        create(context, &rights("pixelforge", "iconflow", name, class, env, scopes)).await
     };
-    let icodrip =
-        async |name, class, env, scopes| create(desk, &rights("dripshop", "icodrip", name, class, env, scopes)).await;
+    let icodrip = async |name, class, env, scopes| {
+        create(context, &rights("dripshop", "icodrip", name, class, env, scopes)).await
+    };
     let (read, read_secret) =
         iconflow("Production CDN Reader", ClassArg::Read, EnvArg::Live, "packs:read,downloads:read").await?;
     let (_, write) = iconflow("Pack Uploader", ClassArg::Write, EnvArg::Live, "packs:read,packs:write").await?;
@@ -85,11 +86,11 @@ pub(super) async fn make(desk: &Desk) -> Result<Made, Failure> {
     icodrip("Staging Server", ClassArg::Write, EnvArg::Test, "affiliates:read,affiliates:write").await?;
     let (_, public) = icodrip("SDK", ClassArg::Public, EnvArg::Live, "events:track").await?;
     let scopes = "packs:read,downloads:read";
-    let (single_page, _) = app(desk, "PixelForge Design Tool", SINGLE_PAGE, scopes, false).await?;
-    let (confidential, secret) = app(desk, "PixelForge Reports", SERVER_SIDE, "packs:read", true).await?;
+    let (single_page, _) = app(context, "PixelForge Design Tool", SINGLE_PAGE, scopes, false).await?;
+    let (confidential, secret) = app(context, "PixelForge Reports", SERVER_SIDE, "packs:read", true).await?;
     let member = Membership { organization: "pixelforge".into(), role: Role::Owner };
     let jo = NewUser { email: USER.into(), name: "Jo Fischer".into(), memberships: vec![member] };
-    let password = users::add_for_demo(desk, jo).await?;
+    let password = users::add_for_demo(context, jo).await?;
     Ok(Made {
         apps: std::sync::Arc::new(Apps { public: single_page, confidential, secret }),
         password: password.to_string(),

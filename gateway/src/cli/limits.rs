@@ -11,7 +11,7 @@ use policy::Identity;
 use policy::limit::Charge;
 use serde::Deserialize;
 
-use super::{Desk, Failure, print};
+use super::{Context, Failure, print};
 use crate::admit::inspect;
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::limit::{Leasing, Limiter as _, Standing};
@@ -33,21 +33,21 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const BUCKETS_MAX: usize = 1_000;
 
 impl Limits {
-    pub(super) async fn run(&self, desk: &Desk) -> Result<(), Failure> {
+    pub(super) async fn run(&self, context: &Context) -> Result<(), Failure> {
         let Limits::Show { key } = self;
-        let policy = desk.policy()?;
-        let record = desk.store.key(key).await?;
-        let organization = desk.store.organization(&record.organization).await?;
+        let policy = context.policy()?;
+        let record = context.store.key(key).await?;
+        let organization = context.store.organization(&record.organization).await?;
         let missing = || Failure::Refused(format!("the organization {} is missing", record.organization));
         let (key, organization) = (record.facts()?, organization.ok_or_else(missing)?.facts()?);
         let gone = || Failure::Refused(format!("the API {} is not in the policy any more", key.api));
         let api = policy.api(&key.api).ok_or_else(gone)?;
         let buckets = inspect::buckets(api, Identity::Key(&key, &organization));
         let charges: Vec<Charge<'_>> = buckets.iter().map(|bucket| bucket.charge).collect();
-        let standings = standings(desk, &charges).await?;
+        let standings = standings(context, &charges).await?;
         let seen: Vec<inspect::LimitSeen> =
             buckets.iter().zip(&standings).map(|(bucket, standing)| inspect::seen(bucket, standing)).collect();
-        if desk.json {
+        if context.json {
             return print::json(&seen);
         }
         let rows = seen.into_iter().map(|limit| {
@@ -65,17 +65,17 @@ impl Limits {
 
 /// Where buckets stand: as the gateway of these settings knows, and where there is none, as Redis
 /// does. What gateways hold and have not reported yet, Redis can only estimate.
-pub(super) async fn standings(desk: &Desk, charges: &[Charge<'_>]) -> Result<Vec<Standing>, Failure> {
-    let silent = match ask_gateway(desk, charges).await {
+pub(super) async fn standings(context: &Context, charges: &[Charge<'_>]) -> Result<Vec<Standing>, Failure> {
+    let silent = match ask_gateway(context, charges).await {
         Ok(standings) => return Ok(standings),
         Err(silent) => silent,
     };
-    if desk.config.store.starts_with("sqlite://") {
+    if context.config.store.starts_with("sqlite://") {
         return Err(silent);
     }
     let metrics = Metrics::new().map_err(crate::server::StartError::from)?.limits;
     let clock = std::sync::Arc::new(System);
-    let leasing = Leasing::start(&desk.config.store, &desk.config.redis, BUCKETS_MAX, clock, metrics)?;
+    let leasing = Leasing::start(&context.config.store, &context.config.redis, BUCKETS_MAX, clock, metrics)?;
     if !leasing.is_connected_within(PATIENCE).await {
         return Err(crate::store::StoreError::Unavailable("no server of the limits answers".to_owned()).into());
     }
@@ -92,8 +92,8 @@ struct Answer {
 }
 
 /// The gateway of these settings, asked at its admin listener.
-async fn ask_gateway(desk: &Desk, charges: &[Charge<'_>]) -> Result<Vec<Standing>, Failure> {
-    let address = desk.config.admin;
+async fn ask_gateway(context: &Context, charges: &[Charge<'_>]) -> Result<Vec<Standing>, Failure> {
+    let address = context.config.admin;
     let silent = || {
         Failure::Refused(format!(
             "no gateway answers at {address} (`admin` in the settings); with this store, limits are counted inside the gateway"
@@ -115,7 +115,7 @@ async fn ask_gateway(desk: &Desk, charges: &[Charge<'_>]) -> Result<Vec<Standing
 /// Longest answer of an admin listener to one such question.
 const ANSWER_BYTES_MAX: usize = 4_096;
 
-/// One GET to an address of ours, with the engine's own client.
+/// One GET to an address of ours, with Pingora's own client.
 async fn get(address: std::net::SocketAddr, path: &str) -> pingora::Result<Vec<u8>> {
     let connector: Connector = Connector::new(None);
     let peer = HttpPeer::new(address, false, String::new());

@@ -209,19 +209,19 @@ impl From<crate::base::random::NoRandomness> for Failure {
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a command that talks to the store needs.
-struct Desk {
+struct Context {
     config: Config,
     store: Arc<dyn Store>,
     json: bool,
 }
 
-impl Desk {
+impl Context {
     async fn open(path: &std::path::Path, json: bool) -> Result<Self, Failure> {
         let mut config = Config::read(path)?;
         config.redis.timeout = STORE_TIMEOUT;
         config.redis.connect_timeout = STORE_TIMEOUT;
         let store = crate::store::open(&config.store, &config.redis).await?;
-        Ok(Desk { config, store, json })
+        Ok(Context { config, store, json })
     }
 
     fn policy(&self) -> Result<policy::Policy, Failure> {
@@ -231,7 +231,12 @@ impl Desk {
 
     /// Changes of keys, by whoever runs the command, now.
     fn keys(&self) -> KeyChanges<'_> {
-        KeyChanges { store: &*self.store, peppers: &self.config.peppers, actor: Desk::actor(), now_ms: System.now_ms() }
+        KeyChanges {
+            store: &*self.store,
+            peppers: &self.config.peppers,
+            actor: Context::actor(),
+            now_ms: System.now_ms(),
+        }
     }
 
     fn registry(&self) -> Registry {
@@ -291,31 +296,31 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let folder = folder.display();
             print::line(&format!("the pages are in {folder}; read one with `man -l {folder}/tollgate.1`"))
         }
-        Command::Explain(explain) => with_store(&config, json, async |desk| explain.run(&desk).await),
-        Command::Keys(keys) => with_store(&config, json, async |desk| keys.run(&desk).await),
-        Command::Orgs(orgs) => with_store(&config, json, async |desk| orgs.run(&desk).await),
-        Command::Apps(apps) => with_store(&config, json, async |desk| apps.run(&desk).await),
-        Command::Users(users) => with_store(&config, json, async |desk| users.run(&desk).await),
-        Command::Grants(grants) => with_store(&config, json, async |desk| grants.run(&desk).await),
-        Command::SigningKeys(keys) => with_store(&config, json, async |desk| keys.run(&desk).await),
-        Command::Token(token) => with_store(&config, json, async |desk| token.run(&desk).await),
-        Command::Limits(limits) => with_store(&config, json, async |desk| limits.run(&desk).await),
-        Command::Gateways => with_store(&config, json, async |desk| gateways(&desk).await),
+        Command::Explain(explain) => with_store(&config, json, async |context| explain.run(&context).await),
+        Command::Keys(keys) => with_store(&config, json, async |context| keys.run(&context).await),
+        Command::Orgs(orgs) => with_store(&config, json, async |context| orgs.run(&context).await),
+        Command::Apps(apps) => with_store(&config, json, async |context| apps.run(&context).await),
+        Command::Users(users) => with_store(&config, json, async |context| users.run(&context).await),
+        Command::Grants(grants) => with_store(&config, json, async |context| grants.run(&context).await),
+        Command::SigningKeys(keys) => with_store(&config, json, async |context| keys.run(&context).await),
+        Command::Token(token) => with_store(&config, json, async |context| token.run(&context).await),
+        Command::Limits(limits) => with_store(&config, json, async |context| limits.run(&context).await),
+        Command::Gateways => with_store(&config, json, async |context| gateways(&context).await),
     }
 }
 
 fn with_store<W>(config: &std::path::Path, json: bool, work: W) -> Result<(), Failure>
 where
-    W: AsyncFnOnce(Desk) -> Result<(), Failure>,
+    W: AsyncFnOnce(Context) -> Result<(), Failure>,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { work(Desk::open(config, json).await?).await })
+    runtime.block_on(async { work(Context::open(config, json).await?).await })
 }
 
-async fn gateways(desk: &Desk) -> Result<(), Failure> {
+async fn gateways(context: &Context) -> Result<(), Failure> {
     use crate::base::clock::rfc3339;
-    let list = desk.store.gateways(System.now_ms()).await?;
-    if desk.json {
+    let list = context.store.gateways(System.now_ms()).await?;
+    if context.json {
         return print::json(&list);
     }
     let rows = list.into_iter().map(|g| vec![g.id, g.position, rfc3339(g.seen_ms)]);

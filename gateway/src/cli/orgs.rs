@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::listing::Listing;
-use super::{Desk, Failure, print};
+use super::{Context, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::registry::organizations::{self, NewOrganization};
 use crate::store::OrganizationRecord;
@@ -58,33 +58,33 @@ pub(super) struct Update {
 }
 
 impl Orgs {
-    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
-            Orgs::Create(new) => create(desk, new).await,
-            Orgs::List(listing) => list(desk, listing).await,
-            Orgs::Show { id } => show(desk, &organizations::find(&*desk.store, &id).await?),
-            Orgs::Update(update) => change(desk, update).await,
+            Orgs::Create(new) => create(context, new).await,
+            Orgs::List(listing) => list(context, listing).await,
+            Orgs::Show { id } => show(context, &organizations::find(&*context.store, &id).await?),
+            Orgs::Update(update) => change(context, update).await,
         }
     }
 }
 
-async fn create(desk: &Desk, new: Create) -> Result<(), Failure> {
+async fn create(context: &Context, new: Create) -> Result<(), Failure> {
     let Create { id, name, plan, permissions } = new;
     let new = NewOrganization { id, name, plan, permissions };
-    let organization = organizations::create(&*desk.store, &desk.policy()?, new, System.now_ms()).await?;
-    show(desk, &organization)
+    let organization = organizations::create(&*context.store, &context.policy()?, new, System.now_ms()).await?;
+    show(context, &organization)
 }
 
-async fn change(desk: &Desk, update: Update) -> Result<(), Failure> {
+async fn change(context: &Context, update: Update) -> Result<(), Failure> {
     let Update { id, name, plan, permissions } = update;
     let update = organizations::Update { name, plan, permissions };
-    let changed = organizations::update(&*desk.store, &desk.policy()?, (&id, update), System.now_ms()).await?;
-    show(desk, &changed)
+    let changed = organizations::update(&*context.store, &context.policy()?, (&id, update), System.now_ms()).await?;
+    show(context, &changed)
 }
 
-async fn list(desk: &Desk, listing: Listing) -> Result<(), Failure> {
-    let list = listing.read(async |page| desk.store.organizations(&page).await, |_| true).await?;
-    if desk.json {
+async fn list(context: &Context, listing: Listing) -> Result<(), Failure> {
+    let list = listing.read(async |page| context.store.organizations(&page).await, |_| true).await?;
+    if context.json {
         return print::json(&list);
     }
     let rows = list.into_iter().map(|o| vec![o.id, o.name, plan(&o.plan), o.permissions.join(" ")]);
@@ -95,8 +95,8 @@ fn plan(name: &str) -> String {
     if name.is_empty() { "(default)".into() } else { name.into() }
 }
 
-fn show(desk: &Desk, organization: &OrganizationRecord) -> Result<(), Failure> {
-    if desk.json {
+fn show(context: &Context, organization: &OrganizationRecord) -> Result<(), Failure> {
+    if context.json {
         return print::json(organization);
     }
     print::fields(&[

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{Desk, Failure, print};
+use super::{Context, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::registry::keyring::KeyringRecord;
 use crate::registry::{signing_keys, views};
@@ -22,19 +22,22 @@ pub(super) enum SigningKeys {
 }
 
 impl SigningKeys {
-    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
-        let keys =
-            signing_keys::SigningKeys::new(desk.registry(), desk.config.peppers.clone(), std::sync::Arc::new(System));
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let keys = signing_keys::SigningKeys::new(
+            context.registry(),
+            context.config.peppers.clone(),
+            std::sync::Arc::new(System),
+        );
         if let SigningKeys::Rotate { emergency } = self {
             keys.rotate(emergency).await?;
         }
-        show(desk, &keys.record().await?)
+        show(context, &keys.record().await?)
     }
 }
 
-fn show(desk: &Desk, ring: &KeyringRecord) -> Result<(), Failure> {
+fn show(context: &Context, ring: &KeyringRecord) -> Result<(), Failure> {
     let now_ms = System.now_ms();
-    if desk.json {
+    if context.json {
         return print::json(&views::signing_keys(ring, now_ms));
     }
     let rows = ring.keys.iter().map(|key| {

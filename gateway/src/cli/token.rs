@@ -7,9 +7,9 @@ use clap::Subcommand;
 use policy::credential::{REFRESH_TOKEN_PREFIX, Secret, TOKEN_PREFIX};
 use policy::jws::{self, TOKEN_BYTES_MAX};
 
-use super::{Desk, Failure, print};
+use super::{Context, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
-use crate::base::http_client::Outgoing;
+use crate::base::http_client::HttpClient;
 use crate::identify::{Bounds, Caller, Tokens, Unidentified};
 use crate::registry::secret::presented;
 
@@ -38,17 +38,17 @@ struct Seen {
 }
 
 impl TokenCommand {
-    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         let TokenCommand::Inspect { api } = self;
         let mut text = zeroize::Zeroizing::new(String::new());
         std::io::stdin().take(2 * TOKEN_BYTES_MAX as u64).read_to_string(&mut text)?;
         let text = text.trim();
         let seen = if text.starts_with(REFRESH_TOKEN_PREFIX) {
-            refresh(desk, text).await?
+            refresh(context, text).await?
         } else {
-            access(desk, api.as_deref(), text).await?
+            access(context, api.as_deref(), text).await?
         };
-        if desk.json {
+        if context.json {
             return print::json(&seen);
         }
         let json = |value: Option<serde_json::Value>| value.map(|v| v.to_string()).unwrap_or_default();
@@ -62,12 +62,12 @@ impl TokenCommand {
     }
 }
 
-async fn refresh(desk: &Desk, text: &str) -> Result<Seen, Failure> {
+async fn refresh(context: &Context, text: &str) -> Result<Seen, Failure> {
     let kind = "refresh token";
     let not_ours = || Seen { kind, verdict: "not one of ours: it would be refused".into(), ..Seen::default() };
     let Some(token) = presented(text) else { return Ok(not_ours()) };
-    let Some(grant) = desk.registry().grant(token.grant).await? else { return Ok(not_ours()) };
-    let Some(newest) = grant.refresh.as_ref().filter(|r| token.is_ours(&desk.config.peppers, &r.salt)) else {
+    let Some(grant) = context.registry().grant(token.grant).await? else { return Ok(not_ours()) };
+    let Some(newest) = grant.refresh.as_ref().filter(|r| token.is_ours(&context.config.peppers, &r.salt)) else {
         return Ok(not_ours());
     };
     let verdict = match (&grant.dead, newest.generation.checked_sub(token.generation)) {
@@ -82,8 +82,8 @@ async fn refresh(desk: &Desk, text: &str) -> Result<Seen, Failure> {
     Ok(Seen { kind, verdict, grant: Some(grant.id), ..Seen::default() })
 }
 
-async fn access(desk: &Desk, api: Option<&str>, text: &str) -> Result<Seen, Failure> {
-    let policy = desk.policy()?;
+async fn access(context: &Context, api: Option<&str>, text: &str) -> Result<Seen, Failure> {
+    let policy = context.policy()?;
     let candidates: Vec<&policy::Api> =
         policy.apis.iter().filter(|api| api.oauth.is_some() || !api.issuers.is_empty()).collect();
     let api = match (api, candidates.as_slice()) {
@@ -102,9 +102,9 @@ async fn access(desk: &Desk, api: Option<&str>, text: &str) -> Result<Seen, Fail
             seen.claims = Some(claims.to_json());
         }
     }
-    let outgoing = Arc::new(Outgoing::new(desk.config.issuer_ca.as_ref(), desk.config.folder.clone())?);
-    let peppers = desk.config.peppers.clone();
-    let tokens = Tokens::new(desk.store.clone(), peppers, Bounds::default(), Arc::new(System), outgoing);
+    let http_client = Arc::new(HttpClient::new(context.config.issuer_ca.as_ref(), context.config.folder.clone())?);
+    let peppers = context.config.peppers.clone();
+    let tokens = Tokens::new(context.store.clone(), peppers, Bounds::default(), Arc::new(System), http_client);
     seen.verdict = match tokens.identify(api, Secret::new(text)).await {
         Ok(found) => match found.caller {
             Caller::Token(token, _) => format!("works, until {}", rfc3339(token.ends_ms)),

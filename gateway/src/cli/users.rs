@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
 use super::listing::Listing;
-use super::{Desk, Failure, print};
+use super::{Context, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::base::random::base62;
 use crate::registry::user::{Membership, PASSWORD_BYTES_MAX, Role, UserRecord};
@@ -105,18 +105,18 @@ fn password(from_stdin: bool) -> Result<Zeroizing<String>, Failure> {
 }
 
 impl Users {
-    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
-        let registry = &desk.registry();
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let registry = &context.registry();
         // By the clock that sessions are made by.
         let now_ms = registry.now_ms(System.now_ms()).await?;
         let find = async |user: String| users::find(registry, &user).await;
         let changed = match self {
-            Users::Add(add) => return add.run(desk).await,
-            Users::List(listing) => return list(desk, listing).await,
+            Users::Add(add) => return add.run(context).await,
+            Users::List(listing) => return list(context, listing).await,
             Users::SetPassword(new) => {
                 let (user, password) = (find(new.user).await?, password(new.password_stdin)?);
                 let user = users::set_password(registry, &user, &password, now_ms).await?;
-                return show(desk, &user, (!new.password_stdin).then_some(&password));
+                return show(context, &user, (!new.password_stdin).then_some(&password));
             }
             Users::Show { user } => find(user).await?,
             Users::Join(join) => users::join(registry, &find(join.user).await?, &join.org, join.role).await?,
@@ -124,25 +124,25 @@ impl Users {
             Users::Disable { user } => users::disable(registry, &find(user).await?, now_ms).await?,
             Users::Enable { user } => users::enable(registry, &find(user).await?).await?,
         };
-        show(desk, &changed, None)
+        show(context, &changed, None)
     }
 }
 
 impl Add {
-    async fn run(self, desk: &Desk) -> Result<(), Failure> {
+    async fn run(self, context: &Context) -> Result<(), Failure> {
         let member = |organization| Membership { organization, role: self.role };
         let memberships = self.org.into_iter().map(member).collect();
         let new = NewUser { email: self.email, name: self.name, memberships };
         let password = password(self.password_stdin)?;
-        let user = users::add(&desk.registry(), new, &password, System.now_ms()).await?;
-        show(desk, &user, (!self.password_stdin).then_some(&password))
+        let user = users::add(&context.registry(), new, &password, System.now_ms()).await?;
+        show(context, &user, (!self.password_stdin).then_some(&password))
     }
 }
 
 /// Makes a user with a password of ours, and gives that: for the demo.
-pub(super) async fn add_for_demo(desk: &Desk, new: NewUser) -> Result<Zeroizing<String>, Failure> {
+pub(super) async fn add_for_demo(context: &Context, new: NewUser) -> Result<Zeroizing<String>, Failure> {
     let password = password(false)?;
-    users::add(&desk.registry(), new, &password, System.now_ms()).await?;
+    users::add(&context.registry(), new, &password, System.now_ms()).await?;
     Ok(password)
 }
 
@@ -150,11 +150,11 @@ fn organizations(user: &UserRecord) -> String {
     user.memberships.iter().map(|m| m.organization.as_str()).collect::<Vec<_>>().join(" ")
 }
 
-async fn list(desk: &Desk, listing: Listing) -> Result<(), Failure> {
-    let registry = desk.registry();
+async fn list(context: &Context, listing: Listing) -> Result<(), Failure> {
+    let registry = context.registry();
     let mut users = listing.read(async |page| registry.users(&page).await, |_| true).await?;
     users.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
-    if desk.json {
+    if context.json {
         return print::json(&users.iter().map(views::user).collect::<Vec<_>>());
     }
     let rows = users.into_iter().map(|user| {
@@ -164,8 +164,8 @@ async fn list(desk: &Desk, listing: Listing) -> Result<(), Failure> {
     print::table(&["ID", "E-MAIL", "NAME", "ORGS", "STATE"], rows)
 }
 
-fn show(desk: &Desk, user: &UserRecord, made: Option<&Zeroizing<String>>) -> Result<(), Failure> {
-    if desk.json {
+fn show(context: &Context, user: &UserRecord, made: Option<&Zeroizing<String>>) -> Result<(), Failure> {
+    if context.json {
         let mut value = views::user(user);
         if let (Some(map), Some(made)) = (value.as_object_mut(), made) {
             map.insert("password".into(), made.as_str().into());

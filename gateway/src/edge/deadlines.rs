@@ -1,7 +1,7 @@
-//! A client connection with the deadlines that the engine does not have.
+//! A client connection with the deadlines that Pingora does not have.
 //!
-//! The engine waits up to a minute for each read; a client that sends one byte a minute could hold
-//! a connection for ever. This wrapper sits between TLS and the engine and ends a connection whose
+//! Pingora waits up to a minute for each read; a client that sends one byte a minute could hold
+//! a connection for ever. This wrapper sits between TLS and Pingora and ends a connection whose
 //! request head takes too long in all, or whose body comes too slowly. A timer is only touched
 //! when a read has to wait, so a client that sends whole requests never pays for it.
 //!
@@ -79,12 +79,12 @@ const HEAD_READ_MAX: u64 = 128 * 1024;
 pub const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A client connection under watch.
-pub struct Guarded {
+pub struct DeadlineStream {
     stream: Stream,
     phase: Arc<PhaseCell>,
     deadlines: Deadlines,
     timer: Pin<Box<Sleep>>,
-    /// HTTP/2: the engine has deadlines of its own for what follows the preface.
+    /// HTTP/2: Pingora has deadlines of its own for what follows the preface.
     is_h2: bool,
     /// The phase that `waited` and `bytes` belong to, and which one it was.
     measured: Phase,
@@ -101,17 +101,17 @@ pub struct Guarded {
     again: Vec<u8>,
 }
 
-impl std::fmt::Debug for Guarded {
+impl std::fmt::Debug for DeadlineStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Guarded").field("phase", &self.phase).finish_non_exhaustive()
+        f.debug_struct("DeadlineStream").field("phase", &self.phase).finish_non_exhaustive()
     }
 }
 
-impl Guarded {
+impl DeadlineStream {
     /// Watches a new connection; the time of its first head starts now.
     pub fn new(stream: Stream, deadlines: Deadlines) -> Self {
         let stream_is_h2 = stream.selected_alpn_proto() == Some(ALPN::H2);
-        Guarded {
+        DeadlineStream {
             stream,
             phase: Arc::new(PhaseCell::new()),
             changes: 0,
@@ -186,7 +186,7 @@ impl Guarded {
             self.phase.set(Phase::Quiet);
             return Ok(());
         }
-        // The engine parses a head again with each read, up to a megabyte of it.
+        // Pingora parses a head again with each read, up to a megabyte of it.
         if self.measured == Phase::Head && self.bytes > HEAD_READ_MAX {
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the request head is too large"));
         }
@@ -237,7 +237,7 @@ impl PollElapsed for Sleep {
     }
 }
 
-impl AsyncRead for Guarded {
+impl AsyncRead for DeadlineStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
@@ -255,7 +255,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl AsyncWrite for DeadlineStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }
@@ -278,19 +278,19 @@ impl AsyncWrite for Guarded {
 }
 
 #[async_trait]
-impl Shutdown for Guarded {
+impl Shutdown for DeadlineStream {
     async fn shutdown(&mut self) {
         self.stream.shutdown().await;
     }
 }
 
-impl UniqueID for Guarded {
+impl UniqueID for DeadlineStream {
     fn id(&self) -> UniqueIDType {
         self.stream.id()
     }
 }
 
-impl Ssl for Guarded {
+impl Ssl for DeadlineStream {
     fn get_ssl_digest(&self) -> Option<Arc<pingora::protocols::tls::SslDigest>> {
         self.stream.get_ssl_digest()
     }
@@ -299,27 +299,27 @@ impl Ssl for Guarded {
     }
 }
 
-impl GetTimingDigest for Guarded {
+impl GetTimingDigest for DeadlineStream {
     fn get_timing_digest(&self) -> Vec<Option<pingora::protocols::TimingDigest>> {
         self.stream.get_timing_digest()
     }
 }
 
-impl GetProxyDigest for Guarded {
+impl GetProxyDigest for DeadlineStream {
     fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
         self.stream.get_proxy_digest()
     }
 }
 
-impl GetSocketDigest for Guarded {
+impl GetSocketDigest for DeadlineStream {
     fn get_socket_digest(&self) -> Option<Arc<pingora::protocols::SocketDigest>> {
         self.stream.get_socket_digest()
     }
 }
 
 #[async_trait]
-impl Peek for Guarded {
-    /// The engine peeks at the first bytes of a plain connection, to tell HTTP/2 from HTTP/1.
+impl Peek for DeadlineStream {
+    /// Pingora peeks at the first bytes of a plain connection, to tell HTTP/2 from HTTP/1.
     async fn try_peek(&mut self, buf: &mut [u8]) -> std::io::Result<bool> {
         let peeked = tokio::time::timeout(self.deadlines.head, self.stream.try_peek(buf));
         let is_peeked = peeked.await.unwrap_or_else(|_| Err(too_slow()))?;

@@ -1,6 +1,6 @@
-//! Where clients connect: connection caps, TLS with its own deadline, then the engine.
+//! Where clients connect: connection caps, TLS with its own deadline, then Pingora.
 //!
-//! The engine's listener accepts (so that listeners can be handed to a successor process) and
+//! Pingora's listener accepts (so that listeners can be handed to a successor process) and
 //! gives each connection to [`Edge`], which counts it, ends TLS if that is what the listener
 //! speaks, puts it under watch and passes it on. A connection over a cap is closed at once.
 
@@ -21,7 +21,7 @@ use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::server::ShutdownWatch;
 
 use crate::base::network::network;
-use crate::edge::deadlines::{Deadlines, Guarded};
+use crate::edge::deadlines::{DeadlineStream, Deadlines};
 use crate::observe::Metrics;
 
 /// Caps on connections, shared by all listeners.
@@ -38,8 +38,8 @@ impl Caps {
         Arc::new(Caps { connections_max, per_address_max, open: AtomicUsize::new(0), by_address: Mutex::default() })
     }
 
-    /// Counts a connection in; `None` when a cap is reached. Dropping the seat counts it out.
-    pub fn seat(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+    /// Counts a connection in; `None` when a cap is reached. Dropping it counts it out.
+    pub fn count_in(self: &Arc<Self>, address: IpAddr) -> Option<CountedConnection> {
         let address = network(address);
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             self.open.fetch_sub(1, Ordering::Relaxed);
@@ -52,7 +52,7 @@ impl Caps {
             return None;
         }
         *count += 1;
-        Some(Seat { caps: self.clone(), address })
+        Some(CountedConnection { caps: self.clone(), address })
     }
 
     /// Connections open now.
@@ -62,12 +62,12 @@ impl Caps {
 }
 
 /// A connection that was counted in.
-pub struct Seat {
+pub struct CountedConnection {
     caps: Arc<Caps>,
     address: IpAddr,
 }
 
-impl Drop for Seat {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         self.caps.open.fetch_sub(1, Ordering::Relaxed);
         let mut by_address = self.caps.by_address.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,9 +80,9 @@ impl Drop for Seat {
     }
 }
 
-/// One listener's way from a connection to the engine.
+/// One listener's way from a connection to Pingora.
 pub struct Edge<App> {
-    /// The engine.
+    /// Pingora.
     pub app: Arc<App>,
     /// Ends TLS; `None` on plain listeners.
     pub acceptor: Option<Acceptor>,
@@ -100,7 +100,7 @@ pub struct Edge<App> {
 impl<App: ServerApp + Send + Sync + 'static> ServerApp for Edge<App> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let address = stream.get_socket_digest().and_then(|d| d.peer_addr().and_then(|a| a.as_inet().map(|a| a.ip())));
-        let Some(seat) = address.and_then(|address| self.caps.seat(address)) else {
+        let Some(counted) = address.and_then(|address| self.caps.count_in(address)) else {
             self.metrics.refused_connections.with_label_values(&["cap"]).inc();
             return None;
         };
@@ -108,10 +108,10 @@ impl<App: ServerApp + Send + Sync + 'static> ServerApp for Edge<App> {
             Some(acceptor) => self.end_tls(acceptor, stream).await?,
             None => stream,
         };
-        let guarded: Stream = Box::new(Guarded::new(stream, self.deadlines));
-        // The engine only gives a connection back when it wants to be called again; ours never does.
-        let _ = self.app.process_new(guarded, shutdown).await;
-        drop(seat);
+        let stream: Stream = Box::new(DeadlineStream::new(stream, self.deadlines));
+        // Pingora only gives a connection back when it wants to be called again; ours never does.
+        let _ = self.app.process_new(stream, shutdown).await;
+        drop(counted);
         None
     }
 

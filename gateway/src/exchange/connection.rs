@@ -8,12 +8,12 @@ use pingora::protocols::http::ServerSession as Session;
 
 use crate::admit::head::Received;
 
-use crate::edge::deadlines::{Guarded, Phase};
+use crate::edge::deadlines::{DeadlineStream, Phase};
 
 /// Says what the connection waits for next.
 pub(super) fn set_phase(session: &Session, phase: Phase) {
     let stream = session.stream();
-    if let Some(guarded) = stream.and_then(|stream| stream.as_any().downcast_ref::<Guarded>()) {
+    if let Some(guarded) = stream.and_then(|stream| stream.as_any().downcast_ref::<DeadlineStream>()) {
         guarded.phase().set(phase);
     }
 }

@@ -76,7 +76,7 @@ impl Exchanges {
     /// The final head of an answer has come: ties it to its credential if it may outlast it, and
     /// notes the time.
     pub(super) async fn begin_answer(&self, session: &Session, response: &ResponseHeader, exchange: &mut Exchange) {
-        self.tie(session, response, exchange).await;
+        self.guard(session, response, exchange).await;
         exchange.first_byte = Some(self.gate.shared.clock.since(exchange.known.now));
         (exchange.outcome, exchange.status) = (Outcome::Forwarded, response.status.as_u16());
     }

@@ -5,7 +5,6 @@
 
 pub mod answer;
 mod connection;
-mod farewell;
 mod forwarding;
 pub mod http2;
 mod issuer;
@@ -17,6 +16,7 @@ pub mod request_fields;
 mod retry;
 mod serve;
 mod state;
+mod stream_guard;
 pub mod tunnel;
 
 use std::sync::Arc;

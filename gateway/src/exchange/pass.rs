@@ -8,9 +8,9 @@ use http::{Method, StatusCode, Version};
 use pingora::protocols::http::{HttpTask, ServerSession as Session};
 
 use super::Exchanges;
-use super::farewell::before_the_end;
 use super::relay::nonsense;
 use super::state::Exchange;
+use super::stream_guard::before_the_end;
 use crate::exchange::answer::{self, Follows};
 use crate::exchange::request_fields::is_websocket;
 use crate::upstream::backend::{Backend, Piece};
@@ -101,7 +101,7 @@ impl Exchanges {
                 false => session.write_response_header(ours).await,
             }
         };
-        before_the_end(exchange.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
+        before_the_end(exchange.guard.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
         Ok(match (is_tunnel, is_over) {
             (true, _) => Head::Upgraded,
             (false, true) => Head::Whole,
@@ -122,7 +122,7 @@ impl Exchanges {
             Session::H1(_) if piece.as_bytes().is_empty() => Ok(Rest::Written),
             Session::H1(client) => {
                 let write = client.write_body(piece.as_bytes());
-                before_the_end(exchange.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
+                before_the_end(exchange.guard.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
                 Ok(Rest::Written)
             }
             Session::H2(_) | Session::Subrequest(_) | Session::Custom(_) => Ok(Rest::Unwritten(piece.into_bytes())),
@@ -153,6 +153,6 @@ pub(super) async fn is_over(
             (_, Rest::Written | Rest::End) => Ok(()),
         }
     };
-    before_the_end(exchange.tie.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
+    before_the_end(exchange.guard.as_ref(), pin!(write)).await.map_err(|error| error.into_down())?;
     Ok(is_done)
 }

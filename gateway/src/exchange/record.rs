@@ -120,7 +120,7 @@ impl Exchanges {
             decision_us: micros(decided),
             upstream_us: micros(upstream),
             total_us: micros(self.gate.shared.clock.since(exchange.known.now)),
-            upstream: exchange.chosen.as_ref().map(|member| member.address.to_string()).unwrap_or_default(),
+            upstream: exchange.chosen.as_ref().map(|endpoint| endpoint.address.to_string()).unwrap_or_default(),
         });
     }
 }

@@ -18,10 +18,10 @@ use pingora::{Error, ErrorType};
 
 use super::Exchanges;
 use super::connection::set_phase;
-use super::farewell::ended;
 use super::pass::{Head, is_over};
 use super::request_body::RequestBody;
 use super::state::Exchange;
+use super::stream_guard::ended;
 use crate::admit::denial::Denial;
 use crate::base::clock::within;
 use crate::edge::deadlines::Phase;
@@ -29,7 +29,7 @@ use crate::exchange::answer;
 use crate::exchange::request_fields::{self, Shape};
 use crate::upstream::backend::{Again, Backend, Piece};
 use crate::upstream::outbound::{Framing, Outbound};
-use crate::upstream::{Left, Member, Pool, STREAM_SILENCE};
+use crate::upstream::{Endpoint, Left, Pool, STREAM_SILENCE};
 
 /// Most informational answers before the final one, whatever the protocols.
 const INFORMATIONAL_MAX: usize = 8;
@@ -85,7 +85,7 @@ impl Exchanges {
             answer::in_time(pin!(session.write_continue_response())).await.map_err(|error| error.into_down())?;
         }
         loop {
-            let (member, mut backend) = self.reach(exchange, &pool, is_http1).await?;
+            let (endpoint, mut backend) = self.reach(exchange, &pool, is_http1).await?;
             let done = self.converse(session, exchange, (&pool, is_upgrade), &mut backend, &mut body).await;
             let left = match &done {
                 Ok(Done::Whole) => Left::Whole,
@@ -97,7 +97,7 @@ impl Exchanges {
                 Ok(_) => None,
                 Err(error) => Some((backend.again(&error), error)),
             };
-            self.connections.give_back(&member, backend, left, self.gate.shared.clock.steady_us()).await;
+            self.connections.give_back(&endpoint, backend, left, self.gate.shared.clock.steady_us()).await;
             let Some((again, error)) = again else {
                 // What is left of a request would be the start of the next one.
                 if !body.is_read() {
@@ -119,20 +119,20 @@ impl Exchanges {
         exchange: &mut Exchange,
         pool: &Pool,
         is_http1: bool,
-    ) -> pingora::Result<(Arc<Member>, Backend)> {
+    ) -> pingora::Result<(Arc<Endpoint>, Backend)> {
         let mut failed: Vec<SocketAddr> = Vec::new();
         let mut last = None;
         let mut now_us = self.gate.shared.clock.steady_us();
-        while let Some(member) = pool.pick(now_us, &failed) {
-            exchange.chosen = Some(member.clone());
-            match self.connections.reach(pool, &member, is_http1, now_us).await {
+        while let Some(endpoint) = pool.pick(now_us, &failed) {
+            exchange.chosen = Some(endpoint.clone());
+            match self.connections.reach(pool, &endpoint, is_http1, now_us).await {
                 Ok(backend) => {
-                    member.connected();
-                    return Ok((member, backend));
+                    endpoint.connected();
+                    return Ok((endpoint, backend));
                 }
                 Err(error) => {
-                    self.failed_to_connect(exchange, &member, &error);
-                    failed.push(member.address);
+                    self.failed_to_connect(exchange, &endpoint, &error);
+                    failed.push(endpoint.address);
                     now_us = self.gate.shared.clock.steady_us();
                     last = Some(error.into_up());
                 }
@@ -171,7 +171,7 @@ impl Exchanges {
             });
             let event = tokio::select! {
                 biased;
-                () = ended(exchange.tie.as_ref()), if exchange.tie.is_some() => Event::Ended,
+                () = ended(exchange.guard.as_ref()), if exchange.guard.is_some() => Event::Ended,
                 // When it fails, the backend takes no more; it may have answered.
                 _ = outbound.drive(), if is_sending => Event::Sent,
                 event = from_backend(backend, is_answered) => event?,
@@ -205,7 +205,7 @@ impl Exchanges {
                     self.send_what_is_here(session, exchange, body, &mut outbound).await?;
                 }
                 Event::Ended => {
-                    self.say_farewell(session).await?;
+                    self.close_gracefully(session).await?;
                     return Ok(Done::Answered);
                 }
             }

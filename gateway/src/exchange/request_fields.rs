@@ -78,7 +78,7 @@ pub fn request(
     }
     frame(&mut fields, head, shape);
     add_our_fields(&mut fields, upstream, identity, origin)?;
-    // Canonical, so ASCII: the engine keeps no other bytes of it beside its parts.
+    // Canonical, so ASCII: Pingora keeps no other bytes of it beside its parts.
     let request = RequestHeader::build_no_case(head.method.clone(), path_and_query.as_bytes(), Some(0))?;
     let mut parts = http::request::Parts::from(request);
     parts.headers = fields;

@@ -8,14 +8,14 @@ use super::connection::has_begun;
 use super::request_body::RequestBody;
 use super::state::Exchange;
 use crate::admit::denial::Denial;
-use crate::upstream::Member;
+use crate::upstream::Endpoint;
 use crate::upstream::backend::Again;
 
 impl Exchanges {
     /// Tells the operator of an upstream that failed.
     pub(super) fn log_trouble(&self, exchange: &Exchange, error: &Error, denial: &Denial, has_begun: bool) {
         let api = exchange.api_name();
-        let address = exchange.chosen.as_ref().map_or_else(String::new, |member| format!(" at {}", member.address));
+        let address = exchange.chosen.as_ref().map_or_else(String::new, |endpoint| format!(" at {}", endpoint.address));
         let (when, kind) = (if has_begun { ", in the middle of its answer" } else { "" }, error.etype().as_str());
         tracing::warn!(
             target: "tollgate::upstream",
@@ -25,12 +25,12 @@ impl Exchanges {
 
     /// No connection to an address could be made: it is passed over for a while. Nothing was sent,
     /// so that this costs no retry and any method may go elsewhere.
-    pub(super) fn failed_to_connect(&self, exchange: &Exchange, member: &Member, error: &Error) {
-        member.eject(self.gate.shared.clock.steady_us());
+    pub(super) fn failed_to_connect(&self, exchange: &Exchange, endpoint: &Endpoint, error: &Error) {
+        endpoint.eject(self.gate.shared.clock.steady_us());
         let api = exchange.api_name();
         tracing::warn!(
             target: "tollgate::upstream",
-            "{api}: no connection to {} ({}), request {}", member.address, error.etype().as_str(), exchange.known.request_id
+            "{api}: no connection to {} ({}), request {}", endpoint.address, error.etype().as_str(), exchange.known.request_id
         );
         self.count_retry(exchange);
     }

@@ -17,7 +17,7 @@ use super::record::Facts;
 use super::state::Exchange;
 use super::{Exchanges, answer};
 use crate::admit::head::{caller_address, is_grpc, request_id};
-use crate::edge::deadlines::{Guarded, H2_PREFACE, Phase};
+use crate::edge::deadlines::{DeadlineStream, H2_PREFACE, Phase};
 use crate::exchange::http2::{self, Http2};
 use crate::exchange::tunnel::{self, GOING_AWAY, POLICY_VIOLATION};
 use crate::upstream::STREAM_SILENCE;
@@ -138,7 +138,7 @@ impl Exchanges {
         let Session::H1(mut session) = session else { return };
         // What the client sent behind its request, without waiting for more.
         let ahead = at_once(session.read_body_bytes()).await;
-        if let Some((answered_ahead, wire)) = backend.into_tunnel().await {
+        if let Some((answered_ahead, connection)) = backend.into_tunnel().await {
             let stop = async {
                 tokio::select! {
                     () = exchange.credential_ended() => POLICY_VIOLATION,
@@ -146,7 +146,7 @@ impl Exchanges {
                 }
             };
             let ahead = (ahead, answered_ahead);
-            let passed = tunnel::run(session.into_inner(), wire, ahead, stop, STREAM_SILENCE).await;
+            let passed = tunnel::run(session.into_inner(), connection, ahead, stop, STREAM_SILENCE).await;
             (facts.bytes_in, facts.bytes_out) = (passed.bytes_in, passed.bytes_out);
         }
         self.record(&facts, &exchange);
@@ -172,7 +172,7 @@ pub(super) async fn keep(session: Session) -> Option<ReusedHttpStream> {
         Some(ahead) => {
             // A client that always has another request ready must not keep a thread for itself.
             tokio::task::consume_budget().await;
-            let mut guarded = stream.into_any().downcast::<Guarded>().ok()?;
+            let mut guarded = stream.into_any().downcast::<DeadlineStream>().ok()?;
             guarded.unread(&ahead);
             guarded as Stream
         }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use pingora::{Error, ErrorType};
 
 use super::Shared;
-use super::farewell::{self, Tied};
+use super::stream_guard::{self, StreamGuard};
 use crate::admit::answers::AnswerContext;
 use crate::admit::denial::Denial;
 use crate::admit::{Known, Permit};
 use crate::base::answer::Answer;
 use crate::snapshot::Snapshot;
-use crate::upstream::Member;
+use crate::upstream::Endpoint;
 
 /// How an exchange ended, for its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,13 +41,13 @@ pub(super) struct Exchange {
     pub(super) decided: Option<Duration>,
     /// From its beginning to the head of the upstream's answer.
     pub(super) first_byte: Option<Duration>,
-    pub(super) chosen: Option<Arc<Member>>,
+    pub(super) chosen: Option<Arc<Endpoint>>,
     pub(super) tries: u32,
     /// A denial that was decided after forwarding began.
     pub(super) late_denial: Option<Denial>,
     pub(super) status: u16,
     /// Ties an exchange that outlasts its request to its credential.
-    pub(super) tie: Option<Tied>,
+    pub(super) guard: Option<StreamGuard>,
     /// How many changes there had been before the credential was looked up.
     pub(super) changes: u64,
 }
@@ -66,14 +66,14 @@ impl Exchange {
             tries: 0,
             late_denial: None,
             status: 0,
-            tie: None,
+            guard: None,
             changes: 0,
         }
     }
 
     /// Waits until the credential of the exchange has ended, if it is tied to one.
     pub(super) async fn credential_ended(&self) {
-        farewell::ended(self.tie.as_ref()).await;
+        stream_guard::ended(self.guard.as_ref()).await;
     }
 
     /// The request is answered by us.
@@ -83,7 +83,7 @@ impl Exchange {
 
     /// How an answer that had begun ended, when the exchange failed.
     pub(super) fn cut(&self, error: &Error, denial: Option<&Denial>) -> Outcome {
-        let is_over = self.tie.as_ref().is_some_and(Tied::has_ended);
+        let is_over = self.guard.as_ref().is_some_and(StreamGuard::has_ended);
         match denial {
             Some(denial) if denial.status() >= 500 => Outcome::BrokenOff,
             Some(_) if *error.etype() != ErrorType::ReadError => Outcome::CutOff,

@@ -22,7 +22,7 @@ use quick_cache::sync::Cache as Map;
 use super::Unidentified;
 use super::tokens::{FOREIGN_LEEWAY_S, KnownToken};
 use crate::base::digest::Digest;
-use crate::base::http_client::{Form, Outgoing, OutgoingFault};
+use crate::base::http_client::{Form, HttpClient, HttpClientError};
 use crate::registry::user::foreign_id;
 
 /// Keys are fetched anew after this long, milliseconds.
@@ -61,7 +61,7 @@ struct KeySet {
 }
 
 pub(super) struct Foreign {
-    outgoing: Arc<Outgoing>,
+    http_client: Arc<HttpClient>,
     sets: Mutex<HashMap<Box<str>, Arc<KeySet>>>,
     refused: Map<(Digest, u32), u64>,
 }
@@ -88,16 +88,16 @@ fn public_key(jwk: &Jwk) -> Option<PublicKey> {
 }
 
 /// The usable keys of a set; what is no key is passed over.
-fn read_keys(bytes: &[u8]) -> Result<Vec<PublicKey>, OutgoingFault> {
+fn read_keys(bytes: &[u8]) -> Result<Vec<PublicKey>, HttpClientError> {
     #[derive(serde::Deserialize)]
     struct Set {
         keys: Vec<serde_json::Value>,
     }
-    let set: Set = serde_json::from_slice(bytes).map_err(|_| OutgoingFault::Unreachable("not a key set".into()))?;
+    let set: Set = serde_json::from_slice(bytes).map_err(|_| HttpClientError::Unreachable("not a key set".into()))?;
     let jwks = set.keys.into_iter().take(KEYS_MAX).filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
     let keys: Vec<PublicKey> = jwks.filter_map(|jwk| public_key(&jwk)).collect();
     // An issuer without a key would take back every token at once: more likely it answers nonsense.
-    if keys.is_empty() { Err(OutgoingFault::Unreachable("no usable key".into())) } else { Ok(keys) }
+    if keys.is_empty() { Err(HttpClientError::Unreachable("no usable key".into())) } else { Ok(keys) }
 }
 
 /// Whether a token is signed by a key of a set that it may mean, with an algorithm allowed; `None`
@@ -128,8 +128,8 @@ pub(crate) fn is_signed_by(token: &Jws<'_>, jwks: &[Box<str>]) -> bool {
 }
 
 impl Foreign {
-    pub(super) fn new(outgoing: Arc<Outgoing>) -> Self {
-        Foreign { outgoing, sets: Mutex::default(), refused: Map::new(REFUSED_MAX) }
+    pub(super) fn new(http_client: Arc<HttpClient>) -> Self {
+        Foreign { http_client, sets: Mutex::default(), refused: Map::new(REFUSED_MAX) }
     }
 
     pub(super) fn is_refused(&self, id: &(Digest, u32), now_ms: u64) -> bool {
@@ -216,7 +216,7 @@ impl Foreign {
             return None;
         }
         set.tried_ms.store(now_ms, Ordering::Relaxed);
-        match self.outgoing.get(jwks).await.and_then(|bytes| read_keys(&bytes)) {
+        match self.http_client.get(jwks).await.and_then(|bytes| read_keys(&bytes)) {
             Ok(keys) => {
                 let fetched = Arc::new(Fetched { at_ms: now_ms, keys });
                 set.fetched.store(Some(fetched.clone()));
@@ -237,16 +237,16 @@ impl Foreign {
         (client_id, secret_file): (&str, &str),
         token: Secret<'_>,
     ) -> Result<Option<Claims>, Unidentified> {
-        let cannot_know = |error: OutgoingFault| {
+        let cannot_know = |error: HttpClientError| {
             tracing::warn!(target: "tollgate::oauth", "{endpoint} could not be asked about a token: {error}");
             Unidentified::CannotKnow
         };
-        let secret = self.outgoing.secret(secret_file).await.map_err(cannot_know)?;
+        let secret = self.http_client.secret(secret_file).await.map_err(cannot_know)?;
         let text = |text: &str| zeroize::Zeroizing::new(text.to_owned());
         let fields = vec![("token", text(token.expose())), ("token_type_hint", text("access_token"))];
         let form = Form { login: Some((client_id.to_owned(), secret)), fields };
-        let bytes = self.outgoing.post(endpoint, form).await.map_err(cannot_know)?;
-        let nonsense = |_| cannot_know(OutgoingFault::Unreachable("the answer is not usable".into()));
+        let bytes = self.http_client.post(endpoint, form).await.map_err(cannot_know)?;
+        let nonsense = |_| cannot_know(HttpClientError::Unreachable("the answer is not usable".into()));
         let mut members = Claims::from_json(&bytes).map_err(nonsense)?;
         if members.get("active") != Some(&serde_json::Value::Bool(true)) {
             return Ok(None);

@@ -1,10 +1,10 @@
 //! Exchanges that outlast their request: WebSockets, event streams, gRPC calls. When their
 //! credential ends, so do they, also when no byte is moving.
 //!
-//! An exchange on a route that allows such protocols is tethered to its credential while it runs.
-//! Changes that a gateway learns of are looked at here after the caches have forgotten what they
-//! said: whatever they may touch is asked about again. Whoever runs the exchange waits for the end of
-//! its tether beside everything else, and says goodbye as the protocol does.
+//! On a route that allows such protocols, an exchange is on a list while it runs. When a gateway learns of
+//! changes, the caches forget first; then each exchange on the list that a change may touch has its
+//! credential looked up again. Whoever runs an exchange waits for its [`EndSignal`] beside everything else,
+//! and ends it as its protocol does.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,14 +17,14 @@ use crate::base::digest::Digest;
 use crate::identify::Caller;
 use crate::store::Change;
 
-/// Ties one exchange to its credential.
+/// Tells one exchange that its credential has ended.
 #[derive(Debug, Default)]
-pub struct Tether {
+pub struct EndSignal {
     has_ended: AtomicBool,
     ended: Notify,
 }
 
-impl Tether {
+impl EndSignal {
     /// Waits until the credential has ended.
     pub async fn ended(&self) {
         while !self.has_ended() {
@@ -47,7 +47,7 @@ impl Tether {
     }
 }
 
-/// One tethered exchange.
+/// One exchange on the list.
 struct Entry {
     caller: Caller,
     /// Hashes under which a key may be stored.
@@ -55,7 +55,7 @@ struct Entry {
     protocol: &'static str,
     /// When the credential ends by itself, Unix milliseconds.
     ends_ms: u64,
-    tether: Weak<Tether>,
+    signal: Weak<EndSignal>,
 }
 
 /// The exchanges under way that outlast their request.
@@ -69,8 +69,8 @@ pub struct Live {
     ended: OnceLock<IntCounterVec>,
 }
 
-/// What is known of an exchange that is to be tethered.
-pub struct Tie {
+/// What is known of an exchange that goes on the list.
+pub struct LiveExchange {
     /// Whose it is.
     pub caller: Caller,
     /// Hashes under which a key may be stored.
@@ -82,19 +82,19 @@ pub struct Tie {
 }
 
 /// Takes an exchange off the list when it is over.
-pub struct Seat {
+pub struct Registered {
     live: Arc<Live>,
     number: u64,
 }
 
-impl Seat {
+impl Registered {
     /// Its number, by which it can be ended.
     pub fn number(&self) -> u64 {
         self.number
     }
 }
 
-impl Drop for Seat {
+impl Drop for Registered {
     fn drop(&mut self) {
         self.live.entries().remove(&self.number);
     }
@@ -105,7 +105,7 @@ impl Live {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many exchanges are tethered.
+    /// How many exchanges are on the list.
     pub fn count(&self) -> usize {
         self.entries().len()
     }
@@ -120,13 +120,13 @@ impl Live {
         let _ = self.ended.set(ended);
     }
 
-    /// Tethers an exchange.
-    pub fn seat(self: &Arc<Self>, tie: Tie, tether: &Arc<Tether>) -> Seat {
+    /// Puts an exchange on the list: its signal is given when its credential ends.
+    pub fn register(self: &Arc<Self>, exchange: LiveExchange, signal: &Arc<EndSignal>) -> Registered {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let Tie { caller, digests, ends_ms, protocol } = tie;
-        let tether = Arc::downgrade(tether);
-        self.entries().insert(number, Entry { caller, digests, protocol, ends_ms, tether });
-        Seat { live: self.clone(), number }
+        let LiveExchange { caller, digests, ends_ms, protocol } = exchange;
+        let signal = Arc::downgrade(signal);
+        self.entries().insert(number, Entry { caller, digests, protocol, ends_ms, signal });
+        Registered { live: self.clone(), number }
     }
 
     /// The credentials of exchanges that changes may touch.
@@ -164,8 +164,8 @@ impl Live {
     }
 
     fn end_entry(&self, entry: &Entry) {
-        let Some(tether) = entry.tether.upgrade() else { return };
-        if !tether.end() {
+        let Some(signal) = entry.signal.upgrade() else { return };
+        if !signal.end() {
             return;
         }
         tracing::info!(target: "tollgate::live", "ended a live {} exchange with its {}", entry.protocol, entry.credential());

@@ -33,7 +33,7 @@ pub use self::grants::{GrantFacts, KnownGrant};
 pub use self::tokens::{KnownToken, Tokens, subject};
 use crate::base::clock::Clock;
 use crate::base::digest::{Digest, Peppers};
-use crate::base::http_client::Outgoing;
+use crate::base::http_client::HttpClient;
 use crate::identify::live::Live;
 use crate::store::{Store, StoreError};
 
@@ -98,9 +98,9 @@ impl Identities {
         peppers: Peppers,
         bounds: Bounds,
         clock: Arc<dyn Clock>,
-        outgoing: Arc<Outgoing>,
+        http_client: Arc<HttpClient>,
     ) -> Self {
-        let tokens = Tokens::new(store.clone(), peppers.clone(), bounds, clock.clone(), outgoing);
+        let tokens = Tokens::new(store.clone(), peppers.clone(), bounds, clock.clone(), http_client);
         Identities { cache: Cache::new(bounds), tokens, live: Arc::default(), store, peppers, clock }
     }
 

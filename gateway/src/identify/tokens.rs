@@ -24,7 +24,7 @@ use super::grants::{GrantFacts, KnownGrant};
 use super::{Caller, Found, Identified, Unidentified};
 use crate::base::clock::Clock;
 use crate::base::digest::{Digest, Peppers};
-use crate::base::http_client::Outgoing;
+use crate::base::http_client::HttpClient;
 use crate::registry::signing_keys::SigningKeys;
 use crate::store::{Change, Store, StoreError};
 
@@ -100,7 +100,7 @@ impl Tokens {
         peppers: Peppers,
         bounds: Bounds,
         clock: Arc<dyn Clock>,
-        outgoing: Arc<Outgoing>,
+        http_client: Arc<HttpClient>,
     ) -> Self {
         let registry = crate::registry::access::Registry::new(store.clone());
         let keys = Arc::new(SigningKeys::new(registry, peppers.clone(), clock.clone()));
@@ -108,7 +108,7 @@ impl Tokens {
             verified: map(VERIFIED_MAX.min(bounds.keys_max)),
             lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
             grants: Cache::new(bounds),
-            foreign: Foreign::new(outgoing),
+            foreign: Foreign::new(http_client),
             keys,
             store,
             peppers,

@@ -19,7 +19,7 @@ use super::login::{denied, forged};
 use super::pages::message;
 use super::server::AuthorizationServer;
 use crate::base::answer::Answer;
-use crate::base::http_client::{Form, OutgoingFault};
+use crate::base::http_client::{Form, HttpClientError};
 use crate::identify::is_signed_by;
 use crate::registry::access::{FlowRecord, Handed};
 use crate::registry::secret::{challenge_of, has_digest, random_secret, same};
@@ -258,7 +258,7 @@ impl AuthorizationServer {
             return Ok(provider.clone());
         }
         let address = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-        let bytes = self.outgoing.get(&address).await.map_err(unavailable)?;
+        let bytes = self.http_client.get(&address).await.map_err(unavailable)?;
         let provider: Provider = serde_json::from_slice(&bytes).map_err(|_| nonsense())?;
         let is_safe = |url: &String| policy::oauth::is_url(url);
         let urls = [&provider.authorization_endpoint, &provider.token_endpoint, &provider.jwks_uri];
@@ -317,7 +317,7 @@ impl AuthorizationServer {
             return Ok(forged(request));
         }
         let provider = self.provider(issuer, request.now_ms).await?;
-        let secret = self.outgoing.secret(client_secret_file).await.map_err(unavailable)?;
+        let secret = self.http_client.secret(client_secret_file).await.map_err(unavailable)?;
         let text = |text: &str| zeroize::Zeroizing::new(text.to_owned());
         let fields = vec![
             ("grant_type", text("authorization_code")),
@@ -326,13 +326,13 @@ impl AuthorizationServer {
             ("code_verifier", text(&verifier)),
         ];
         let exchange = Form { login: Some((client_id.to_string(), secret)), fields };
-        let bytes = match self.outgoing.post(&provider.token_endpoint, exchange).await {
+        let bytes = match self.http_client.post(&provider.token_endpoint, exchange).await {
             Ok(bytes) => bytes,
-            Err(OutgoingFault::Status(400..=499)) => return Ok(forged(request)),
+            Err(HttpClientError::Status(400..=499)) => return Ok(forged(request)),
             Err(error) => return Err(unavailable(error)),
         };
         let tokens: ProviderTokens = serde_json::from_slice(&bytes).map_err(|_| nonsense())?;
-        let keys = self.outgoing.get(&provider.jwks_uri).await.map_err(unavailable)?;
+        let keys = self.http_client.get(&provider.jwks_uri).await.map_err(unavailable)?;
         let claims = id_token(&tokens.id_token, &keys, (issuer, client_id), &nonce, request.now_ms / 1_000);
         let Some(claims) = claims else { return Ok(forged(request)) };
         let accepted = Accepted {
@@ -385,7 +385,7 @@ fn not_yet(request: &Request<'_>) -> Answer {
     message(request, StatusCode::BAD_REQUEST, words, None)
 }
 
-fn unavailable(error: OutgoingFault) -> OAuthError {
+fn unavailable(error: HttpClientError) -> OAuthError {
     tracing::warn!(target: "tollgate::oauth", "the OpenID Provider does not answer: {error}");
     OAuthError::new(Code::TemporarilyUnavailable, "the login service does not answer")
 }

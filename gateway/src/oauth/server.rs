@@ -14,7 +14,7 @@ use super::token::{cross_origin, preflight};
 use crate::base::answer::Answer;
 use crate::base::clock::Clock;
 use crate::base::digest::Peppers;
-use crate::base::http_client::Outgoing;
+use crate::base::http_client::HttpClient;
 use crate::identify::{FailureBudget, Identities};
 use crate::observe::Metrics;
 use crate::registry::access::Registry;
@@ -41,7 +41,7 @@ pub struct AuthorizationServer {
     /// Failed guesses at the token endpoint and its neighbours.
     pub failures: FailureBudget,
     /// Asks OpenID Providers.
-    pub outgoing: Arc<Outgoing>,
+    pub http_client: Arc<HttpClient>,
     /// What they say of themselves.
     pub providers: super::Providers,
 }

@@ -16,7 +16,7 @@ use pingora::services::listening::Service;
 
 use crate::admit::{self, Gate};
 use crate::base::clock::{Clock, System};
-use crate::base::http_client::Outgoing;
+use crate::base::http_client::HttpClient;
 use crate::base::random::{RequestIds, base62};
 use crate::config::{Config, ListenKind};
 use crate::edge::deadlines::Deadlines;
@@ -134,10 +134,10 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     let (phases, has_stopped_accepting) = (server.watch_execution_phase(), Arc::new(AtomicBool::new(false)));
     threads.spawn(watch_phases(phases, health.clone(), has_stopped_accepting.clone()));
     threads.spawn(accepting(config.listen.iter().map(|listen| listen.address).collect(), health.clone()));
-    let engine = std::thread::Builder::new().name("engine".into()).spawn(move || server.run(RunArgs::default()));
-    let engine = engine.map_err(system("cannot start the engine"))?;
-    // After a stop the engine sleeps for the whole drain time; we leave when the last client has.
-    let is_over = || engine.is_finished() || has_stopped_accepting.load(Ordering::Acquire) && caps.open() == 0;
+    let pingora = std::thread::Builder::new().name("pingora".into()).spawn(move || server.run(RunArgs::default()));
+    let pingora = pingora.map_err(system("cannot start Pingora"))?;
+    // After a stop Pingora sleeps for the whole drain time; we leave when the last client has.
+    let is_over = || pingora.is_finished() || has_stopped_accepting.load(Ordering::Acquire) && caps.open() == 0;
     while !is_over() {
         std::thread::sleep(LOOK_FOR_END);
     }
@@ -177,7 +177,7 @@ fn certificates(
     Ok((certificates, seen))
 }
 
-/// The engine would only panic; a person wants to know which address is taken.
+/// Pingora would only panic; a person wants to know which address is taken.
 fn check_listeners(config: &Config) -> Result<(), StartError> {
     for listen in &config.listen {
         std::net::TcpListener::bind(listen.address).map_err(system(format!("cannot listen on {}", listen.address)))?;
@@ -193,12 +193,12 @@ fn shared(
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Shared>, StartError> {
     let issuer_ca = config.issuer_ca.as_ref();
-    let outgoing = Outgoing::new(issuer_ca, config.folder.clone()).map_err(system("cannot read `issuer_ca`"))?;
-    let outgoing = Arc::new(outgoing);
+    let http_client = HttpClient::new(issuer_ca, config.folder.clone()).map_err(system("cannot read `issuer_ca`"))?;
+    let http_client = Arc::new(http_client);
     let bounds =
         Bounds { keys_max: config.bounds.cached_keys, stale_for: config.bounds.stale_for, ..Bounds::default() };
     let peppers = config.peppers.clone();
-    let identities = Identities::new(store.clone(), peppers.clone(), bounds, clock.clone(), outgoing.clone());
+    let identities = Identities::new(store.clone(), peppers.clone(), bounds, clock.clone(), http_client.clone());
     let identities = Arc::new(identities);
     identities.live.count_in(metrics.oauth.ended_streams.clone());
     let authorization = AuthorizationServer {
@@ -211,7 +211,7 @@ fn shared(
         logins: Throttle::default(),
         failures: FailureBudget::new(config.bounds.failures_per_minute),
         providers: Providers::default(),
-        outgoing,
+        http_client,
     };
     let admit = admit::Shared {
         identities,

@@ -31,7 +31,7 @@ pub(crate) use self::record::scopes;
 pub use self::record::{
     Cleared, Exposure, KeyChange, KeyRecord, LastUse, OrganizationChange, OrganizationRecord, Sighting, Usage,
 };
-pub(crate) use self::redis::way;
+pub(crate) use self::redis::topology;
 pub use self::redis::{RedisSettings, RedisStore};
 pub use self::sqlite::SqliteStore;
 
@@ -72,7 +72,7 @@ pub fn check_url(url: &str, redis: &RedisSettings) -> Result<(), String> {
     if url.strip_prefix("sqlite://").is_some_and(|path| !path.is_empty()) {
         return Ok(());
     }
-    way::way(url, redis).map(|_| ()).map_err(|error| error.to_string())
+    topology::topology(url, redis).map(|_| ()).map_err(|error| error.to_string())
 }
 
 /// Opens the store that a URL names: `sqlite:///path`, `redis://`, `rediss://`,

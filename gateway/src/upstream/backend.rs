@@ -13,13 +13,13 @@ use pingora::protocols::http::v2::client::Http2Session as Http2;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, OrErr as _};
 
+use super::connection::BackendConnection;
 use super::outbound::{Framing, Outbound};
-use super::wire::Wire;
 
 /// A backend at the other end of a connection.
 pub enum Backend {
     /// A connection of its own.
-    Http1(Box<Http1>, Wire),
+    Http1(Box<Http1>, BackendConnection),
     /// A stream of a shared connection, and whose connection that is.
     Http2(Box<Http2>, Box<HttpPeer>),
 }
@@ -66,9 +66,9 @@ pub enum Again {
 
 impl Backend {
     /// Begins a request on a connection that speaks HTTP/1.1.
-    pub fn http1(wire: Wire) -> Self {
-        wire.begin();
-        Backend::Http1(Box::new(Http1::new(Box::new(wire.clone()))), wire)
+    pub fn http1(connection: BackendConnection) -> Self {
+        connection.begin();
+        Backend::Http1(Box::new(Http1::new(Box::new(connection.clone()))), connection)
     }
 
     /// Longest silence while an answer is waited for.
@@ -87,10 +87,10 @@ impl Backend {
         (is_tls, patience): (bool, Duration),
     ) -> pingora::Result<Outbound> {
         match self {
-            Backend::Http1(session, wire) => {
+            Backend::Http1(session, connection) => {
                 session.write_timeout = Some(patience);
                 session.write_request_header(Box::new(head)).await?;
-                Ok(Outbound::http1(wire.clone(), framing, patience))
+                Ok(Outbound::http1(connection.clone(), framing, patience))
             }
             Backend::Http2(session, _) => {
                 let is_whole = matches!(framing, Framing::None | Framing::Length(0));
@@ -153,7 +153,7 @@ impl Backend {
         let is_closed =
             matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
         match self {
-            Backend::Http1(_, wire) if is_closed && wire.received() == 0 => Again::IfIdempotent,
+            Backend::Http1(_, connection) if is_closed && connection.received() == 0 => Again::IfIdempotent,
             Backend::Http1(..) => Again::No,
             Backend::Http2(session, _) if session.response_header().is_some() => Again::No,
             Backend::Http2(..) => {
@@ -174,21 +174,24 @@ impl Backend {
     }
 
     /// Bytes that a backend sent with its 101, and the connection, which is a tunnel from there on.
-    pub async fn into_tunnel(self) -> Option<(Vec<u8>, Wire)> {
-        let Backend::Http1(mut session, wire) = self else { return None };
-        // Gives what came with the head without waiting; anything else is read from the wire later.
+    pub async fn into_tunnel(self) -> Option<(Vec<u8>, BackendConnection)> {
+        let Backend::Http1(mut session, connection) = self else { return None };
+        // Gives what came with the head without waiting; anything else is read from the connection later.
         let ahead = at_once(session.read_body_ref()).await;
-        Some((ahead, wire))
+        Some((ahead, connection))
     }
 
     /// The connection, if its backend keeps it, and for how long at most.
-    pub(super) async fn release(mut session: Box<Http1>, wire: Wire) -> Option<(Wire, Option<Duration>)> {
+    pub(super) async fn release(
+        mut session: Box<Http1>,
+        connection: BackendConnection,
+    ) -> Option<(BackendConnection, Option<Duration>)> {
         session.respect_keepalive();
         if !session.will_keepalive() {
             return None;
         }
         let most = session.resp_header().and_then(|head| keep_alive_timeout(&head.headers));
-        session.reuse().await.map(|_| (wire, most))
+        session.reuse().await.map(|_| (connection, most))
     }
 }
 

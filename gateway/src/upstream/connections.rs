@@ -8,9 +8,9 @@ use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
 
 use super::backend::Backend;
-use super::kept::IDLE;
-use super::wire::Wire;
-use super::{Member, Pool};
+use super::connection::BackendConnection;
+use super::idle::IDLE;
+use super::{Endpoint, Pool};
 
 /// How an exchange leaves its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,35 +58,41 @@ impl Connections {
 
     /// A connection to an address, or a stream of one. `is_http1` rules HTTP/2 out; `now_us` is on
     /// the steady clock.
-    pub async fn reach(&self, pool: &Pool, member: &Member, is_http1: bool, now_us: u64) -> pingora::Result<Backend> {
+    pub async fn reach(
+        &self,
+        pool: &Pool,
+        endpoint: &Endpoint,
+        is_http1: bool,
+        now_us: u64,
+    ) -> pingora::Result<Backend> {
         // Only connections that speak HTTP/1.1 are kept there.
-        if let Some(wire) = member.kept.take(now_us) {
-            return Ok(Backend::http1(wire));
+        if let Some(connection) = endpoint.idle.take(now_us) {
+            return Ok(Backend::http1(connection));
         }
-        let _connecting = member.connect(now_us);
-        self.make(pool, member, is_http1).await
+        let _connecting = endpoint.connect(now_us);
+        self.make(pool, endpoint, is_http1).await
     }
 
     /// A new connection, or a stream of one.
-    pub async fn make(&self, pool: &Pool, member: &Member, is_http1: bool) -> pingora::Result<Backend> {
-        let peer = pool.peer(member, is_http1);
+    pub async fn make(&self, pool: &Pool, endpoint: &Endpoint, is_http1: bool) -> pingora::Result<Backend> {
+        let peer = pool.peer(endpoint, is_http1);
         if is_http1 {
-            return Ok(Backend::http1(Wire::new(self.http1.new_stream(&peer).await?)));
+            return Ok(Backend::http1(BackendConnection::new(self.http1.new_stream(&peer).await?)));
         }
         match self.http2.get_http_session(&peer).await? {
             (HttpSession::H2(stream), _) => Ok(Backend::Http2(Box::new(stream), Box::new(peer))),
-            (HttpSession::H1(session), _) => Ok(Backend::http1(Wire::new(session.into_inner()))),
+            (HttpSession::H1(session), _) => Ok(Backend::http1(BackendConnection::new(session.into_inner()))),
             (HttpSession::Custom(()), _) => Error::e_explain(ErrorType::InternalError, "a protocol of nobody"),
         }
     }
 
     /// Gives a connection back, if its backend keeps it too. A stream is over in any case; its
     /// connection is not.
-    pub async fn give_back(&self, member: &Member, backend: Backend, left: Left, now_us: u64) {
+    pub async fn give_back(&self, endpoint: &Endpoint, backend: Backend, left: Left, now_us: u64) {
         match backend {
-            Backend::Http1(session, wire) if left == Left::Whole => {
-                if let Some((wire, most)) = Backend::release(session, wire).await {
-                    member.kept.put(wire, most, now_us);
+            Backend::Http1(session, connection) if left == Left::Whole => {
+                if let Some((connection, most)) = Backend::release(session, connection).await {
+                    endpoint.idle.put(connection, most, now_us);
                 }
             }
             Backend::Http1(..) => {}

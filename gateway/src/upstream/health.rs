@@ -7,16 +7,16 @@ use tokio::time::timeout;
 use super::backend::Backend;
 use super::connections::Left;
 use super::outbound::Framing;
-use super::{Member, Pool};
+use super::{Endpoint, Pool};
 
 /// Most bodies are read to their end; of a longer one this many pieces.
 const PIECES_MAX: usize = 64;
 
 /// Whether an address answers: a connection, and with a path any 2xx.
-pub(super) async fn is_healthy(pool: &Pool, member: &Member, path: Option<&str>) -> bool {
+pub(super) async fn is_healthy(pool: &Pool, endpoint: &Endpoint, path: Option<&str>) -> bool {
     // A connection, and then an answer.
     let patience = pool.upstream.connect_timeout;
-    let Ok(Ok(backend)) = timeout(patience * 2, pool.connections.make(pool, member, pool.is_http1())).await else {
+    let Ok(Ok(backend)) = timeout(patience * 2, pool.connections.make(pool, endpoint, pool.is_http1())).await else {
         return false;
     };
     let mut backend = backend;
@@ -25,7 +25,7 @@ pub(super) async fn is_healthy(pool: &Pool, member: &Member, path: Option<&str>)
         Some(path) => matches!(timeout(patience, ask(pool, &mut backend, path)).await, Ok(Ok(true))),
     };
     // A stream is over, its connection is not. One of HTTP/1.1 is not kept.
-    pool.connections.give_back(member, backend, Left::Midway, 0).await;
+    pool.connections.give_back(endpoint, backend, Left::Midway, 0).await;
     is_healthy
 }
 

@@ -7,12 +7,12 @@
 //! guess about health must not make an outage.
 
 pub mod backend;
+pub mod connection;
 mod connections;
+mod endpoint;
 mod health;
-mod kept;
-mod member;
+mod idle;
 pub mod outbound;
-pub mod wire;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -28,8 +28,8 @@ use policy::route::{HttpVersion, Route, Upstream};
 use tokio::task::JoinHandle;
 
 pub use self::connections::{Connections, Left};
-use self::kept::IDLE;
-pub use self::member::Member;
+pub use self::endpoint::Endpoint;
+use self::idle::IDLE;
 use crate::base::clock::{Clock as _, System};
 
 /// Longest silence on a route that allows streams.
@@ -51,14 +51,14 @@ pub struct Pool {
     /// The host that clients name, where no other one is sent to the backend.
     host: Box<str>,
     connections: Arc<Connections>,
-    members: ArcSwap<Vec<Arc<Member>>>,
+    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     next: AtomicUsize,
 }
 
 impl Pool {
     fn new(upstream: Upstream, host: &str, connections: Arc<Connections>) -> Self {
         let pool =
-            Pool { upstream, host: host.into(), connections, members: ArcSwap::default(), next: AtomicUsize::new(0) };
+            Pool { upstream, host: host.into(), connections, endpoints: ArcSwap::default(), next: AtomicUsize::new(0) };
         // Looked up before the pool is used: a reload must not put an empty pool in force. This
         // waits, and is called where that is allowed: at the start and on a blocking thread.
         let resolve = |name: &str| name.to_socket_addrs().map(Iterator::collect).unwrap_or_else(|_| Vec::new());
@@ -68,21 +68,21 @@ impl Pool {
 
     /// Takes new addresses; what is known of those that stay is kept.
     fn set(&self, addresses: Vec<SocketAddr>) {
-        let known = self.members.load();
+        let known = self.endpoints.load();
         let keep = |address: SocketAddr| {
-            known.iter().find(|m| m.address == address).cloned().unwrap_or_else(|| Arc::new(Member::new(address)))
+            known.iter().find(|m| m.address == address).cloned().unwrap_or_else(|| Arc::new(Endpoint::new(address)))
         };
-        self.members.store(Arc::new(addresses.into_iter().map(keep).collect()));
+        self.endpoints.store(Arc::new(addresses.into_iter().map(keep).collect()));
     }
 
     /// The next address in turn, one that looks healthy if there is one; none of `failed`, to which
     /// this request could not connect. `now_us` is on the steady clock.
-    pub fn pick(&self, now_us: u64, failed: &[SocketAddr]) -> Option<Arc<Member>> {
-        let members = self.members.load();
+    pub fn pick(&self, now_us: u64, failed: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+        let endpoints = self.endpoints.load();
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         let in_turn = || {
-            let all = (0..members.len()).filter_map(|i| members.get((start.wrapping_add(i)) % members.len()));
-            all.filter(|member| !failed.contains(&member.address))
+            let all = (0..endpoints.len()).filter_map(|i| endpoints.get((start.wrapping_add(i)) % endpoints.len()));
+            all.filter(|endpoint| !failed.contains(&endpoint.address))
         };
         let prompt = in_turn().find(|m| !m.is_stuck(now_us) && m.is_usable(now_us));
         // One that takes long is better than one that is known to be bad.
@@ -103,17 +103,17 @@ impl Pool {
         addresses.sort_unstable();
         addresses.dedup();
         // A resolver that fails does not empty a pool that works.
-        if !addresses.is_empty() && !self.members.load().iter().map(|m| m.address).eq(addresses.iter().copied()) {
+        if !addresses.is_empty() && !self.endpoints.load().iter().map(|m| m.address).eq(addresses.iter().copied()) {
             self.set(addresses);
         }
     }
 
     async fn check(&self, path: Option<&str>) {
-        for member in self.members.load().iter() {
-            let is_healthy = health::is_healthy(self, member, path).await;
-            if member.set_healthy(is_healthy) {
+        for endpoint in self.endpoints.load().iter() {
+            let is_healthy = health::is_healthy(self, endpoint, path).await;
+            if endpoint.set_healthy(is_healthy) {
                 let now = if is_healthy { "healthy again" } else { "unhealthy" };
-                tracing::warn!(target: "tollgate::upstream", "{} is {now}", member.address);
+                tracing::warn!(target: "tollgate::upstream", "{} is {now}", endpoint.address);
             }
         }
     }
@@ -145,7 +145,7 @@ impl Pool {
         loop {
             tokio::time::sleep(TIDY_EVERY).await;
             let now_us = System.steady_us();
-            self.members.load().iter().for_each(|member| member.kept.tidy(now_us));
+            self.endpoints.load().iter().for_each(|endpoint| endpoint.idle.tidy(now_us));
         }
     }
 
@@ -172,10 +172,10 @@ impl Pool {
     }
 
     /// The peer for a connection to an address of this pool. `is_http1` rules HTTP/2 out.
-    pub fn peer(&self, member: &Member, is_http1: bool) -> HttpPeer {
+    pub fn peer(&self, endpoint: &Endpoint, is_http1: bool) -> HttpPeer {
         let upstream = &self.upstream;
         let name = upstream.tls.as_ref().map_or_else(String::new, |tls| tls.name.to_string());
-        let mut peer = HttpPeer::new(member.address, upstream.tls.is_some(), name);
+        let mut peer = HttpPeer::new(endpoint.address, upstream.tls.is_some(), name);
         if let Some(options) = peer.get_mut_peer_options() {
             options.connection_timeout = Some(upstream.connect_timeout);
             options.total_connection_timeout = Some(upstream.connect_timeout * 2);
@@ -270,7 +270,7 @@ impl Pools {
 mod tests {
     use pingora::connectors::ConnectorOptions;
 
-    use super::member::{EJECTED_US, STUCK_US};
+    use super::endpoint::{EJECTED_US, STUCK_US};
     use super::*;
 
     fn pool(addresses: &[&str]) -> Pool {
@@ -335,9 +335,9 @@ mod tests {
     fn an_address_that_this_request_could_not_reach_is_not_tried_twice() {
         let pool = pool(&["127.0.0.1:1", "127.0.0.1:2"]);
         let mut failed = Vec::new();
-        while let Some(member) = pool.pick(0, &failed) {
-            member.eject(0);
-            failed.push(member.address);
+        while let Some(endpoint) = pool.pick(0, &failed) {
+            endpoint.eject(0);
+            failed.push(endpoint.address);
         }
         failed.sort_unstable();
         assert_eq!(failed.iter().map(SocketAddr::port).collect::<Vec<_>>(), [1, 2]);

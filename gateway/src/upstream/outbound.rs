@@ -13,7 +13,7 @@ use h2::SendStream;
 use pingora::{Error, ErrorType, OrErr as _};
 use tokio::io::AsyncWrite;
 
-use super::wire::Wire;
+use super::connection::BackendConnection;
 use crate::base::clock::within;
 
 /// The end of a body in chunks.
@@ -33,8 +33,8 @@ pub enum Framing {
 enum Way {
     Nowhere,
     /// Bytes left of the announced length.
-    Length(Wire, u64),
-    Chunked(Wire),
+    Length(BackendConnection, u64),
+    Chunked(BackendConnection),
     Stream(SendStream<Bytes>),
 }
 
@@ -70,11 +70,11 @@ impl Outbound {
     }
 
     /// Over HTTP/1.1.
-    pub(super) fn http1(wire: Wire, framing: Framing, patience: Duration) -> Self {
+    pub(super) fn http1(connection: BackendConnection, framing: Framing, patience: Duration) -> Self {
         match framing {
             Framing::None | Framing::Length(0) => Self::none(),
-            Framing::Length(length) => Self::new(Way::Length(wire, length), Stage::Open, patience),
-            Framing::Unknown => Self::new(Way::Chunked(wire), Stage::Open, patience),
+            Framing::Length(length) => Self::new(Way::Length(connection, length), Stage::Open, patience),
+            Framing::Unknown => Self::new(Way::Chunked(connection), Stage::Open, patience),
         }
     }
 
@@ -160,9 +160,9 @@ impl Outbound {
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<pingora::Result<()>> {
         match &mut self.way {
             Way::Nowhere => {}
-            Way::Length(wire, _) | Way::Chunked(wire) => {
+            Way::Length(connection, _) | Way::Chunked(connection) => {
                 while !self.waiting.is_empty() {
-                    let sent = ready!(Pin::new(&mut *wire).poll_write(cx, &self.waiting));
+                    let sent = ready!(Pin::new(&mut *connection).poll_write(cx, &self.waiting));
                     let sent = sent.or_err(ErrorType::WriteError, "sending a body")?;
                     if sent == 0 {
                         return Poll::Ready(Error::e_explain(ErrorType::WriteError, "the connection takes nothing"));
@@ -171,7 +171,7 @@ impl Outbound {
                     self.is_unflushed = true;
                 }
                 if self.is_unflushed {
-                    ready!(Pin::new(wire).poll_flush(cx)).or_err(ErrorType::WriteError, "sending a body")?;
+                    ready!(Pin::new(connection).poll_flush(cx)).or_err(ErrorType::WriteError, "sending a body")?;
                     self.is_unflushed = false;
                 }
             }
@@ -218,7 +218,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (ours, mut theirs) = duplex(1 << 20);
-            let mut body = Outbound::http1(Wire::new(Box::new(ours)), framing, Duration::from_secs(1));
+            let mut body = Outbound::http1(BackendConnection::new(Box::new(ours)), framing, Duration::from_secs(1));
             for piece in pieces {
                 body.push(Bytes::copy_from_slice(piece))?;
                 body.drive().await?;

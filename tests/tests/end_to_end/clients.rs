@@ -28,7 +28,7 @@ fn over_http2(port: u16, key: &Key, target: &str, fields: &[(&str, &str)]) -> te
 const SERVERS: [(&str, &[(&str, &str)]); 5] = [
     ("curl", &[("user-agent", "curl/8.5.0"), ("accept", "*/*")]),
     (
-        "Node's fetch (undici)",
+        "Server's fetch (undici)",
         &[("accept", "*/*"), ("accept-language", "*"), ("sec-fetch-mode", "cors"), ("user-agent", "node")],
     ),
     ("Deno's fetch", &[("accept", "*/*"), ("accept-language", "*"), ("user-agent", "Deno/2.1.4")]),

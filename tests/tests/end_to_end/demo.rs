@@ -54,7 +54,7 @@ fn every_line_that_the_demo_prints_does_what_it_says() {
     let mut demo = Running::in_folder(folder.path());
     let mut sections: Vec<(String, Vec<String>)> = Vec::new();
     let (mut email, mut password) = (String::new(), String::new());
-    // Kept open to the end: a program whose reader goes away may end.
+    // IdlePool open to the end: a program whose reader goes away may end.
     let mut printed = BufReader::new(demo.0.stdout.take().unwrap()).lines();
     for line in printed.by_ref() {
         let line = line.unwrap();

@@ -365,8 +365,9 @@ fn keys_are_fetched_again_after_a_cool_down_and_serve_while_their_issuer_is_down
         let store = gateway::store::SqliteStore::open(&folder.path().join("t.db")).await.unwrap();
         let clock = Arc::new(Manual::at(System.now_ms()));
         let peppers = Peppers { current: Pepper::from_hex(&"1".repeat(64)).unwrap(), previous: None };
-        let outgoing = Arc::new(gateway::base::http_client::Outgoing::new(None, folder.path().to_owned()).unwrap());
-        let tokens = Tokens::new(Arc::new(store), peppers, Bounds::default(), clock.clone(), outgoing);
+        let http_client =
+            Arc::new(gateway::base::http_client::HttpClient::new(None, folder.path().to_owned()).unwrap());
+        let tokens = Tokens::new(Arc::new(store), peppers, Bounds::default(), clock.clone(), http_client);
         let mut number = 0;
         let mut token = |signer: &Signer, kid: &str| {
             number += 1;

@@ -7,7 +7,7 @@ use policy::credential::Secret;
 use policy::identity::{Environment, KeyClass};
 use zeroize::Zeroizing;
 
-use super::super::{Desk, Failure, print};
+use super::super::{Context, Failure, print};
 use super::{Wait, view};
 use crate::base::clock::rfc3339;
 use crate::registry::keys::{Imported, NewKey, Rotated};
@@ -141,12 +141,15 @@ impl Rights {
 }
 
 /// Creates a key and returns its record and secret: for the demo, which shows them in its own way.
-pub(in crate::cli) async fn create(desk: &Desk, rights: &Rights) -> Result<(KeyRecord, Zeroizing<String>), Failure> {
-    Ok(desk.keys().create(&desk.policy()?, &rights.new_key()).await?)
+pub(in crate::cli) async fn create(
+    context: &Context,
+    rights: &Rights,
+) -> Result<(KeyRecord, Zeroizing<String>), Failure> {
+    Ok(context.keys().create(&context.policy()?, &rights.new_key()).await?)
 }
 
-fn show_secret(desk: &Desk, record: &KeyRecord, secret: &str, more: &[(&str, String)]) -> Result<(), Failure> {
-    if desk.json {
+fn show_secret(context: &Context, record: &KeyRecord, secret: &str, more: &[(&str, String)]) -> Result<(), Failure> {
+    if context.json {
         let mut value = view(record);
         if let Some(map) = value.as_object_mut() {
             map.insert("key".into(), secret.into());
@@ -169,9 +172,9 @@ fn show_secret(desk: &Desk, record: &KeyRecord, secret: &str, more: &[(&str, Str
 }
 
 impl Create {
-    pub(in crate::cli) async fn run(self, desk: &Desk) -> Result<(), Failure> {
-        let (record, secret) = create(desk, &self.rights).await?;
-        show_secret(desk, &record, &secret, &[])
+    pub(in crate::cli) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let (record, secret) = create(context, &self.rights).await?;
+        show_secret(context, &record, &secret, &[])
     }
 }
 
@@ -179,7 +182,7 @@ impl Create {
 const INPUT_BYTES_MAX: u64 = 4_096;
 
 impl Import {
-    pub(in crate::cli) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+    pub(in crate::cli) async fn run(self, context: &Context) -> Result<(), Failure> {
         let mut text = Zeroizing::new(String::new());
         let imported = match &self.digest {
             Some(hex) => Imported::Digest(hex),
@@ -188,8 +191,8 @@ impl Import {
                 Imported::Secret(Secret::new(text.trim()))
             }
         };
-        let record = desk.keys().import(&desk.policy()?, &self.rights.new_key(), imported).await?;
-        if desk.json { print::json(&view(&record)) } else { print::line(&format!("imported as {}", record.id)) }
+        let record = context.keys().import(&context.policy()?, &self.rights.new_key(), imported).await?;
+        if context.json { print::json(&view(&record)) } else { print::line(&format!("imported as {}", record.id)) }
     }
 }
 
@@ -217,17 +220,18 @@ fn overlap(text: &str) -> Result<u64, Failure> {
 }
 
 impl Rotate {
-    pub(in crate::cli) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+    pub(in crate::cli) async fn run(self, context: &Context) -> Result<(), Failure> {
         let overlap_ms = overlap(&self.overlap)?;
-        let Rotated { new, secret, old, position } = desk.keys().rotate(&desk.policy()?, &self.id, overlap_ms).await?;
+        let Rotated { new, secret, old, position } =
+            context.keys().rotate(&context.policy()?, &self.id, overlap_ms).await?;
         let used = match &old.last_use {
             Some(seen) => format!("{} on {} from {}", rfc3339(seen.ms), seen.route, seen.address),
             None => "never".to_owned(),
         };
         let until = old.not_after_ms.map(rfc3339).unwrap_or_default();
         let more = [("replaces", old.id), ("old key works until", until), ("old key last used", used)];
-        show_secret(desk, &new, &secret, &more)?;
-        self.wait.run(desk, &position).await?;
+        show_secret(context, &new, &secret, &more)?;
+        self.wait.run(context, &position).await?;
         Ok(())
     }
 }

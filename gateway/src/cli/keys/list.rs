@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use super::super::listing::Listing;
-use super::super::{Desk, Failure, print};
+use super::super::{Context, Failure, print};
 use super::issue::ClassArg;
 use super::view;
 use crate::base::clock::{Clock as _, System, rfc3339};
@@ -68,7 +68,7 @@ const WIDTH: usize = 80;
 const NAME_CHARS_MIN: usize = 8;
 
 impl List {
-    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         let now_ms = System.now_ms();
         let List { org, api, class, state, wide, listing } = self;
         let is_wanted = |key: &KeyRecord| {
@@ -76,8 +76,8 @@ impl List {
                 && class.is_none_or(|class| class.class() == key.class)
                 && state.is_none_or(|state| state.fits(key, now_ms))
         };
-        let keys = listing.read(async |page| desk.store.keys(org.as_deref(), &page).await, is_wanted).await?;
-        if desk.json {
+        let keys = listing.read(async |page| context.store.keys(org.as_deref(), &page).await, is_wanted).await?;
+        if context.json {
             return print::json(&keys.iter().map(view).collect::<Vec<_>>());
         }
         // What still works and was seen where it should not be is what matters most.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 
 pub(super) use self::issue::{Create, Import, Rotate};
-use super::{Desk, Failure, print};
+use super::{Context, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::store::{Exposure, KeyChange, KeyRecord, Position, StoreError};
 
@@ -81,18 +81,18 @@ impl std::fmt::Display for Acknowledged {
 
 impl Wait {
     /// Waits, if asked to.
-    pub(super) async fn run(&self, desk: &Desk, position: &Position) -> Result<Option<Acknowledged>, Failure> {
+    pub(super) async fn run(&self, context: &Context, position: &Position) -> Result<Option<Acknowledged>, Failure> {
         if !self.wait {
             return Ok(None);
         }
         let started = Instant::now();
         loop {
-            let gateways = desk.store.gateways(System.now_ms()).await.map_err(|error| {
+            let gateways = context.store.gateways(System.now_ms()).await.map_err(|error| {
                 StoreError::Unavailable(format!(
                     "the change is stored, but who has acknowledged it cannot be read: {error}"
                 ))
             })?;
-            let acknowledged = gateways.iter().filter(|g| desk.store.is_at(&g.position, position)).count();
+            let acknowledged = gateways.iter().filter(|g| context.store.is_at(&g.position, position)).count();
             let within_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             if acknowledged > 0 && acknowledged == gateways.len() {
                 return Ok(Some(Acknowledged { acknowledged, gateways: gateways.len(), within_ms }));
@@ -105,7 +105,7 @@ impl Wait {
                 }
                 let silent: Vec<&str> = gateways
                     .iter()
-                    .filter(|g| !desk.store.is_at(&g.position, position))
+                    .filter(|g| !context.store.is_at(&g.position, position))
                     .map(|g| g.id.as_str())
                     .collect();
                 return Err(Failure::Refused(format!(
@@ -120,25 +120,25 @@ impl Wait {
 }
 
 impl Keys {
-    pub(super) async fn run(self, desk: &Desk) -> Result<(), Failure> {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
-            Keys::Create(create) => create.run(desk).await,
-            Keys::Import(import) => import.run(desk).await,
-            Keys::Rotate(rotate) => rotate.run(desk).await,
-            Keys::List(list) => list.run(desk).await,
-            Keys::ClearExposure { id, reason } => clear_exposure(desk, &id, reason).await,
-            Keys::Show { id } => show(desk, &desk.store.key(&id).await?),
-            Keys::Suspend(ending) => change(desk, ending, KeyChange::Suspend { at_ms: System.now_ms() }).await,
-            Keys::Resume(ending) => change(desk, ending, KeyChange::Resume).await,
-            Keys::Revoke(ending) => change(desk, ending, KeyChange::Revoke { at_ms: System.now_ms() }).await,
+            Keys::Create(create) => create.run(context).await,
+            Keys::Import(import) => import.run(context).await,
+            Keys::Rotate(rotate) => rotate.run(context).await,
+            Keys::List(list) => list.run(context).await,
+            Keys::ClearExposure { id, reason } => clear_exposure(context, &id, reason).await,
+            Keys::Show { id } => show(context, &context.store.key(&id).await?),
+            Keys::Suspend(ending) => change(context, ending, KeyChange::Suspend { at_ms: System.now_ms() }).await,
+            Keys::Resume(ending) => change(context, ending, KeyChange::Resume).await,
+            Keys::Revoke(ending) => change(context, ending, KeyChange::Revoke { at_ms: System.now_ms() }).await,
         }
     }
 }
 
-async fn change(desk: &Desk, ending: Ending, change: KeyChange) -> Result<(), Failure> {
-    let (key, position) = desk.store.change_key(&ending.id, change).await?;
-    let waited = ending.wait.run(desk, &position).await?;
-    if desk.json {
+async fn change(context: &Context, ending: Ending, change: KeyChange) -> Result<(), Failure> {
+    let (key, position) = context.store.change_key(&ending.id, change).await?;
+    let waited = ending.wait.run(context, &position).await?;
+    if context.json {
         let mut value = view(&key);
         if let (Some(map), Some(waited)) = (value.as_object_mut(), &waited) {
             map.insert("wait".into(), serde_json::to_value(waited).map_err(std::io::Error::from)?);
@@ -152,9 +152,13 @@ async fn change(desk: &Desk, ending: Ending, change: KeyChange) -> Result<(), Fa
     })
 }
 
-async fn clear_exposure(desk: &Desk, id: &str, reason: String) -> Result<(), Failure> {
-    let key = desk.keys().clear_exposure(id, reason).await?;
-    if desk.json { print::json(&view(&key)) } else { print::line(&format!("{id} is not marked as exposed any more")) }
+async fn clear_exposure(context: &Context, id: &str, reason: String) -> Result<(), Failure> {
+    let key = context.keys().clear_exposure(id, reason).await?;
+    if context.json {
+        print::json(&view(&key))
+    } else {
+        print::line(&format!("{id} is not marked as exposed any more"))
+    }
 }
 
 /// A key as JSON, as it is now.
@@ -162,8 +166,8 @@ pub(super) fn view(key: &KeyRecord) -> serde_json::Value {
     crate::registry::views::key(key, System.now_ms())
 }
 
-fn show(desk: &Desk, key: &KeyRecord) -> Result<(), Failure> {
-    if desk.json {
+fn show(context: &Context, key: &KeyRecord) -> Result<(), Failure> {
+    if context.json {
         return print::json(&view(key));
     }
     let time = |ms: Option<u64>| ms.map(rfc3339).unwrap_or_default();

@@ -1,6 +1,6 @@
-//! One client's connection over HTTP/2, and its streams as the engine's sessions.
+//! One client's connection over HTTP/2, and its streams as Pingora's sessions.
 //!
-//! The engine's own session cannot send informational answers, answers some bad heads itself without
+//! Pingora's own session cannot send informational answers, answers some bad heads itself without
 //! a word to us, and takes a client that leaves for a fault. This one is the same library (h2) without
 //! a layer in between: every stream is judged, answered and recorded like any other request.
 

@@ -12,7 +12,7 @@ use policy::route::Outage;
 use super::bucket::{Bucket, Take, Taken};
 use super::clock::Look;
 use super::ledger::Answer;
-use super::node::State;
+use super::server::State;
 use super::{Ask, CannotTell, Certainty, Leasing, Standing, Verdict};
 
 /// Rounds for one request with several limits: while it waited for one bucket, another may have run

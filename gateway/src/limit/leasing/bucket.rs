@@ -12,7 +12,7 @@ use policy::window::{Period, Window};
 
 use super::clock::Look;
 use super::ledger::Ledger;
-use super::word::{Shown, TOKENS_MAX, Word};
+use super::packed::{Packed, Shown, TOKENS_MAX};
 
 /// What requests and the ledger of one bucket share.
 #[derive(Debug)]
@@ -111,11 +111,11 @@ impl Bucket {
         loop {
             let shown = Shown::from_bits(self.shown.load(Ordering::Acquire));
             let bits = self.word.load(Ordering::Acquire);
-            let word = Word::from_bits(bits);
+            let word = Packed::from_bits(bits);
             if word.window < window || word.tokens < cost || word.edition != shown.edition {
                 return if self.is_dry(cost, look) { Take::Dry } else { Take::Missing };
             }
-            let left = Word { tokens: word.tokens - cost, ..word };
+            let left = Packed { tokens: word.tokens - cost, ..word };
             if self.word.compare_exchange_weak(bits, left.bits(), Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 return Take::Taken(Taken {
                     window: word.window,
@@ -130,9 +130,9 @@ impl Bucket {
     /// Gives back tokens taken from a window; nothing when it has passed here.
     pub fn put_back(&self, window: u32, cost: u32) {
         let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
-            let word = Word::from_bits(bits);
+            let word = Packed::from_bits(bits);
             let tokens = word.tokens.saturating_add(cost).min(TOKENS_MAX);
-            (word.window == window).then_some(Word { tokens, ..word }.bits())
+            (word.window == window).then_some(Packed { tokens, ..word }.bits())
         });
     }
 
@@ -161,8 +161,8 @@ impl Bucket {
     }
 
     /// The tokens as they are.
-    pub fn word(&self) -> Word {
-        Word::from_bits(self.word.load(Ordering::Acquire))
+    pub fn word(&self) -> Packed {
+        Packed::from_bits(self.word.load(Ordering::Acquire))
     }
 
     /// What is shown as remaining now, in the window of [`Bucket::word`].
@@ -181,12 +181,12 @@ impl Bucket {
     /// Changes tokens and the remaining count together, and returns the word before and after. Only
     /// the holder of the ledger may. Takers who come in between see two editions and wait for the
     /// ledger.
-    pub(super) fn rewrite(&self, _held: &Ledger, change: impl Fn(Word, i64) -> (Word, i64)) -> (Word, Word) {
+    pub(super) fn rewrite(&self, _held: &Ledger, change: impl Fn(Packed, i64) -> (Packed, i64)) -> (Packed, Packed) {
         loop {
             let bits = self.word.load(Ordering::Acquire);
-            let (word, shown) = (Word::from_bits(bits), Shown::from_bits(self.shown.load(Ordering::Acquire)));
+            let (word, shown) = (Packed::from_bits(bits), Shown::from_bits(self.shown.load(Ordering::Acquire)));
             let (new, remaining) = change(word, shown.beyond + i64::from(word.tokens));
-            let new = Word { tokens: new.tokens.min(TOKENS_MAX), edition: word.next_edition(), ..new };
+            let new = Packed { tokens: new.tokens.min(TOKENS_MAX), edition: word.next_edition(), ..new };
             let beyond = Shown { edition: new.edition, beyond: remaining - i64::from(new.tokens) };
             self.shown.store(beyond.bits(), Ordering::Release);
             if self.word.compare_exchange(bits, new.bits(), Ordering::AcqRel, Ordering::Acquire).is_ok() {

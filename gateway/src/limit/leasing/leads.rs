@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::RedisError;
 
-use crate::store::way::{LOOK_EVERY, Way, info, info_field, untimed};
+use crate::store::topology::{LOOK_EVERY, Topology, info, info_field, untimed};
 
 /// After so many looks in a row at which we were not let in, whoever is connected still is given up.
 const REFUSED_MAX: u32 = 3;
@@ -17,21 +17,21 @@ pub fn epoch_of(text: &str) -> Option<String> {
 }
 
 /// Longest time for one attempt to connect. Sentinels may have to be asked in turn.
-pub fn connect_limit(way: &Way, connect_timeout: Duration) -> Duration {
-    match way {
-        Way::Alone(_) => connect_timeout,
-        Way::Sentinel(_) | Way::Cluster(..) => connect_timeout * 2,
+pub fn connect_limit(topology: &Topology, connect_timeout: Duration) -> Duration {
+    match topology {
+        Topology::Alone(_) => connect_timeout,
+        Topology::Sentinel(_) | Topology::Cluster(..) => connect_timeout * 2,
     }
 }
 
 /// Returns when a new connection would not be one to the same master any more, and says why.
-pub async fn leads_elsewhere(way: &Way, epoch: &str, connect_timeout: Duration) -> &'static str {
+pub async fn leads_elsewhere(topology: &Topology, epoch: &str, connect_timeout: Duration) -> &'static str {
     let mut refused = 0;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let plain = untimed();
-        let ask = async { info(&mut way.connect(&plain).await?).await };
-        refused = match tokio::time::timeout(connect_limit(way, connect_timeout), ask).await {
+        let ask = async { info(&mut topology.connect(&plain).await?).await };
+        refused = match tokio::time::timeout(connect_limit(topology, connect_timeout), ask).await {
             Ok(Ok(text)) if epoch_of(&text).as_deref() == Some(epoch) => 0,
             Ok(Ok(_)) => return "its name leads to another server, or it is no master any more",
             Ok(Err(error)) if is_refusal(&error) => refused + 1,

@@ -11,11 +11,11 @@ mod clock;
 mod leads;
 mod ledger;
 mod message;
-mod node;
-mod nodes;
+mod packed;
+mod server;
+mod servers;
+mod shard_error;
 mod tasks;
-mod trouble;
-mod word;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -25,13 +25,13 @@ use async_trait::async_trait;
 use policy::limit::{CHARGES_MAX, Charge};
 use tokio::sync::mpsc;
 
-use self::node::State;
-use self::nodes::Nodes;
+use self::server::State;
+use self::servers::Servers;
 use super::embedded::AsItIs;
 use super::{Ask, CannotTell, Certainty, Limiter, Standing, Verdict};
 use crate::base::clock::{Clock, Moment, micros};
 use crate::observe::LimitMetrics;
-use crate::store::{Counter, RedisSettings, StoreError, way};
+use crate::store::{Counter, RedisSettings, StoreError, topology};
 
 pub use self::bucket::{Bucket, Take, Taken};
 pub use self::clock::{Look, RedisClock};
@@ -53,8 +53,8 @@ pub struct Leasing {
     buckets: Buckets,
     held: AtomicUsize,
     buckets_max: usize,
-    nodes: Arc<Nodes>,
-    common: Arc<node::Common>,
+    servers: Arc<Servers>,
+    common: Arc<server::Common>,
     ledgers: AtomicU64,
     /// When buckets were last found to be lost, microseconds.
     forgotten_us: AtomicU64,
@@ -81,9 +81,9 @@ impl Leasing {
     ) -> Result<Arc<Self>, StoreError> {
         let process = crate::base::random::base62(11).map_err(|e| StoreError::Unavailable(e.to_string()))?;
         let (events, news) = mpsc::channel(EVENTS_MAX);
-        let way = way::way(url, settings)?;
-        let common = Arc::new(node::Common {
-            learn: node::learn_time(&way, settings.timeout, settings.connect_timeout),
+        let topology = topology::topology(url, settings)?;
+        let common = Arc::new(server::Common {
+            learn: server::learn_time(&topology, settings.timeout, settings.connect_timeout),
             topology: tokio::sync::Notify::new(),
             clock,
             redis_clock: RedisClock::default(),
@@ -93,12 +93,12 @@ impl Leasing {
             digest: redis::Script::new(SCRIPT).get_hash().to_owned(),
             events,
         });
-        let nodes = Arc::new(Nodes::start(way, common.clone()));
+        let servers = Arc::new(Servers::start(topology, common.clone()));
         let leasing = Arc::new_cyclic(|myself| Leasing {
             buckets: Buckets::default(),
             held: AtomicUsize::new(0),
             buckets_max,
-            nodes,
+            servers,
             common,
             ledgers: AtomicU64::new(1),
             forgotten_us: AtomicU64::new(0),
@@ -141,7 +141,7 @@ impl Leasing {
     /// Whether a bucket's server can grant tokens. What it may have forgotten, a gateway that is
     /// alone tells it with each message: there is nobody else to wait for.
     fn state(&self, bucket: &Bucket, now_us: u64) -> State {
-        match self.nodes.state(bucket.id, now_us) {
+        match self.servers.state(bucket.id, now_us) {
             State::Learning { since_us } if self.company().1 <= since_us => State::Up,
             state @ (State::Up | State::Learning { .. } | State::Away { .. }) => state,
         }

@@ -12,8 +12,8 @@ use super::bucket::Bucket;
 use super::clock::Look;
 use super::ledger::{Next, Reason};
 use super::message::{Message, Reply};
-use super::node::{Event, Node, RECALLS, State};
-use super::trouble::Trouble;
+use super::server::{Event, RECALLS, Server, State};
+use super::shard_error::ShardError;
 use crate::base::clock::micros;
 
 /// Time between two sweeps of buckets whose window has ended.
@@ -47,10 +47,10 @@ impl Leasing {
                 myself.sweep();
             }
         });
-        let nodes = Arc::downgrade(&self.nodes);
+        let servers = Arc::downgrade(&self.servers);
         self.runtime.spawn(async move {
-            while let Some(nodes) = nodes.upgrade() {
-                if !nodes.follow().await {
+            while let Some(servers) = servers.upgrade() {
+                if !servers.follow().await {
                     return;
                 }
             }
@@ -61,24 +61,24 @@ impl Leasing {
     pub(super) async fn converse(&self, bucket: &Bucket) {
         loop {
             let now_us = self.common.clock.steady_us();
-            let node = self.nodes.of(bucket.id);
-            let look = self.look_for(node.as_deref(), now_us);
-            let serial = node.as_ref().map_or(0, |node| node.serial());
+            let server = self.servers.of(bucket.id);
+            let look = self.look_for(server.as_deref(), now_us);
+            let serial = server.as_ref().map_or(0, |server| server.serial());
             let grants = self.may_be_granted(bucket, look, now_us);
             let message = match bucket.next(look, now_us, grants) {
                 Next::Idle => return,
                 Next::Send(message) => message,
             };
             self.metrics.calls.inc();
-            let answer = match &node {
-                Some(node) => self.nodes.call(&message, node, serial).await,
-                None => Err(Trouble::Away),
+            let answer = match &server {
+                Some(server) => self.servers.call(&message, server, serial).await,
+                None => Err(ShardError::Away),
             };
-            let look = self.look_for(node.as_deref(), self.common.clock.steady_us());
+            let look = self.look_for(server.as_deref(), self.common.clock.steady_us());
             let (Ok(reply), Some(look)) = (answer, look) else {
                 // Over another connection by now, perhaps: then there is something to tell it.
                 let is_back = self
-                    .nodes
+                    .servers
                     .of(bucket.id)
                     .is_some_and(|now| now.serial() != serial && !matches!(now.state(now_us), State::Away { .. }));
                 if bucket.lost(is_back) {
@@ -89,18 +89,18 @@ impl Leasing {
             if reply.has_forgotten
                 && grants
                 && !message.is_share
-                && let Some(node) = &node
+                && let Some(server) = &server
             {
-                self.forgotten(node);
+                self.forgotten(server);
             }
             self.settle(bucket, &message, &reply, look).await;
         }
     }
 
     /// The clock that counts a bucket's windows: that of its server.
-    fn look_for(&self, node: Option<&Node>, now_us: u64) -> Option<Look> {
+    fn look_for(&self, server: Option<&Server>, now_us: u64) -> Option<Look> {
         let clock = &self.common.redis_clock;
-        node.map_or_else(|| clock.look(now_us), |node| clock.look_of(&node.name, now_us))
+        server.map_or_else(|| clock.look(now_us), |server| clock.look_of(&server.name, now_us))
     }
 
     /// Whether the server of a bucket may grant tokens in the window that is now.
@@ -125,9 +125,9 @@ impl Leasing {
         if let Some(error) = settled.error {
             self.metrics.remaining_error.observe(error);
         }
-        if let (Some(window), Some(node)) = (settled.recall, self.nodes.of(bucket.id)) {
+        if let (Some(window), Some(server)) = (settled.recall, self.servers.of(bucket.id)) {
             self.metrics.recalls.inc();
-            node.tell(cmd("PUBLISH").arg(RECALLS).arg(format!("{:032x} {window}", bucket.id))).await;
+            server.tell(cmd("PUBLISH").arg(RECALLS).arg(format!("{:032x} {window}", bucket.id))).await;
         }
         if let Some(pause) = settled.pause {
             tokio::time::sleep(pause).await;
@@ -154,15 +154,15 @@ impl Leasing {
     }
 
     /// A server holds less than we were told: it lost data without a restart.
-    fn forgotten(&self, node: &Node) {
+    fn forgotten(&self, server: &Server) {
         let now_us = self.common.clock.steady_us();
         let last_us = self.forgotten_us.swap(now_us, Ordering::Relaxed);
         if now_us.saturating_sub(last_us) < micros(self.common.learn) {
             return;
         }
-        let name = &node.name;
+        let name = &server.name;
         tracing::warn!(target: "tollgate::limit", "limits at {name}: buckets were lost without a restart; set maxmemory-policy noeviction");
-        node.learn();
+        server.learn();
         self.report(name, true);
     }
 
@@ -176,7 +176,7 @@ impl Leasing {
             let word = bucket.word();
             bucket.index(look.lo_ms) <= word.window
                 && (of_all || word.is_share || bucket.is_unsure())
-                && self.nodes.of(bucket.id).is_some_and(|node| node.name == *name)
+                && self.servers.of(bucket.id).is_some_and(|server| server.name == *name)
         };
         let meant: Vec<_> = self.buckets.pin().values().filter(|bucket| is_meant(bucket)).cloned().collect();
         if let Some(myself) = self.myself.upgrade() {
@@ -204,7 +204,7 @@ impl Leasing {
     /// A report grants nothing, so it may also go to a server that is still learning.
     pub(super) async fn ask_after(&self, bucket: &Arc<Bucket>) {
         let now_us = self.common.clock.steady_us();
-        let is_away = matches!(self.nodes.state(bucket.id, now_us), State::Away { .. });
+        let is_away = matches!(self.servers.state(bucket.id, now_us), State::Away { .. });
         let heard_us = bucket.heard_us();
         if is_away || (heard_us != 0 && now_us.saturating_sub(heard_us) < micros(FRESH)) {
             return;
@@ -248,7 +248,7 @@ impl Leasing {
     pub(super) async fn until(&self, is_so: impl Fn(&[State], u64) -> bool) {
         loop {
             let now_us = self.common.clock.steady_us();
-            let states: Vec<State> = self.nodes.all().iter().map(|node| node.state(now_us)).collect();
+            let states: Vec<State> = self.servers.all().iter().map(|server| server.state(now_us)).collect();
             if is_so(&states, now_us) {
                 return;
             }
@@ -272,8 +272,8 @@ impl Leasing {
         let now_us = self.common.clock.steady_us();
         self.metrics.alone.set(i64::from(self.company().1 <= now_us));
         let [mut up, mut learning, mut away] = [0; 3];
-        for node in self.nodes.all() {
-            match node.state(now_us) {
+        for server in self.servers.all() {
+            match server.state(now_us) {
                 State::Up => up += 1,
                 State::Learning { .. } => learning += 1,
                 State::Away { .. } => away += 1,

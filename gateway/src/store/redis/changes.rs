@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::begun::{BEGUN, Begun};
 use super::names::{CHANGES, CHANGES_KEPT, TRIES_MAX, WAIT_MS};
-use super::way::LOOK_EVERY;
+use super::topology::LOOK_EVERY;
 use super::{Entries, RedisStore};
 use crate::store::documents::Swapped;
 use crate::store::{Change, Changes, Position, StoreError, json, text};

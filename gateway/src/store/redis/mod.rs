@@ -8,14 +8,14 @@
 mod begun;
 mod change_feed;
 mod changes;
+mod client;
 mod counters;
 mod documents;
 mod keys;
-mod link;
 mod master;
 mod names;
+pub(crate) mod topology;
 mod usage;
-pub(crate) mod way;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -27,10 +27,10 @@ use redis::{Cmd, FromRedisValue, Value, cmd};
 
 use self::begun::Begun;
 use self::changes::Looked;
-use self::link::Link;
+use self::client::RedisClient;
 use self::master::Master;
 use self::names::{PAGE, WAIT_MS, texts};
-pub use self::way::RedisSettings;
+pub use self::topology::RedisSettings;
 use super::{Cursor, Listed, Page, Store, StoreError};
 
 /// Entries of a stream: id and fields.
@@ -48,8 +48,8 @@ const READ_AT_ONCE: usize = 64;
 
 /// A store in Redis.
 pub struct RedisStore {
-    commands: Link,
-    feed: Link,
+    commands: RedisClient,
+    feed: RedisClient,
     master: Arc<Master>,
     /// After how many replacements of the master everything was last said to be forgotten.
     forgotten: AtomicU64,
@@ -65,8 +65,8 @@ impl RedisStore {
         let master = Arc::<Master>::default();
         let patience = Duration::from_millis(WAIT_MS) + settings.connect_timeout;
         Ok(RedisStore {
-            commands: Link::new(url, settings, settings.timeout, master.clone())?,
-            feed: Link::new(url, settings, patience, master.clone())?,
+            commands: RedisClient::new(url, settings, settings.timeout, master.clone())?,
+            feed: RedisClient::new(url, settings, patience, master.clone())?,
             master,
             forgotten: AtomicU64::new(0),
             looked: Mutex::default(),

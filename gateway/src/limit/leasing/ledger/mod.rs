@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::bucket::Taken;
 use super::message::Message;
-use super::word::{TOKENS_MAX, Word};
+use super::packed::{Packed, TOKENS_MAX};
 use crate::base::clock::micros;
 
 /// How long a request waits for tokens that other gateways are asked to return.
@@ -155,7 +155,7 @@ impl Ledger {
         }
     }
 
-    fn used(&self, word: Word) -> u32 {
+    fn used(&self, word: Packed) -> u32 {
         self.granted.saturating_sub(word.tokens)
     }
 
@@ -168,7 +168,7 @@ impl Ledger {
     }
 
     /// Tokens to lease ahead: what our own demand uses up in a part of a window, within bounds.
-    fn ahead(&mut self, period: Period, limit: u32, word: Word, is_current: bool, now_us: u64) -> u32 {
+    fn ahead(&mut self, period: Period, limit: u32, word: Packed, is_current: bool, now_us: u64) -> u32 {
         let (since_us, used_then) = self.measured;
         if is_current && now_us > since_us {
             let seconds = (now_us - since_us) as f32 / 1e6;
@@ -190,7 +190,7 @@ impl Ledger {
     }
 
     /// Whether Redis should hear something of what this gateway has.
-    fn has_news(&self, word: Word) -> bool {
+    fn has_news(&self, word: Packed) -> bool {
         word.tokens > 0 || self.is_unsure || self.used(word) != self.reported
     }
 

@@ -12,7 +12,7 @@ use crate::base::clock::micros;
 use crate::limit::leasing::bucket::{Bucket, Take};
 use crate::limit::leasing::clock::Look;
 use crate::limit::leasing::message::{Message, Reply};
-use crate::limit::leasing::word::{TOKENS_MAX, Word};
+use crate::limit::leasing::packed::{Packed, TOKENS_MAX};
 
 /// Pause when an answer belongs to a window that is not ours any more or not yet.
 const EDGE: Duration = Duration::from_millis(1);
@@ -98,7 +98,7 @@ impl Bucket {
         self.set_limits(limit, limit);
         self.set_dry(0, 0);
         let by = i64::from(limit) - i64::from(in_force);
-        let change = |word, remaining: i64| (Word { tokens: 0, ..word }, (remaining + by).max(0));
+        let change = |word, remaining: i64| (Packed { tokens: 0, ..word }, (remaining + by).max(0));
         let (before, _) = self.rewrite(&ledger, change);
         ledger.granted = ledger.granted.saturating_sub(before.tokens);
         ledger.free += i64::from(before.tokens) + by;
@@ -118,7 +118,7 @@ impl Bucket {
         ledger.is_tight = false;
         ledger.measured.1 = 0;
         self.set_refill_at(0);
-        let change = |word, _| (Word { window, is_share: true, tokens: share, ..word }, i64::from(share));
+        let change = |word, _| (Packed { window, is_share: true, tokens: share, ..word }, i64::from(share));
         self.rewrite(&ledger, change);
     }
 
@@ -137,7 +137,8 @@ impl Bucket {
         }
         ledger.free -= i64::from(rest);
         ledger.granted = ledger.granted.saturating_add(rest);
-        let change = |word: Word, remaining| (Word { is_share: true, tokens: word.tokens + rest, ..word }, remaining);
+        let change =
+            |word: Packed, remaining| (Packed { is_share: true, tokens: word.tokens + rest, ..word }, remaining);
         self.rewrite(&ledger, change);
         true
     }
@@ -160,7 +161,7 @@ impl Bucket {
         let mut word = self.word();
         let is_share = word.is_share;
         if returns || (word.is_share && report) {
-            let (before, after) = self.rewrite(&ledger, |word, remaining| (Word { tokens: 0, ..word }, remaining));
+            let (before, after) = self.rewrite(&ledger, |word, remaining| (Packed { tokens: 0, ..word }, remaining));
             ledger.granted = ledger.granted.saturating_sub(before.tokens);
             word = after;
         }
@@ -212,7 +213,7 @@ impl Bucket {
             (ledger.granted, ledger.is_tight) = (0, false);
             let window = reply.window;
             let fresh = i64::from(reply.limit);
-            self.rewrite(&ledger, |word, _| (Word { window, is_share: false, tokens: 0, ..word }, fresh));
+            self.rewrite(&ledger, |word, _| (Packed { window, is_share: false, tokens: 0, ..word }, fresh));
         }
         // A request with a newer policy may have come while the message was under way.
         let (asked, in_force) = self.limits();
@@ -238,7 +239,7 @@ impl Bucket {
             let tokens = word.tokens.saturating_add(reply.granted);
             let used = i64::from(granted.saturating_sub(tokens));
             let tokens = if is_over { 0 } else { tokens };
-            (Word { is_share: false, tokens, ..word }, (remaining + raised).min(i64::from(limit) - others - used))
+            (Packed { is_share: false, tokens, ..word }, (remaining + raised).min(i64::from(limit) - others - used))
         });
         ledger.measured = (look.now_us, ledger.used(word));
         if is_over {

@@ -1,4 +1,5 @@
-//! The end of an exchange whose credential has ended: a last word in the protocol's own terms.
+//! Exchanges that outlast their request end with their credential: an event stream with its last chunk, a
+//! gRPC call with a status, a plain download by a cut.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,63 +16,63 @@ use super::Exchanges;
 use super::state::Exchange;
 use crate::exchange::answer;
 use crate::identify::Caller;
-use crate::identify::live::{Seat, Tether, Tie};
+use crate::identify::live::{EndSignal, LiveExchange, Registered};
 
 /// How long an exchange has for its last words.
 pub(super) const GRACE: Duration = Duration::from_secs(3);
 
-/// An exchange on its tether.
-pub(crate) struct Tied {
-    tether: Arc<Tether>,
-    _seat: Seat,
+/// Ends an exchange with its credential, while it is held.
+pub(crate) struct StreamGuard {
+    signal: Arc<EndSignal>,
+    _registered: Registered,
 }
 
-impl Tied {
+impl StreamGuard {
     /// Waits until the credential has ended.
     pub(super) async fn ended(&self) {
-        self.tether.ended().await;
+        self.signal.ended().await;
     }
 
     /// Whether the credential has ended.
     pub(super) fn has_ended(&self) -> bool {
-        self.tether.has_ended()
+        self.signal.has_ended()
     }
 }
 
-/// Waits until the credential of an exchange has ended; one that is not tied goes on for ever.
-pub(super) async fn ended(tie: Option<&Tied>) {
-    match tie {
-        Some(tie) => tie.ended().await,
+/// Waits until the credential of an exchange has ended; one that is not guarded goes on for ever.
+pub(super) async fn ended(guard: Option<&StreamGuard>) {
+    match guard {
+        Some(guard) => guard.ended().await,
         None => std::future::pending().await,
     }
 }
 
 /// Writes to a client, which is not waited for much longer than its credential lives.
 pub(super) async fn before_the_end<T>(
-    tie: Option<&Tied>,
+    guard: Option<&StreamGuard>,
     write: Pin<&mut impl Future<Output = pingora::Result<T>>>,
 ) -> pingora::Result<T> {
-    let Some(tie) = tie else { return answer::in_time(write).await };
+    let Some(guard) = guard else { return answer::in_time(write).await };
     tokio::select! {
         biased;
         written = answer::in_time(write) => written,
-        () = async { tie.ended().await; tokio::time::sleep(GRACE).await } => {
+        () = async { guard.ended().await; tokio::time::sleep(GRACE).await } => {
             Err(Error::explain(ErrorType::WriteTimedout, "the credential is over").into_down())
         }
     }
 }
 
 impl Exchanges {
-    /// Ties an exchange to its credential when its answer begins: if it is one that outlasts its
-    /// request, on a route that ends such with their credential.
-    pub(super) async fn tie(&self, session: &Session, response: &ResponseHeader, exchange: &mut Exchange) {
+    /// Guards an exchange when its answer begins: if it is one that outlasts its request, on a route that
+    /// ends such with their credential.
+    pub(super) async fn guard(&self, session: &Session, response: &ResponseHeader, exchange: &mut Exchange) {
         let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = if is_upgrade { Some("websocket") } else { outlasts(response) };
         let (Some(protocol), Some((caller, _))) = (protocol, &exchange.known.caller) else { return };
-        if exchange.tie.is_some() || !exchange.place().is_ok_and(|(_, route)| route.is_tethered()) {
+        if exchange.guard.is_some() || !exchange.place().is_ok_and(|(_, route)| route.ends_with_credential()) {
             return;
         }
-        let tether = Arc::<Tether>::default();
+        let signal = Arc::<EndSignal>::default();
         let identities = &self.gate.shared.identities;
         let fields = session.req_header().headers.get_all(header::AUTHORIZATION);
         let secret = bearer(fields.iter().map(http::HeaderValue::as_bytes)).ok().flatten();
@@ -79,18 +80,20 @@ impl Exchanges {
             Caller::Key(key) => (secret.map(|secret| identities.digests(secret)), key.facts.not_after_ms),
             Caller::Token(token, _) => (None, Some(token.ends_ms)),
         };
-        let tie = Tie { caller: caller.clone(), digests, ends_ms: ends_ms.unwrap_or(u64::MAX), protocol };
-        let seat = identities.live.seat(tie, &tether);
+        let live = LiveExchange { caller: caller.clone(), digests, ends_ms: ends_ms.unwrap_or(u64::MAX), protocol };
+        let registered = identities.live.register(live, &signal);
         // A change that came after the credential was looked up is not missed.
-        if identities.live.changes() != exchange.changes && identities.recheck(seat.number(), caller).await.is_err() {
-            identities.live.end(seat.number());
+        if identities.live.changes() != exchange.changes
+            && identities.recheck(registered.number(), caller).await.is_err()
+        {
+            identities.live.end(registered.number());
         }
-        exchange.tie = Some(Tied { tether, _seat: seat });
+        exchange.guard = Some(StreamGuard { signal, _registered: registered });
     }
 
     /// Ends an exchange that has begun to be answered, as its protocol does. A plain download is
     /// cut: a clean end would make what came of it look whole.
-    pub(super) async fn say_farewell(&self, session: &mut Session) -> pingora::Result<()> {
+    pub(super) async fn close_gracefully(&self, session: &mut Session) -> pingora::Result<()> {
         session.set_keepalive(None);
         let protocol = session.response_written().and_then(outlasts);
         let is_http1 = session.as_http1().is_some();

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use super::super::StoreError;
 use super::master::Master;
-use super::way::{RedisSettings, Way, code, describe, info, info_field, slot_ranges, untimed, way};
+use super::topology::{RedisSettings, Topology, code, describe, info, info_field, slot_ranges, topology, untimed};
 
 /// After a failure, calls fail at once for this long.
 const BREAKER: Duration = Duration::from_millis(100);
@@ -39,8 +39,8 @@ struct Current {
 }
 
 /// A connection that comes back.
-pub(super) struct Link {
-    way: Way,
+pub(super) struct RedisClient {
+    topology: Topology,
     timeout: Duration,
     connect_timeout: Duration,
     master: Arc<Master>,
@@ -54,15 +54,15 @@ pub(super) struct Link {
     has_slots: AtomicBool,
 }
 
-impl Link {
+impl RedisClient {
     pub(super) fn new(
         url: &str,
         settings: &RedisSettings,
         timeout: Duration,
         master: Arc<Master>,
     ) -> Result<Self, StoreError> {
-        Ok(Link {
-            way: way(url, &RedisSettings { timeout, ..settings.clone() })?,
+        Ok(RedisClient {
+            topology: topology(url, &RedisSettings { timeout, ..settings.clone() })?,
             timeout,
             connect_timeout: settings.connect_timeout,
             master,
@@ -83,7 +83,7 @@ impl Link {
 
     /// Whether it leads to a cluster, node by node.
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.way, Way::Cluster(..))
+        matches!(self.topology, Topology::Cluster(..))
     }
 
     /// Sends one command.
@@ -111,18 +111,18 @@ impl Link {
         };
         let error = match answer {
             Ok(Ok(value)) => return T::from_redis_value(value).map_err(|e| StoreError::Corrupt(e.to_string())),
-            Ok(Err(error)) => match (meaning(&error), &self.way) {
+            Ok(Err(error)) => match (meaning(&error), &self.topology) {
                 (Meaning::BadValue, _) => return Err(StoreError::Corrupt(describe(&error))),
                 // One shard of a cluster says nothing of the others, and the library follows them.
-                (Meaning::NotYet, Way::Cluster(..)) => return Err(StoreError::Unavailable(describe(&error))),
-                (Meaning::CannotNow, _) | (Meaning::NoMaster, Way::Cluster(..)) => {
+                (Meaning::NotYet, Topology::Cluster(..)) => return Err(StoreError::Unavailable(describe(&error))),
+                (Meaning::CannotNow, _) | (Meaning::NoMaster, Topology::Cluster(..)) => {
                     if code(&error) == Some("CROSSSLOT") {
                         self.has_slots.store(true, Ordering::Relaxed);
                     }
                     self.forget(generation);
                     return Err(StoreError::Unavailable(describe(&error)));
                 }
-                (Meaning::NoMaster | Meaning::NotYet, Way::Alone(_) | Way::Sentinel(_)) => {
+                (Meaning::NoMaster | Meaning::NotYet, Topology::Alone(_) | Topology::Sentinel(_)) => {
                     self.master.turn();
                     describe(&error)
                 }
@@ -189,9 +189,11 @@ impl Link {
     async fn connect(&self) -> Result<(Connection, u64), StoreError> {
         let config = untimed();
         let connecting = async {
-            match &self.way {
-                Way::Cluster(client, _) => client.get_async_connection().await.map(|c| (Connection::Cluster(c), None)),
-                one @ (Way::Alone(_) | Way::Sentinel(_)) => {
+            match &self.topology {
+                Topology::Cluster(client, _) => {
+                    client.get_async_connection().await.map(|c| (Connection::Cluster(c), None))
+                }
+                one @ (Topology::Alone(_) | Topology::Sentinel(_)) => {
                     let mut connection = one.connect(&config).await?;
                     // A user that may not ask this is not stopped by it.
                     match info(&mut connection).await {
@@ -206,10 +208,10 @@ impl Link {
         };
         // Several nodes may have to be tried, some of them dark. Those of a cluster are tried at once: the
         // ones that we know, then the ones that those know, each connected to and asked something.
-        let limit = match self.way {
-            Way::Alone(_) => self.connect_timeout,
-            Way::Sentinel(_) => self.connect_timeout * 4,
-            Way::Cluster(..) => (self.connect_timeout + self.timeout) * 2 + self.connect_timeout,
+        let limit = match self.topology {
+            Topology::Alone(_) => self.connect_timeout,
+            Topology::Sentinel(_) => self.connect_timeout * 4,
+            Topology::Cluster(..) => (self.connect_timeout + self.timeout) * 2 + self.connect_timeout,
         };
         let (connection, info) = match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(made)) => made,
@@ -286,7 +288,7 @@ mod tests {
     fn what_a_server_says_of_itself_is_not_taken_for_a_bad_value() {
         for (line, expected) in [
             ("READONLY You can't write against a read only replica.", Meaning::NoMaster),
-            ("MASTERDOWN Link with MASTER is down", Meaning::NotYet),
+            ("MASTERDOWN RedisClient with MASTER is down", Meaning::NotYet),
             ("LOADING Redis is loading the dataset in memory", Meaning::NotYet),
             ("UNBLOCKED force unblock from blocking operation", Meaning::NoMaster),
             ("CLUSTERDOWN Hash slot not served", Meaning::NotYet),

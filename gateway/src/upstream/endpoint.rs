@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use super::kept::Kept;
+use super::idle::IdlePool;
 
 /// How long an address is passed over after no connection to it could be made, in microseconds;
 /// doubled each time that one request tried it again in vain.
@@ -16,11 +16,11 @@ const DOUBLINGS_MAX: u32 = 4;
 
 /// One address of a pool.
 #[derive(Debug)]
-pub struct Member {
+pub struct Endpoint {
     /// Where.
     pub address: SocketAddr,
     /// Idle connections to it.
-    pub kept: Kept,
+    pub idle: IdlePool,
     is_healthy: AtomicBool,
     /// Until when it is passed over, on the steady clock; 0 when it is not.
     ejected_until_us: AtomicU64,
@@ -30,12 +30,12 @@ pub struct Member {
     failures: AtomicU32,
 }
 
-impl Member {
+impl Endpoint {
     /// An address of which nothing bad is known.
     pub(super) fn new(address: SocketAddr) -> Self {
-        Member {
+        Endpoint {
             address,
-            kept: Kept::default(),
+            idle: IdlePool::default(),
             is_healthy: AtomicBool::new(true),
             ejected_until_us: AtomicU64::new(0),
             connecting_since_us: AtomicU64::new(0),
@@ -89,12 +89,12 @@ impl Member {
 }
 
 /// A connection that is being made.
-pub(super) struct Connecting<'m>(Option<&'m Member>);
+pub(super) struct Connecting<'m>(Option<&'m Endpoint>);
 
 impl Drop for Connecting<'_> {
     fn drop(&mut self) {
-        if let Some(member) = self.0 {
-            member.connecting_since_us.store(0, Ordering::Relaxed);
+        if let Some(endpoint) = self.0 {
+            endpoint.connecting_since_us.store(0, Ordering::Relaxed);
         }
     }
 }

@@ -17,9 +17,9 @@ use tokio::sync::{Notify, mpsc};
 use super::clock::RedisClock;
 use super::leads::{connect_limit, epoch_of, leads_elsewhere};
 use super::message::{Call, Message, Reply, SCRIPT};
-use super::trouble::{Trouble, is_about_the_bucket};
+use super::shard_error::{ShardError, is_about_the_bucket};
 use crate::base::clock::{Clock, micros};
-use crate::store::way::{Way, describe, untimed};
+use crate::store::topology::{Topology, describe, untimed};
 
 /// Time between two pings of a server that was not otherwise heard of.
 const PING_EVERY: Duration = Duration::from_millis(100);
@@ -52,7 +52,7 @@ pub enum State {
     },
 }
 
-/// What all nodes of a limiter share.
+/// What all servers of a limiter share.
 pub struct Common {
     /// Our clock.
     pub clock: Arc<dyn Clock>,
@@ -70,11 +70,11 @@ pub struct Common {
     pub process: String,
     /// SHA-1 of the script, as Redis names it.
     pub digest: String,
-    /// What the nodes have to say.
+    /// What the servers have to say.
     pub events: mpsc::Sender<Event>,
 }
 
-/// What a node has to say.
+/// What a server has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Gateways need the tokens of this bucket and window.
@@ -86,7 +86,7 @@ pub enum Event {
 struct Up {
     connection: MultiplexedConnection,
     heard_us: AtomicU64,
-    /// Which connection it is; see [`Node::serial`].
+    /// Which connection it is; see [`Server::serial`].
     serial: u64,
     arrived_us: u64,
     /// It has answered a message about a bucket, so it does take writes.
@@ -94,10 +94,10 @@ struct Up {
 }
 
 /// One server.
-pub struct Node {
+pub struct Server {
     /// `host:port`, or `master` for the one that Sentinel names.
     pub name: Arc<str>,
-    way: Way,
+    topology: Topology,
     common: Arc<Common>,
     up: ArcSwapOption<Up>,
     /// Run id and replication id of the server we spoke to last.
@@ -111,13 +111,13 @@ pub struct Node {
     failed: Notify,
 }
 
-impl Node {
-    /// A server; connected to by [`Node::keep`].
-    pub fn new(name: &str, way: Way, common: Arc<Common>) -> Self {
+impl Server {
+    /// A server; connected to by [`Server::keep`].
+    pub fn new(name: &str, topology: Topology, common: Arc<Common>) -> Self {
         let now_us = common.clock.steady_us().max(1);
-        Node {
+        Server {
             name: name.into(),
-            way,
+            topology,
             common,
             up: ArcSwapOption::empty(),
             epoch: Mutex::default(),
@@ -151,8 +151,8 @@ impl Node {
     }
 
     /// Asks a bucket. An answer takes at most the timeout; no answer means that the server is away.
-    pub async fn call(&self, message: &Message, serial: u64, is_asking: bool) -> Result<Reply, Trouble> {
-        let up = self.up.load_full().filter(|up| up.serial == serial).ok_or(Trouble::Away)?;
+    pub async fn call(&self, message: &Message, serial: u64, is_asking: bool) -> Result<Reply, ShardError> {
+        let up = self.up.load_full().filter(|up| up.serial == serial).ok_or(ShardError::Away)?;
         let mut connection = up.connection.clone();
         let sent_us = self.common.clock.steady_us();
         let (digest, process) = (&*self.common.digest, &*self.common.process);
@@ -169,27 +169,27 @@ impl Node {
         });
         match answer.await {
             Ok(Ok(list)) => {
-                let reply = Reply::read(&list).ok_or(Trouble::Broken)?;
+                let reply = Reply::read(&list).ok_or(ShardError::Broken)?;
                 let received_us = self.common.clock.steady_us();
                 up.heard_us.store(received_us, Ordering::Relaxed);
                 up.is_proved.store(true, Ordering::Relaxed);
                 self.common.redis_clock.observe(&self.name, reply.now_ms, sent_us, received_us);
                 Ok(reply)
             }
-            Ok(Err(error)) => Err(self.trouble(&up, &error)),
+            Ok(Err(error)) => Err(self.shard_error(&up, &error)),
             Err(_) => {
                 self.fail(&up, "no answer in time");
-                Err(Trouble::Away)
+                Err(ShardError::Away)
             }
         }
     }
 
-    fn trouble(&self, up: &Arc<Up>, error: &RedisError) -> Trouble {
+    fn shard_error(&self, up: &Arc<Up>, error: &RedisError) -> ShardError {
         if let Some((address, _)) = error.redirect_node() {
             let address = address.to_owned();
             return match error.kind() == ErrorKind::Server(ServerErrorKind::Ask) {
-                true => Trouble::Ask(address),
-                false => Trouble::Moved(address),
+                true => ShardError::Ask(address),
+                false => ShardError::Moved(address),
             };
         }
         if is_about_the_bucket(error) {
@@ -199,10 +199,10 @@ impl Node {
                 self.complained_us.store(now_us, Ordering::Relaxed);
                 tracing::warn!(target: "tollgate::limit", "a bucket at {} cannot be used: {}", self.name, describe(error));
             }
-            return Trouble::Broken;
+            return ShardError::Broken;
         }
         self.fail(up, &describe(error));
-        Trouble::Away
+        ShardError::Away
     }
 
     /// Drops the connection, if it is still the one in use. One that failed soon and never answered
@@ -252,7 +252,7 @@ impl Node {
                     self.arrived(up.clone(), epoch.clone()).await;
                     tokio::select! {
                         () = self.watch(&up) => {}
-                        why = leads_elsewhere(&self.way, &epoch, self.common.connect_timeout) => self.fail(&up, why),
+                        why = leads_elsewhere(&self.topology, &epoch, self.common.connect_timeout) => self.fail(&up, why),
                     }
                 }
                 Err(why) => {
@@ -273,9 +273,9 @@ impl Node {
             // A full queue loses a recall: the bucket stays tight and others wait a little longer.
             recall(&push).map_or(Ok(()), |event| events.try_send(event))
         });
-        let limit = connect_limit(&self.way, self.common.connect_timeout);
+        let limit = connect_limit(&self.topology, self.common.connect_timeout);
         let connecting = tokio::time::timeout(limit, async {
-            let mut connection = self.way.connect(&config).await?;
+            let mut connection = self.topology.connect(&config).await?;
             // In one go: a server that is 50 ms away must not take a quarter of a second to begin with.
             let mut questions = redis::pipe();
             questions.cmd("INFO").arg("server").cmd("INFO").arg("replication").cmd("PING").ignore();
@@ -344,8 +344,8 @@ impl Node {
 
 /// How long gateways are given to report what they hold to a server that may have forgotten it:
 /// longer than it takes the last of them to notice and to connect.
-pub fn learn_time(way: &Way, timeout: Duration, connect_timeout: Duration) -> Duration {
-    LEARN_MIN.max(PING_EVERY + timeout + connect_limit(way, connect_timeout) + RECONNECT_EVERY * 2)
+pub fn learn_time(topology: &Topology, timeout: Duration, connect_timeout: Duration) -> Duration {
+    LEARN_MIN.max(PING_EVERY + timeout + connect_limit(topology, connect_timeout) + RECONNECT_EVERY * 2)
 }
 
 async fn ask(connection: &mut MultiplexedConnection, command: &Cmd, is_asking: bool) -> Result<Vec<i64>, RedisError> {

@@ -32,7 +32,7 @@ impl Default for RedisSettings {
 }
 
 /// A way to Redis.
-pub(crate) enum Way {
+pub(crate) enum Topology {
     /// One server.
     Alone(Client),
     /// A cluster: through the library's client, or node by node.
@@ -41,13 +41,13 @@ pub(crate) enum Way {
     Sentinel(Box<Mutex<SentinelClient>>),
 }
 
-impl Way {
+impl Topology {
     /// Connects to the one server at the end of this way. A cluster has no such server.
     pub(crate) async fn connect(&self, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
         match self {
-            Way::Alone(client) => client.get_multiplexed_async_connection_with_config(config).await,
-            Way::Sentinel(client) => client.lock().await.get_async_connection_with_config(config).await,
-            Way::Cluster(..) => Err((redis::ErrorKind::InvalidClientConfig, "a cluster is not one server").into()),
+            Topology::Alone(client) => client.get_multiplexed_async_connection_with_config(config).await,
+            Topology::Sentinel(client) => client.lock().await.get_async_connection_with_config(config).await,
+            Topology::Cluster(..) => Err((redis::ErrorKind::InvalidClientConfig, "a cluster is not one server").into()),
         }
     }
 }
@@ -166,7 +166,7 @@ pub(crate) fn code(error: &RedisError) -> Option<&str> {
 }
 
 /// Reads a store URL.
-pub(crate) fn way(url: &str, settings: &RedisSettings) -> Result<Way, StoreError> {
+pub(crate) fn topology(url: &str, settings: &RedisSettings) -> Result<Topology, StoreError> {
     let ca = settings.ca.as_ref().map(std::fs::read).transpose();
     let ca = ca.map_err(|e| bad_url(format!("cannot read the certificate authority: {e}")))?;
     let certificates = || ca.clone().map(|root_cert| TlsCertificates { client_tls: None, root_cert: Some(root_cert) });
@@ -185,7 +185,7 @@ pub(crate) fn way(url: &str, settings: &RedisSettings) -> Result<Way, StoreError
                 Some(tls) => Client::build_with_tls(info, tls),
                 None => Client::open(info),
             };
-            client.map(Way::Alone).map_err(|e| bad_url(describe(&e)))
+            client.map(Topology::Alone).map_err(|e| bad_url(describe(&e)))
         }
         "cluster" => {
             let hosts: Vec<String> = hosts.split(',').map(str::to_owned).collect();
@@ -199,10 +199,10 @@ pub(crate) fn way(url: &str, settings: &RedisSettings) -> Result<Way, StoreError
             if let Some(tls) = certificates() {
                 builder = builder.certs(tls);
             }
-            builder.build().map(|client| Way::Cluster(Box::new(client), seeds)).map_err(|e| bad_url(describe(&e)))
+            builder.build().map(|client| Topology::Cluster(Box::new(client), seeds)).map_err(|e| bad_url(describe(&e)))
         }
         "sentinel" => sentinel(hosts, path, plain == "rediss", &login, certificates())
-            .map(|client| Way::Sentinel(Box::new(Mutex::new(client)))),
+            .map(|client| Topology::Sentinel(Box::new(Mutex::new(client)))),
         other => Err(bad_url(format!("`{other}` is not an arrangement of Redis"))),
     }
 }

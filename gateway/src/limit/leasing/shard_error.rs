@@ -2,11 +2,11 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use crate::store::way::code;
+use crate::store::topology::code;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ShardError {
     /// The server is away, or just stopped answering.
     Away,
     /// This bucket is another server's.

@@ -2,7 +2,7 @@
 //!
 //! They belong to the backend's entry in its pool, so finding one costs neither a key nor a hash,
 //! and they go when the backend does. Nobody watches an idle one: it is looked at when it is
-//! taken, and now and then by [`Kept::tidy`].
+//! taken, and now and then by [`IdlePool::tidy`].
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::wire::Wire;
+use super::connection::BackendConnection;
 use crate::base::clock::micros;
 
 /// Most connections kept to one backend.
@@ -24,47 +24,47 @@ const MARGIN: Duration = Duration::from_millis(500);
 
 /// Idle connections, the one used last at the back, each with its end on the steady clock.
 #[derive(Debug, Default)]
-pub struct Kept {
-    idle: Mutex<VecDeque<(Wire, u64)>>,
+pub struct IdlePool {
+    idle: Mutex<VecDeque<(BackendConnection, u64)>>,
 }
 
-impl Kept {
-    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<(Wire, u64)>> {
+impl IdlePool {
+    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<(BackendConnection, u64)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last that is still usable. `now_us` is on the steady clock.
-    pub fn take(&self, now_us: u64) -> Option<Wire> {
+    pub fn take(&self, now_us: u64) -> Option<BackendConnection> {
         loop {
-            let (mut wire, end_us) = self.idle().pop_back()?;
-            if now_us < end_us && is_quiet(&mut wire) {
-                return Some(wire);
+            let (mut connection, end_us) = self.idle().pop_back()?;
+            if now_us < end_us && is_quiet(&mut connection) {
+                return Some(connection);
             }
         }
     }
 
     /// Keeps a connection whose exchange ended cleanly, no longer than its backend does (`most`, as
     /// it says). One too many is closed.
-    pub fn put(&self, wire: Wire, most: Option<Duration>, now_us: u64) {
+    pub fn put(&self, connection: BackendConnection, most: Option<Duration>, now_us: u64) {
         let life = most.map_or(IDLE, |most| IDLE.min(most.saturating_sub(MARGIN)));
         let mut idle = self.idle();
         if idle.len() < KEPT_MAX && !life.is_zero() {
-            idle.push_back((wire, now_us.saturating_add(micros(life))));
+            idle.push_back((connection, now_us.saturating_add(micros(life))));
         }
     }
 
     /// Closes what has waited too long, and what the backend has closed.
     pub fn tidy(&self, now_us: u64) {
-        self.idle().retain_mut(|(wire, end_us)| now_us < *end_us && is_quiet(wire));
+        self.idle().retain_mut(|(connection, end_us)| now_us < *end_us && is_quiet(connection));
     }
 }
 
 /// Whether the other side has neither closed an idle connection nor said anything on it. Bytes that
 /// nobody asked for must not be taken for the next answer.
-fn is_quiet(wire: &mut Wire) -> bool {
+fn is_quiet(connection: &mut BackendConnection) -> bool {
     let mut byte = [0; 1];
     let mut buffer = ReadBuf::new(&mut byte);
-    let look = std::future::poll_fn(|cx| Pin::new(&mut *wire).poll_read(cx, &mut buffer));
+    let look = std::future::poll_fn(|cx| Pin::new(&mut *connection).poll_read(cx, &mut buffer));
     // Outside the task's budget: a budget that is spent would look like quiet.
     let look = pin!(tokio::task::unconstrained(look));
     matches!(look.poll(&mut Context::from_waker(Waker::noop())), Poll::Pending)
@@ -77,62 +77,62 @@ mod tests {
     use super::*;
 
     /// Keeps a connection; gives the backend's end of it.
-    fn keep(kept: &Kept, now_us: u64) -> DuplexStream {
+    fn keep(idle: &IdlePool, now_us: u64) -> DuplexStream {
         let (ours, theirs) = duplex(64);
-        kept.put(Wire::new(Box::new(ours)), None, now_us);
+        idle.put(BackendConnection::new(Box::new(ours)), None, now_us);
         theirs
     }
 
     #[test]
     fn a_quiet_connection_is_taken_once_and_not_after_its_time() {
-        let kept = Kept::default();
-        let _ends = (keep(&kept, 0), keep(&kept, 10));
-        assert!(kept.take(micros(IDLE)).is_some(), "the younger one is still good");
-        assert!(kept.take(micros(IDLE)).is_none(), "the older one is not");
-        assert!(kept.take(0).is_none());
+        let idle = IdlePool::default();
+        let _ends = (keep(&idle, 0), keep(&idle, 10));
+        assert!(idle.take(micros(IDLE)).is_some(), "the younger one is still good");
+        assert!(idle.take(micros(IDLE)).is_none(), "the older one is not");
+        assert!(idle.take(0).is_none());
     }
 
     #[tokio::test]
     async fn a_connection_that_was_closed_or_has_spoken_is_not_taken() {
-        let kept = Kept::default();
-        drop(keep(&kept, 0));
-        assert!(kept.take(1).is_none());
-        let mut backend = keep(&kept, 2);
+        let idle = IdlePool::default();
+        drop(keep(&idle, 0));
+        assert!(idle.take(1).is_none());
+        let mut backend = keep(&idle, 2);
         backend.write_all(b"HTTP/1.1 408 Request Timeout\r\n").await.unwrap_or_default();
-        assert!(kept.take(3).is_none());
+        assert!(idle.take(3).is_none());
     }
 
     #[test]
     fn tidying_closes_what_nobody_will_take() {
-        let kept = Kept::default();
-        drop(keep(&kept, 5));
-        let _old = keep(&kept, 0);
-        let _good = keep(&kept, 5);
-        kept.tidy(micros(IDLE));
-        assert_eq!(kept.idle().len(), 1);
+        let idle = IdlePool::default();
+        drop(keep(&idle, 5));
+        let _old = keep(&idle, 0);
+        let _good = keep(&idle, 5);
+        idle.tidy(micros(IDLE));
+        assert_eq!(idle.idle().len(), 1);
     }
 
     #[test]
     fn a_connection_is_kept_no_longer_than_its_backend_says() {
-        let kept = Kept::default();
+        let idle = IdlePool::default();
         let put = |most: u64| {
             let (ours, theirs) = duplex(64);
-            kept.put(Wire::new(Box::new(ours)), Some(Duration::from_secs(most)), 0);
+            idle.put(BackendConnection::new(Box::new(ours)), Some(Duration::from_secs(most)), 0);
             theirs
         };
         let _ends = (put(0), put(5));
-        assert_eq!(kept.idle().len(), 1, "one that is closed at once is not kept");
-        assert!(kept.take(4_600_000).is_none(), "it may be closed any moment");
+        assert_eq!(idle.idle().len(), 1, "one that is closed at once is not kept");
+        assert!(idle.take(4_600_000).is_none(), "it may be closed any moment");
         let _end = put(5);
-        assert!(kept.take(4_400_000).is_some());
+        assert!(idle.take(4_400_000).is_some());
         let _end = put(600);
-        assert!(kept.take(micros(IDLE)).is_none(), "not longer than our own bound");
+        assert!(idle.take(micros(IDLE)).is_none(), "not longer than our own bound");
     }
 
     #[test]
     fn no_more_than_the_bound_are_kept() {
-        let kept = Kept::default();
-        let _ends: Vec<DuplexStream> = (0..=KEPT_MAX).map(|_| keep(&kept, 0)).collect();
-        assert_eq!(kept.idle().len(), KEPT_MAX);
+        let idle = IdlePool::default();
+        let _ends: Vec<DuplexStream> = (0..=KEPT_MAX).map(|_| keep(&idle, 0)).collect();
+        assert_eq!(idle.idle().len(), KEPT_MAX);
     }
 }

@@ -13,14 +13,14 @@ use redis::{Cmd, Value, cmd};
 use tokio::task::AbortHandle;
 
 use super::message::{Message, Reply, bucket_key};
-use super::node::{Common, Event, Node, State};
-use super::trouble::Trouble;
-use crate::store::way::{Seeds, Way, bracketed, slot_ranges, untimed};
+use super::server::{Common, Event, Server, State};
+use super::shard_error::ShardError;
+use crate::store::topology::{Seeds, Topology, bracketed, slot_ranges, untimed};
 
 /// Slots of a cluster.
 const SLOTS: u16 = 16_384;
 /// Most masters a table may name.
-const NODES_MAX: usize = 1_000;
+const SERVERS_MAX: usize = 1_000;
 /// Time between two looks at the table while all is well.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 /// Time between two looks while a server is away or has moved something.
@@ -29,12 +29,12 @@ const REFRESH_SOON: Duration = Duration::from_millis(200);
 /// Pause before a look that something asked for: others ask for the same.
 const REFRESH_AT_ONCE: Duration = Duration::from_millis(20);
 
-type Table = HashMap<Slot, Arc<Node>>;
+type Table = HashMap<Slot, Arc<Server>>;
 
 /// All servers.
-pub enum Nodes {
+pub enum Servers {
     /// One.
-    One(Arc<Node>, AbortHandle),
+    One(Arc<Server>, AbortHandle),
     /// A cluster of them.
     Cluster(Box<Cluster>),
 }
@@ -44,69 +44,69 @@ pub struct Cluster {
     seeds: Seeds,
     common: Arc<Common>,
     table: ArcSwap<Table>,
-    known: Mutex<HashMap<String, (Arc<Node>, AbortHandle)>>,
+    known: Mutex<HashMap<String, (Arc<Server>, AbortHandle)>>,
 }
 
-impl Nodes {
+impl Servers {
     /// Starts to connect. Must be called inside a runtime, which keeps the connections.
-    pub fn start(way: Way, common: Arc<Common>) -> Self {
-        if let Way::Cluster(_, seeds) = way {
+    pub fn start(topology: Topology, common: Arc<Common>) -> Self {
+        if let Topology::Cluster(_, seeds) = topology {
             let (table, known) = (ArcSwap::default(), Mutex::default());
-            return Nodes::Cluster(Box::new(Cluster { seeds, common, table, known }));
+            return Servers::Cluster(Box::new(Cluster { seeds, common, table, known }));
         }
-        let node = Arc::new(Node::new("master", way, common));
-        let keeper = tokio::spawn(node.clone().keep()).abort_handle();
-        Nodes::One(node, keeper)
+        let server = Arc::new(Server::new("master", topology, common));
+        let keeper = tokio::spawn(server.clone().keep()).abort_handle();
+        Servers::One(server, keeper)
     }
 
     /// The server of a bucket; `None` while no table is known.
-    pub fn of(&self, bucket: u128) -> Option<Arc<Node>> {
+    pub fn of(&self, bucket: u128) -> Option<Arc<Server>> {
         match self {
-            Nodes::One(node, _) => Some(node.clone()),
-            Nodes::Cluster(cluster) => cluster.table.load().get(&Slot::for_key(bucket_key(bucket))).cloned(),
+            Servers::One(server, _) => Some(server.clone()),
+            Servers::Cluster(cluster) => cluster.table.load().get(&Slot::for_key(bucket_key(bucket))).cloned(),
         }
     }
 
     /// Every server.
-    pub fn all(&self) -> Vec<Arc<Node>> {
+    pub fn all(&self) -> Vec<Arc<Server>> {
         match self {
-            Nodes::One(node, _) => vec![node.clone()],
-            Nodes::Cluster(cluster) => cluster.locked().values().map(|(node, _)| node.clone()).collect(),
+            Servers::One(server, _) => vec![server.clone()],
+            Servers::Cluster(cluster) => cluster.locked().values().map(|(server, _)| server.clone()).collect(),
         }
     }
 
     /// Whether a bucket's server can grant tokens.
     pub fn state(&self, bucket: u128, now_us: u64) -> State {
-        self.of(bucket).map_or(State::Away { since_us: now_us }, |node| node.state(now_us))
+        self.of(bucket).map_or(State::Away { since_us: now_us }, |server| server.state(now_us))
     }
 
-    /// Asks a bucket, wherever it is. `node` and `serial` are those whose state allowed to ask; a
+    /// Asks a bucket, wherever it is. `server` and `serial` are those whose state allowed to ask; a
     /// redirection is followed once, to a server that is surely up.
-    pub async fn call(&self, message: &Message, node: &Node, serial: u64) -> Result<Reply, Trouble> {
-        let first = node.call(message, serial, false).await;
-        let Nodes::Cluster(cluster) = self else { return first };
+    pub async fn call(&self, message: &Message, server: &Server, serial: u64) -> Result<Reply, ShardError> {
+        let first = server.call(message, serial, false).await;
+        let Servers::Cluster(cluster) = self else { return first };
         let (address, is_asking) = match first {
             Ok(reply) => return Ok(reply),
-            Err(Trouble::Moved(address)) => (address, false),
-            Err(Trouble::Ask(address)) => (address, true),
-            Err(trouble) => return Err(trouble),
+            Err(ShardError::Moved(address)) => (address, false),
+            Err(ShardError::Ask(address)) => (address, true),
+            Err(error) => return Err(error),
         };
         if !is_asking {
             cluster.common.topology.notify_one();
         }
-        let node = cluster.at(&address)?;
-        let serial = node.serial();
-        let is_up = node.state(cluster.common.clock.steady_us()) == State::Up;
+        let server = cluster.at(&address)?;
+        let serial = server.serial();
+        let is_up = server.state(cluster.common.clock.steady_us()) == State::Up;
         if is_up || (message.need == 0 && message.want == 0) {
-            return node.call(message, serial, is_asking).await;
+            return server.call(message, serial, is_asking).await;
         }
-        Err(Trouble::Away)
+        Err(ShardError::Away)
     }
 
     /// Looks at the table of a cluster once, and waits until it is time to look again. `false`: there
     /// is no table to keep.
     pub async fn follow(&self) -> bool {
-        let Nodes::Cluster(cluster) = self else { return false };
+        let Servers::Cluster(cluster) = self else { return false };
         let is_whole = cluster.refresh().await;
         let pause = if is_whole { REFRESH_EVERY } else { REFRESH_SOON };
         tokio::select! {
@@ -117,35 +117,35 @@ impl Nodes {
     }
 }
 
-impl Drop for Nodes {
+impl Drop for Servers {
     fn drop(&mut self) {
         match self {
-            Nodes::One(_, keeper) => keeper.abort(),
-            Nodes::Cluster(cluster) => cluster.locked().values().for_each(|(_, keeper)| keeper.abort()),
+            Servers::One(_, keeper) => keeper.abort(),
+            Servers::Cluster(cluster) => cluster.locked().values().for_each(|(_, keeper)| keeper.abort()),
         }
     }
 }
 
 impl Cluster {
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Arc<Node>, AbortHandle)>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Arc<Server>, AbortHandle)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The server at an address, known from the table or from a redirection.
-    fn at(&self, address: &str) -> Result<Arc<Node>, Trouble> {
+    fn at(&self, address: &str) -> Result<Arc<Server>, ShardError> {
         let address = &bracketed(address);
         let mut known = self.locked();
-        if let Some((node, _)) = known.get(address) {
-            return Ok(node.clone());
+        if let Some((server, _)) = known.get(address) {
+            return Ok(server.clone());
         }
-        if known.len() >= NODES_MAX {
-            return Err(Trouble::Away);
+        if known.len() >= SERVERS_MAX {
+            return Err(ShardError::Away);
         }
-        let client = self.seeds.client(address).map_err(|_| Trouble::Away)?;
-        let node = Arc::new(Node::new(address, Way::Alone(client), self.common.clone()));
-        let keeper = tokio::spawn(node.clone().keep()).abort_handle();
-        known.insert(address.to_owned(), (node.clone(), keeper));
-        Ok(node)
+        let client = self.seeds.client(address).map_err(|_| ShardError::Away)?;
+        let server = Arc::new(Server::new(address, Topology::Alone(client), self.common.clone()));
+        let keeper = tokio::spawn(server.clone().keep()).abort_handle();
+        known.insert(address.to_owned(), (server.clone(), keeper));
+        Ok(server)
     }
 
     /// Reads the table. `true`: it names a server for every slot, and all of them answer.
@@ -154,9 +154,9 @@ impl Cluster {
         let ranges = slot_ranges(&value);
         let mut table = Table::with_capacity(usize::from(SLOTS));
         for range in &ranges {
-            let Some(Ok(node)) = range.address.as_deref().map(|address| self.at(address)) else { continue };
+            let Some(Ok(server)) = range.address.as_deref().map(|address| self.at(address)) else { continue };
             for slot in (range.first..=range.last).filter_map(Slot::new) {
-                table.insert(slot, node.clone());
+                table.insert(slot, server.clone());
             }
         }
         let is_named = |name: &str| ranges.iter().any(|range| range.address.as_deref() == Some(name));
@@ -169,27 +169,30 @@ impl Cluster {
         });
         self.common.redis_clock.keep(is_named);
         let now_us = self.common.clock.steady_us();
-        let answers = |node: &Arc<Node>| !matches!(node.state(now_us), State::Away { .. });
+        let answers = |server: &Arc<Server>| !matches!(server.state(now_us), State::Away { .. });
         let is_whole = table.len() == usize::from(SLOTS) && table.values().all(answers);
         let table = Arc::new(table);
         let before = self.table.swap(table.clone());
         // A server that came to hold more buckets may have an older state of them, and nobody has
         // told it yet what is held.
-        let is_new = |slot: &Slot, node: &Arc<Node>| before.get(slot).is_none_or(|was| was.name != node.name);
-        let gained: HashMap<&str, &Arc<Node>> =
-            table.iter().filter(|(slot, node)| is_new(slot, node)).map(|(_, node)| (&*node.name, node)).collect();
-        for node in gained.into_values() {
-            node.learn();
-            let _ = self.common.events.send(Event::Back(node.name.clone(), true)).await;
+        let is_new = |slot: &Slot, server: &Arc<Server>| before.get(slot).is_none_or(|was| was.name != server.name);
+        let gained: HashMap<&str, &Arc<Server>> = table
+            .iter()
+            .filter(|(slot, server)| is_new(slot, server))
+            .map(|(_, server)| (&*server.name, server))
+            .collect();
+        for server in gained.into_values() {
+            server.learn();
+            let _ = self.common.events.send(Event::Back(server.name.clone(), true)).await;
         }
         is_whole
     }
 
     /// Asks any server that answers: those we know, then the seeds.
     async fn ask_any(&self, question: &Cmd) -> Option<Value> {
-        let known: Vec<Arc<Node>> = self.locked().values().map(|(node, _)| node.clone()).collect();
-        for node in known {
-            if let Some(answer) = node.query(question).await {
+        let known: Vec<Arc<Server>> = self.locked().values().map(|(server, _)| server.clone()).collect();
+        for server in known {
+            if let Some(answer) = server.query(question).await {
                 return Some(answer);
             }
         }

@@ -14,7 +14,7 @@ const EDITIONS: u8 = 128;
 
 /// The first word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Word {
+pub struct Packed {
     /// Index of the window; 0 before the first one.
     pub window: u32,
     /// The tokens are this gateway's own share, taken while Redis was away.
@@ -25,11 +25,11 @@ pub struct Word {
     pub tokens: u32,
 }
 
-impl Word {
+impl Packed {
     /// From the bits an atomic holds.
     pub fn from_bits(bits: u64) -> Self {
         let [w3, w2, w1, w0, flags, t2, t1, t0] = bits.to_be_bytes();
-        Word {
+        Packed {
             window: u32::from_be_bytes([w3, w2, w1, w0]),
             is_share: flags >= EDITIONS,
             edition: flags % EDITIONS,
@@ -90,8 +90,8 @@ mod tests {
         fn words_come_back_from_their_bits(
             window: u32, is_share: bool, edition in 0u8..EDITIONS, tokens in 0..=TOKENS_MAX, beyond in -(1i64 << 40)..1 << 40,
         ) {
-            let word = Word { window, is_share, edition, tokens };
-            prop_assert_eq!(Word::from_bits(word.bits()), word);
+            let word = Packed { window, is_share, edition, tokens };
+            prop_assert_eq!(Packed::from_bits(word.bits()), word);
             let shown = Shown { edition, beyond };
             prop_assert_eq!(Shown::from_bits(shown.bits()), shown);
         }

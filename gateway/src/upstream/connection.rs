@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// One of the hands.
 #[derive(Clone, Debug)]
-pub struct Wire(Arc<Shared>);
+pub struct BackendConnection(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -25,17 +25,17 @@ struct Shared {
     received: AtomicU64,
 }
 
-impl Wire {
+impl BackendConnection {
     /// Takes a connection.
     pub fn new(stream: Stream) -> Self {
-        Wire(Arc::new(Shared { stream: Mutex::new(stream), received: AtomicU64::new(0) }))
+        BackendConnection(Arc::new(Shared { stream: Mutex::new(stream), received: AtomicU64::new(0) }))
     }
 
     fn stream(&self) -> MutexGuard<'_, Stream> {
         self.0.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that came since the last [`Wire::begin`].
+    /// Bytes that came since the last [`BackendConnection::begin`].
     pub fn received(&self) -> u64 {
         self.0.received.load(Ordering::Relaxed)
     }
@@ -46,7 +46,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for BackendConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut *self.stream()).poll_read(cx, buf);
@@ -58,7 +58,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for BackendConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut *self.stream()).poll_write(cx, buf)
     }
@@ -81,19 +81,19 @@ impl AsyncWrite for Wire {
 }
 
 #[async_trait]
-impl Shutdown for Wire {
+impl Shutdown for BackendConnection {
     async fn shutdown(&mut self) {
         let _ = std::future::poll_fn(|cx| Pin::new(&mut *self.stream()).poll_shutdown(cx)).await;
     }
 }
 
-impl UniqueID for Wire {
+impl UniqueID for BackendConnection {
     fn id(&self) -> UniqueIDType {
         self.stream().id()
     }
 }
 
-impl Ssl for Wire {
+impl Ssl for BackendConnection {
     fn get_ssl_digest(&self) -> Option<Arc<pingora::protocols::tls::SslDigest>> {
         self.stream().get_ssl_digest()
     }
@@ -102,23 +102,23 @@ impl Ssl for Wire {
     }
 }
 
-impl GetTimingDigest for Wire {
+impl GetTimingDigest for BackendConnection {
     fn get_timing_digest(&self) -> Vec<Option<pingora::protocols::TimingDigest>> {
         // Nobody reads it of a connection to a backend.
         Vec::new()
     }
 }
 
-impl GetProxyDigest for Wire {
+impl GetProxyDigest for BackendConnection {
     fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
         None
     }
 }
 
-impl GetSocketDigest for Wire {
+impl GetSocketDigest for BackendConnection {
     fn get_socket_digest(&self) -> Option<Arc<pingora::protocols::SocketDigest>> {
         None
     }
 }
 
-impl Peek for Wire {}
+impl Peek for BackendConnection {}
