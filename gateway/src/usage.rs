@@ -1,7 +1,7 @@
-//! Last use and exposure of keys, written behind.
+//! Writes, in the background, when keys were last used and where they were exposed.
 //!
-//! A request puts at most one entry a minute per key into a bounded queue and never waits; a task
-//! writes what has gathered every few seconds. A full queue drops entries and counts them.
+//! A request puts at most one entry a minute and key into a bounded queue, and never waits. A task writes what
+//! has gathered every few seconds. A full queue drops entries and counts them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! A linter for the raw head of an HTTP/1 request.
 //!
-//! The engine's parser accepts more than one reading of some heads (bare LF, two framings, several
-//! hosts) and by the time its header map exists the evidence is gone. This module looks at the
-//! bytes and refuses every head that another program could read differently. It builds nothing:
-//! parsing stays with the engine.
+//! An HTTP parser accepts some heads that can be read in more than one way (bare LF, two framings, several
+//! hosts). Once it has made its map of fields, nobody can see that any more. This module looks at the bytes,
+//! and refuses every head that another program could read differently. It builds nothing: parsing is done
+//! elsewhere.
 
 use memchr::memchr;
 

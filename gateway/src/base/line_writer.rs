@@ -1,5 +1,5 @@
-//! Lines that a thread of its own writes, behind a bounded queue: whoever has something to say never
-//! waits for a terminal, a pipe or a disk. All that waits goes out in one write.
+//! Writes lines on a thread of its own, behind a bounded queue. Whoever has a line to write never waits for a
+//! terminal, a pipe or a disk. All lines that wait go out in one write.
 
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};

@@ -1,4 +1,4 @@
-//! Where a request goes, what is sent, what comes back.
+//! Chooses the address for a request, makes the head that is sent there, and the head that comes back.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::Exchanges;
 use super::state::{Exchange, Outcome};
 use crate::config::ListenKind;
 use crate::exchange::answer::OwnHosts;
-use crate::exchange::request_fields::{self, Origin, Shape};
+use crate::exchange::request_fields::{self, ClientInfo, Shape};
 use crate::upstream::Pool;
 
 impl Exchange {
@@ -42,11 +42,11 @@ impl Exchange {
 
 impl Exchanges {
     /// What the upstream is told of a request, and by which description of it.
-    fn told<'c>(&self, exchange: &'c Exchange) -> pingora::Result<(&'c Upstream, Origin<'c>)> {
+    fn told<'c>(&self, exchange: &'c Exchange) -> pingora::Result<(&'c Upstream, ClientInfo<'c>)> {
         let (Some(permit), (api, _)) = (&exchange.permit, exchange.place()?) else {
             return Error::e_explain(ErrorType::InternalError, "no permit");
         };
-        let origin = Origin {
+        let origin = ClientInfo {
             address: exchange.known.address,
             host: permit.host(api),
             is_https: self.gate.listener != ListenKind::Plain,

@@ -1,4 +1,4 @@
-//! An answer on its way from a backend to the client: head, pieces, end.
+//! Passes an answer on from the backend to the client: its head, its body in pieces, its end.
 
 use std::pin::pin;
 

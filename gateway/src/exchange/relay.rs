@@ -1,9 +1,9 @@
-//! The way of a request to its backend and of the answer back: one for all requests, whatever their
-//! bodies, protocols and backends.
+//! Forwards one permitted request to its backend, and the answer back to the client. All requests go this way,
+//! whatever their bodies, protocols and backends.
 //!
-//! One task sends the request, reads the answer, passes it on and watches the client meanwhile. What
-//! always holds: a connection to a backend is used again only when both messages on it were whole; a
-//! request is sent again only as [`Again`] allows; an error says whose fault it is.
+//! One task sends the request, reads the answer, passes it on and watches the client meanwhile. What always
+//! holds: a connection to a backend is used again only when both messages on it were whole; a request is sent
+//! again only as [`Again`] allows; an error says whose fault it is.
 
 use std::net::SocketAddr;
 use std::pin::pin;

@@ -19,7 +19,7 @@ use crate::upstream::outbound::Framing;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+pub struct ClientInfo<'a> {
     /// The caller's address.
     pub address: IpAddr,
     /// The host as the client named it.
@@ -54,7 +54,7 @@ pub fn request(
     path_and_query: &str,
     upstream: &Upstream,
     identity: Identity<'_>,
-    origin: &Origin<'_>,
+    origin: &ClientInfo<'_>,
 ) -> pingora::Result<RequestHeader> {
     let theirs = &head.headers;
     let nominations = Nominations::of(theirs);
@@ -175,7 +175,7 @@ fn add_our_fields(
     fields: &mut HeaderMap,
     upstream: &Upstream,
     identity: Identity<'_>,
-    origin: &Origin<'_>,
+    origin: &ClientInfo<'_>,
 ) -> pingora::Result<()> {
     let mut values = Values::with_capacity(VALUES_BYTES);
     if let Some(host) = &upstream.host {

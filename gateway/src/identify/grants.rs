@@ -1,8 +1,8 @@
-//! What an access token of ours stands on: its grant, as it is now.
+//! The grant behind an access token of ours, as it is now.
 //!
-//! A token is believed for its hour only as far as the grant behind it is alive, its user and its
-//! application are not switched off, and it was not revoked by itself. All of that is read with the
-//! grant and forgotten when any of it changes: nothing is assumed before the store was asked.
+//! A token works only while its grant is alive, its user and its application are not switched off, and it was
+//! not revoked by itself. All of that is read together, and forgotten when any of it changes. Nothing is assumed
+//! before the store was asked.
 
 use async_trait::async_trait;
 use policy::{KeyFault, Organization};

@@ -1,12 +1,12 @@
 //! From an access token to an identity: form, signature, claims, and the grant behind it.
 //!
 //! What always holds:
-//! - whose a token is comes from its prefix and its `iss`; the key comes from what that issuer
-//!   publishes, and the algorithm from the key, never from the token (RFC 8725 section 3.1);
-//! - a verified token is remembered by its hash, with the issuer it was verified for; its end and
-//!   its grant are looked at again each time;
-//! - a token is worth nothing while its grant cannot be asked about (503), and nothing once the
-//!   grant is dead (401), however long it would have lasted.
+//! - the token's prefix and its `iss` say who issued it; the key is one that this issuer publishes; the key, and
+//!   never the token, says which algorithm it is (RFC 8725 section 3.1);
+//! - a verified token is remembered by its hash, with the issuer it was verified for; its end and its grant are
+//!   checked again each time;
+//! - while its grant cannot be asked about, a token is answered with 503; once the grant is dead, with 401,
+//!   however long it would have lasted.
 
 use std::sync::Arc;
 

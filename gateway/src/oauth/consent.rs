@@ -1,4 +1,4 @@
-//! Asking the user, and what a yes leads to: a grant with a code, and back to the application.
+//! Asks the user for consent. A yes makes a grant with a code, and leads back to the application.
 
 use http::StatusCode;
 use policy::credential::Secret;

@@ -1,10 +1,10 @@
-//! Logins that happen elsewhere: at a page of the company's own, or at an OpenID Provider.
+//! Logins at another system: a login page of the company's own, or an OpenID Provider.
 //!
-//! Either way the user comes back to `/oauth/continue`, in the browser in which it began. A page of
-//! the company's own says who it is through the management API, and sends the browser back with a
-//! verifier that only it was given; or in a statement that it signed: for us, about this request,
-//! for a minute, once. So nobody can begin a login and have somebody else finish it for them. A user of another system is a user of ours under
-//! an id that says where from.
+//! Either way the user comes back to `/oauth/continue`, in the browser in which the request began: nobody can
+//! begin a login and have somebody else finish it. The company's page says who the user is in one of two ways.
+//! It accepts the login through the management API, and sends the browser back with a verifier that only it was
+//! given. Or it signs a statement for us about this request, which is valid for a minute and once. A user of
+//! another system has an id here that says which system that is.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What the authorization server reads: requests taken apart.
+//! Requests as the authorization server reads them: parameters, cookies, client credentials.
 
 use std::net::IpAddr;
 

@@ -1,9 +1,9 @@
-//! Failed logins: so many a minute for an account from one network, for a network, and for an account.
+//! Bounds on failed logins in a minute: for an account from one network, for a network, and for an account.
 //!
-//! The first bound stops somebody who guesses one password, the second somebody who tries many
-//! people, the third somebody who guesses from everywhere. It is far above the first, so that
-//! nobody can easily lock out a person by failing in their name. A try is taken before it is
-//! looked at, and given back when it succeeds: many at once do not pass together.
+//! The first bound stops somebody who guesses one person's password, the second somebody who tries many people,
+//! the third somebody who guesses from many networks. The third is far above the first, so that nobody can
+//! easily lock a person out by failing in their name. A try is counted before the password is checked, and
+//! given back when it was right: many tries at once do not pass together.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The access log: one JSON line for each request, on standard output. A full queue drops lines and
-//! counts them; it never slows a request.
+//! The access log: one JSON line for each request, on standard output. A full queue drops lines and counts them;
+//! a request never waits for it.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! A grant: a user's consent for an application, from its code to its last refresh token.
 //!
-//! One record holds all of its state, and each step is one compare-and-set of that record: a code
-//! cannot be redeemed twice, a family cannot be killed while a child of it is born, and a crash
-//! between two steps leaves nothing alive that should be dead. The steps are pure: time, what was
-//! presented and what was drawn come in as values.
+//! One record holds all of its state, and each step is one compare-and-set of that record. So a code cannot be
+//! redeemed twice, a grant cannot be ended while a refresh of it succeeds, and a crash between two steps leaves
+//! no token alive that should be dead. The steps are pure: time, what was presented and what was drawn are their
+//! inputs.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Grants as people end them.
+//! The changes of grants that a person may make.
 
 use super::access::{Changed, Registry};
 use super::change::{ChangeError, Code, refused};

@@ -1,10 +1,10 @@
 //! The texts that stand for a grant: codes, refresh tokens, client secrets, PKCE.
 //!
-//! A code and a refresh token name their grant and carry 256 bits that nobody can guess. Of a code,
-//! the store holds a keyed hash. Of a refresh token, it holds a salt and a number: the text is a
-//! MAC over both under a key that is derived from the pepper, which is not in the store. So a stolen
-//! store holds no token, the parent of a token gives the same child again without its being kept,
-//! and a grant is one row however often it is refreshed.
+//! A code and a refresh token name their grant and carry 256 bits that nobody can guess. Of a code, the store
+//! holds a keyed hash. Of a refresh token, it holds a salt and a number: the text is a MAC over both, under a
+//! key that is derived from the pepper, which is not in the store. So a stolen store holds no token, a token
+//! that was replaced can give its successor again without that being stored, and a grant is one row however
+//! often it is refreshed.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,4 +1,4 @@
-//! What a gateway does beside its requests, for as long as it runs.
+//! Background jobs of a gateway, for as long as it runs.
 
 use std::sync::Arc;
 use std::time::Duration;

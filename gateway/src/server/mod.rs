@@ -1,4 +1,4 @@
-//! Wiring: the only place where everything is constructed.
+//! Constructs the gateway from its settings: the only place where everything is made and put together.
 
 mod jobs;
 pub mod reload;

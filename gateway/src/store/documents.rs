@@ -1,7 +1,7 @@
 //! Records of the authorization server, as both stores hold them: JSON texts by kind and id.
 //!
 //! What a record means is not known here. Each operation is atomic on one record, and a change is
-//! made by compare-and-set, so the rules of a record are written once (`crate::oauth`) and hold
+//! made by compare-and-set, so the rules of a record are written once (in `registry`) and hold
 //! over both stores. Records that end are dropped by [`Documents::sweep`], or by Redis itself.
 
 use async_trait::async_trait;

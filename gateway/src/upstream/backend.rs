@@ -1,4 +1,4 @@
-//! One request to a backend and its answer, over HTTP/1.1 or HTTP/2, with one face for both.
+//! One request to a backend and its answer, over HTTP/1.1 or HTTP/2, behind one interface.
 
 use std::pin::pin;
 use std::task::Poll;

@@ -1,8 +1,7 @@
-//! A connection to a backend that two hands can hold: one reads the answer while the other still
-//! sends the request. It counts what has come, because a request may be sent again only if no byte
-//! of an answer has.
+//! A connection to a backend with two owners: one sends the request while the other reads the answer. It counts
+//! the bytes that have come, because a request may be sent again only while no byte of its answer has.
 //!
-//! Both hands belong to one task, so the lock is never waited for.
+//! Both owners belong to one task, so that the lock is never waited for.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};

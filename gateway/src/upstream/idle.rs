@@ -1,7 +1,7 @@
 //! Connections to one backend that wait for their next request.
 //!
-//! They belong to the backend's entry in its pool, so finding one costs neither a key nor a hash,
-//! and they go when the backend does. Nobody watches an idle one: it is looked at when it is
+//! They belong to the backend's entry in its pool. So finding one costs neither a key nor a hash, and they are
+//! closed when the backend leaves the pool. No task watches an idle connection: it is looked at when it is
 //! taken, and now and then by [`IdlePool::tidy`].
 
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
-//! The body of a request on its way to a backend: framed as the backend's protocol wants it, sent as
-//! fast as the backend takes it, and ended exactly once.
+//! Sends the body of a request to a backend: framed as the backend's protocol wants it, as fast as the backend
+//! takes it, and ended exactly once.
 //!
-//! Everything here can be dropped between two steps and taken up again: whoever sends also reads the
+//! Each step can be cancelled and begun again without losing or repeating a byte. Whoever sends also reads the
 //! answer, and neither waits for the other.
 
 use std::pin::{Pin, pin};

@@ -1,5 +1,5 @@
-//! Where the frames of a WebSocket end (RFC 6455 section 5): the one place in such a stream at which
-//! a gateway may put in a word of its own. Payloads are counted, never read or kept.
+//! Finds where the frames of a WebSocket end (RFC 6455 section 5). Only there can a gateway send a frame of its
+//! own, such as a close. Payloads are counted, never read or kept.
 
 /// The close frame of a WebSocket server whose client's credential has ended (RFC 6455 sections 5.5.1
 /// and 7.4.1): 1008, the policy was violated.

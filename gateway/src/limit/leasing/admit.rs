@@ -1,8 +1,8 @@
-//! A request that cannot be answered from the tokens held here: it waits for Redis, or falls under
-//! its route's outage rule.
+//! Admits a request that the tokens held here cannot answer: it waits for Redis, or falls under its route's
+//! outage rule.
 //!
-//! All buckets are taken from or none. What is held here is put back before the rest is waited for,
-//! so that it is not kept from others; what was waited for is kept.
+//! Tokens are taken from all its buckets or from none. While it waits for one bucket, it holds no tokens of the
+//! others that are here already. Tokens that came because it asked stay here when it is refused.
 
 use std::sync::Arc;
 

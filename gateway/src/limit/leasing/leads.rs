@@ -1,4 +1,5 @@
-//! Who a server is, and where its name leads now: the server before does not say that it was replaced.
+//! Finds out whether a server is still the one that its name leads to: a server that was replaced does not say
+//! so.
 
 use std::time::Duration;
 

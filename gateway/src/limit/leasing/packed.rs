@@ -1,9 +1,8 @@
-//! A bucket's hot word: which window its tokens are of, and how many are left to spend here.
+//! The state of a bucket that requests read and write, packed into one word: the window, and the tokens left.
 //!
-//! A request that finds enough tokens takes them with one compare-and-set. What it may show as
-//! remaining is in a second word that changes only when the first one's `edition` does; a request
-//! that reads two different editions asks the ledger instead, so that the number shown always
-//! belongs to the tokens taken.
+//! A request that finds enough tokens takes them with one compare-and-set. What it may show as remaining is in a
+//! second word, which changes only when the `edition` of the first one does. A request that reads two different
+//! editions asks the ledger instead. So the number shown always belongs to the tokens taken.
 
 /// Most tokens a gateway holds of one bucket.
 pub const TOKENS_MAX: u32 = (1 << 24) - 1;

@@ -1,4 +1,4 @@
-//! What goes on behind requests: conversations of buckets with Redis, recalls, reports, sweeping.
+//! The background tasks of the leasing limiter: messages to Redis, recalls, reports, sweeping.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

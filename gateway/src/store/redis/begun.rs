@@ -1,8 +1,8 @@
-//! Changes that a writer has announced before it made them, as is needed on a cluster.
+//! Changes that their writer announces before it makes them, as is needed on a cluster.
 //!
-//! What was read after such an announcement may still be the record from before. So it is forgotten
-//! again with each look at the stream, until the writer says that it is done, or for as long as a writer
-//! that lives can take. A writer that dies in between leaves nothing that others do not learn.
+//! After such an announcement, what a gateway reads may still be the record from before. So it forgets the
+//! record again with each look at the stream, until the writer says that it is done, or for as long as a writer
+//! can need. A writer that dies in between leaves no change that gateways do not learn of.
 
 use std::time::{Duration, Instant};
 

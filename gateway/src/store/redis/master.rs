@@ -1,9 +1,9 @@
 //! Which server is the master: both connections of a store must speak to the same one.
 //!
-//! A server that was replaced may go on answering, with records from before. So a turn is counted:
-//! whoever meets another server than before, or hears that this one is no master any more, begins a
-//! new turn, and connections of earlier turns are given up. After another server was met, everything
-//! that is cached must be forgotten: it may have been read from the one before after it was replaced.
+//! A server that was replaced may go on answering, with old records. So turns are counted. Whoever meets another
+//! server than before, or hears that this one is no master any more, begins a new turn, and connections of
+//! earlier turns are closed. After another server was met, all caches must forget: what they hold may have been
+//! read from the old server after it was replaced.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! Where Redis is: what a store URL says, in whatever arrangement it names.
+//! Which servers a store URL names: one, a cluster, or the master that Sentinel names.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What is seen of keys and grants: records of their own, written behind.
+//! Writes when keys and grants were last used, in records of their own.
 
 use std::collections::HashMap;
 
