@@ -18,6 +18,7 @@ use gateway::registry::apps::{NewApp, register};
 use gateway::registry::grant::{GrantRecord, REFRESH_LIFE_MS, Refresh};
 use gateway::registry::secret::refresh_token;
 use gateway::registry::user::{Membership, Passwords, Role, UserRecord};
+use gateway::registry::{Actor, By};
 use gateway::store::{RedisSettings, conformance, open};
 use policy::Source;
 
@@ -117,8 +118,8 @@ async fn applications(server: &AuthorizationServer, policy: &policy::Policy) -> 
             api: None,
             confidential: false,
         };
-        let by = (&gateway::registry::Actor::cli("bench"), 0);
-        let (app, _) = register(&server.registry, &server.peppers, policy, &new, by).await.unwrap();
+        let by = By { actor: Actor::cli("bench"), now_ms: 0 };
+        let (app, _) = register(&server.registry, &server.peppers, policy, &new, &by).await.unwrap();
         apps.push(app.id);
     }
     println!("{APPS} applications registered in {:.1} s", started.elapsed().as_secs_f64());

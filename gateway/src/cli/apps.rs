@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::listing::Listing;
 use super::{Context, Failure, print};
-use crate::base::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::rfc3339;
 use crate::manage::view;
 use crate::registry::app::AppRecord;
 use crate::registry::apps::{self, NewApp, register};
@@ -103,17 +103,18 @@ impl Apps {
             Apps::Update(update) => update.run(context).await,
             Apps::RotateSecret { id, overlap } => rotate_secret(context, &id, overlap).await,
             Apps::Disable { id } => {
-                show(context, &apps::disable(&context.registry(), &id, System.now_ms()).await?, None)
+                show(context, &apps::disable(&context.registry(), &id, &context.by().await?).await?, None)
             }
-            Apps::Enable { id } => show(context, &apps::enable(&context.registry(), &id).await?, None),
+            Apps::Enable { id } => {
+                show(context, &apps::enable(&context.registry(), &id, &context.by().await?).await?, None)
+            }
         }
     }
 }
 
 async fn rotate_secret(context: &Context, id: &str, overlap: Duration) -> Result<(), Failure> {
-    let now_ms = System.now_ms();
-    let (app, secret) =
-        apps::rotate_secret(&context.registry(), &context.config.peppers, (id, overlap), now_ms).await?;
+    let by = context.by().await?;
+    let (app, secret) = apps::rotate_secret(&context.registry(), &context.config.peppers, (id, overlap), &by).await?;
     show(context, &app, Some(&secret))
 }
 
@@ -127,8 +128,8 @@ impl Register {
             api: self.api,
             confidential: self.confidential,
         };
-        let by = (&Context::actor(), System.now_ms());
-        Ok(register(&context.registry(), &context.config.peppers, &context.policy()?, &new, by).await?)
+        let by = context.by().await?;
+        Ok(register(&context.registry(), &context.config.peppers, &context.policy()?, &new, &by).await?)
     }
 }
 
@@ -143,8 +144,8 @@ impl Update {
             redirect_uris: Some(self.redirect_uri).filter(|uris| !uris.is_empty()),
             scopes: self.scopes.as_deref().map(names),
         };
-        let now_ms = context.registry().now_ms(System.now_ms()).await?;
-        let app = apps::update(&context.registry(), || context.policy(), (&self.id, &update), now_ms).await?;
+        let by = context.by().await?;
+        let app = apps::update(&context.registry(), || context.policy(), (&self.id, &update), &by).await?;
         show(context, &app, None)
     }
 }

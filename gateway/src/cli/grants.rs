@@ -89,7 +89,7 @@ impl Grants {
 
 async fn revoke(context: &Context, id: &str, wait: &Wait) -> Result<(), Failure> {
     let now_ms = System.now_ms();
-    let (grant, position) = grants::revoke(&context.registry(), id, now_ms).await?;
+    let (grant, position) = grants::revoke(&context.registry(), id, &context.by().await?).await?;
     let waited = wait.run(context, &position).await?;
     if context.json {
         return print::json(&serde_json::json!({ "id": id, "state": grant.state(now_ms), "wait": waited }));

@@ -33,7 +33,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::base::clock::{Clock as _, System};
 use crate::config::{Config, ConfigError};
 use crate::registry::keys::KeyChanges;
-use crate::registry::{Actor, ChangeError, Registry};
+use crate::registry::{Actor, By, ChangeError, Registry};
 use crate::server::{Start, StartError};
 use crate::store::{Store, StoreError};
 
@@ -229,14 +229,15 @@ impl Context {
         policy::compile(sources).map_err(|p| Failure::Problems(Box::new(p)))
     }
 
-    /// Changes of keys, by whoever runs the command, now.
+    /// Changes of keys, by whoever runs the command.
     fn keys(&self) -> KeyChanges<'_> {
-        KeyChanges {
-            store: &*self.store,
-            peppers: &self.config.peppers,
-            actor: Context::actor(),
-            now_ms: System.now_ms(),
-        }
+        let by = By { actor: Context::actor(), now_ms: System.now_ms() };
+        KeyChanges { store: &*self.store, peppers: &self.config.peppers, by }
+    }
+
+    /// Whoever runs the command, by the clock that sessions and grants go by.
+    async fn by(&self) -> Result<By, Failure> {
+        Ok(By { actor: Context::actor(), now_ms: self.store.now_ms(System.now_ms()).await? })
     }
 
     fn registry(&self) -> Registry {

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::listing::Listing;
 use super::{Context, Failure, print};
-use crate::base::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::rfc3339;
 use crate::registry::organizations::{self, NewOrganization};
 use crate::store::OrganizationRecord;
 
@@ -71,14 +71,15 @@ impl Orgs {
 async fn create(context: &Context, new: Create) -> Result<(), Failure> {
     let Create { id, name, plan, permissions } = new;
     let new = NewOrganization { id, name, plan, permissions };
-    let organization = organizations::create(&*context.store, &context.policy()?, new, System.now_ms()).await?;
+    let organization = organizations::create(&*context.store, &context.policy()?, new, &context.by().await?).await?;
     show(context, &organization)
 }
 
 async fn change(context: &Context, update: Update) -> Result<(), Failure> {
     let Update { id, name, plan, permissions } = update;
     let update = organizations::Update { name, plan, permissions };
-    let changed = organizations::update(&*context.store, &context.policy()?, (&id, update), System.now_ms()).await?;
+    let changed =
+        organizations::update(&*context.store, &context.policy()?, (&id, update), &context.by().await?).await?;
     show(context, &changed)
 }
 

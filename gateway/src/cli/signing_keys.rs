@@ -29,7 +29,7 @@ impl SigningKeys {
             std::sync::Arc::new(System),
         );
         if let SigningKeys::Rotate { emergency } = self {
-            keys.rotate(emergency).await?;
+            keys.rotate(emergency, &Context::actor()).await?;
         }
         show(context, &keys.record().await?)
     }

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::listing::Listing;
 use super::{Context, Failure, print};
-use crate::base::clock::{Clock as _, System, rfc3339};
+use crate::base::clock::rfc3339;
 use crate::base::random::base62;
 use crate::registry::user::{Membership, PASSWORD_BYTES_MAX, Role, UserRecord};
 use crate::registry::users::{self, NewUser};
@@ -107,22 +107,21 @@ fn password(from_stdin: bool) -> Result<Zeroizing<String>, Failure> {
 impl Users {
     pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
         let registry = &context.registry();
-        // By the clock that sessions are made by.
-        let now_ms = registry.now_ms(System.now_ms()).await?;
+        let by = &context.by().await?;
         let find = async |user: String| users::find(registry, &user).await;
         let changed = match self {
             Users::Add(add) => return add.run(context).await,
             Users::List(listing) => return list(context, listing).await,
             Users::SetPassword(new) => {
                 let (user, password) = (find(new.user).await?, password(new.password_stdin)?);
-                let user = users::set_password(registry, &user, &password, now_ms).await?;
+                let user = users::set_password(registry, &user, &password, by).await?;
                 return show(context, &user, (!new.password_stdin).then_some(&password));
             }
             Users::Show { user } => find(user).await?,
-            Users::Join(join) => users::join(registry, &find(join.user).await?, &join.org, join.role).await?,
-            Users::Leave { user, org } => users::leave(registry, &find(user).await?, &org).await?,
-            Users::Disable { user } => users::disable(registry, &find(user).await?, now_ms).await?,
-            Users::Enable { user } => users::enable(registry, &find(user).await?).await?,
+            Users::Join(join) => users::join(registry, &find(join.user).await?, (&join.org, join.role), by).await?,
+            Users::Leave { user, org } => users::leave(registry, &find(user).await?, &org, by).await?,
+            Users::Disable { user } => users::disable(registry, &find(user).await?, by).await?,
+            Users::Enable { user } => users::enable(registry, &find(user).await?, by).await?,
         };
         show(context, &changed, None)
     }
@@ -134,7 +133,7 @@ impl Add {
         let memberships = self.org.into_iter().map(member).collect();
         let new = NewUser { email: self.email, name: self.name, memberships };
         let password = password(self.password_stdin)?;
-        let user = users::add(&context.registry(), new, &password, System.now_ms()).await?;
+        let user = users::add(&context.registry(), new, &password, &context.by().await?).await?;
         show(context, &user, (!self.password_stdin).then_some(&password))
     }
 }
@@ -142,7 +141,7 @@ impl Add {
 /// Makes a user with a password of ours, and gives that: for the demo.
 pub(super) async fn add_for_demo(context: &Context, new: NewUser) -> Result<Zeroizing<String>, Failure> {
     let password = password(false)?;
-    users::add(&context.registry(), new, &password, System.now_ms()).await?;
+    users::add(&context.registry(), new, &password, &context.by().await?).await?;
     Ok(password)
 }
 

@@ -26,7 +26,7 @@ use crate::registry::access::FlowRecord;
 use crate::registry::app::AppRecord;
 use crate::registry::apps::{self, NewApp, register};
 use crate::registry::grant::Cause;
-use crate::registry::{Actor, views};
+use crate::registry::{Actor, By, views};
 use crate::snapshot::PolicyKeeper;
 use crate::store::{Change, Cursor, PAGE_MAX, Page};
 
@@ -63,6 +63,11 @@ impl Management {
 
     fn now_ms(&self) -> u64 {
         self.authorization.clock.now_ms()
+    }
+
+    /// Whoever holds the key of this API, now.
+    async fn by(&self) -> Result<By, Problem> {
+        Ok(By { actor: Actor::management(), now_ms: self.authorization.registry.now_ms(self.now_ms()).await? })
     }
 
     /// A request under way, with the authorization server of its API.
@@ -140,9 +145,8 @@ async fn add_app(
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let Json(new) = new?;
     let (server, snapshot) = (&management.authorization, management.keeper.load());
-    let actor = Actor::management();
-    let (app, secret) =
-        register(&server.registry, &server.peppers, &snapshot.policy, &new, (&actor, management.now_ms())).await?;
+    let by = management.by().await?;
+    let (app, secret) = register(&server.registry, &server.peppers, &snapshot.policy, &new, &by).await?;
     Ok((StatusCode::CREATED, Json(view(&app, secret.as_deref()))))
 }
 
@@ -151,12 +155,12 @@ async fn app(State(management): State<Management>, Path(id): Path<String>) -> An
 }
 
 async fn disable_app(State(management): State<Management>, Path(id): Path<String>) -> Answer {
-    let app = apps::disable(&management.authorization.registry, &id, management.now_ms()).await?;
+    let app = apps::disable(&management.authorization.registry, &id, &management.by().await?).await?;
     management.switched(app).await
 }
 
 async fn enable_app(State(management): State<Management>, Path(id): Path<String>) -> Answer {
-    let app = apps::enable(&management.authorization.registry, &id).await?;
+    let app = apps::enable(&management.authorization.registry, &id, &management.by().await?).await?;
     management.switched(app).await
 }
 

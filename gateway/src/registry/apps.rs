@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::access::Registry;
 use super::app::{AppKind, AppRecord, REDIRECT_URIS_MAX, check_name, check_redirect_uri};
-use super::change::{Actor, ChangeError, Code, refused, with};
+use super::change::{By, ChangeError, Code, refused, with};
 use super::secret::new_client_secret;
 use crate::base::digest::Peppers;
 use crate::base::random::base62;
@@ -92,7 +92,7 @@ pub async fn register(
     peppers: &Peppers,
     policy: &Policy,
     new: &NewApp,
-    (actor, now_ms): (&Actor, u64),
+    by: &By,
 ) -> Result<(AppRecord, Option<String>), ChangeError> {
     let api = api_of(policy, new.api.as_deref())?;
     check_name(&new.name).map_err(with(Code::InvalidName))?;
@@ -111,8 +111,8 @@ pub async fn register(
         scopes,
         kind: if new.confidential { AppKind::Confidential } else { AppKind::Public },
         secrets: Vec::new(),
-        created_by: actor.as_str().to_owned(),
-        created_ms: now_ms,
+        created_by: by.actor.as_str().to_owned(),
+        created_ms: by.now_ms,
         redirects_changed_ms: 0,
         disabled_ms: None,
     };
@@ -121,6 +121,7 @@ pub async fn register(
         app.add_secret(peppers.current.digest(Secret::new(secret)), 0);
     }
     registry.insert_app(&app).await?;
+    by.tell("registered the application", &app.id);
     Ok((app, secret))
 }
 
@@ -137,16 +138,16 @@ fn unknown<T>(id: &str) -> Result<T, ChangeError> {
 }
 
 /// Switches an application off: its tokens stop working on every gateway.
-pub async fn disable(registry: &Registry, id: &str, now_ms: u64) -> Result<AppRecord, ChangeError> {
-    change(registry, id, |app| {
-        app.disabled_ms.get_or_insert(now_ms);
+pub async fn disable(registry: &Registry, id: &str, by: &By) -> Result<AppRecord, ChangeError> {
+    change(registry, id, (by, "switched off the application"), |app| {
+        app.disabled_ms.get_or_insert(by.now_ms);
     })
     .await
 }
 
 /// Switches an application on again.
-pub async fn enable(registry: &Registry, id: &str) -> Result<AppRecord, ChangeError> {
-    change(registry, id, |app| app.disabled_ms = None).await
+pub async fn enable(registry: &Registry, id: &str, by: &By) -> Result<AppRecord, ChangeError> {
+    change(registry, id, (by, "switched on the application"), |app| app.disabled_ms = None).await
 }
 
 /// Gives a confidential application a new secret, which is not seen again. The old one works for an
@@ -155,7 +156,7 @@ pub async fn rotate_secret(
     registry: &Registry,
     peppers: &Peppers,
     (id, overlap): (&str, Duration),
-    now_ms: u64,
+    by: &By,
 ) -> Result<(AppRecord, String), ChangeError> {
     match find(registry, id).await?.kind {
         AppKind::Public => return refused(Code::HasNoSecret, format!("{id} is public and has no secret")),
@@ -163,14 +164,16 @@ pub async fn rotate_secret(
     }
     let secret = new_client_secret()?;
     let digest = peppers.current.digest(Secret::new(&secret));
-    let end_ms = now_ms.saturating_add(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
-    let app = change(registry, id, |app| app.add_secret(digest, end_ms)).await?;
+    let end_ms = by.now_ms.saturating_add(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
+    let told = (by, "gave a new secret to the application");
+    let app = change(registry, id, told, |app| app.add_secret(digest, end_ms)).await?;
     Ok((app, secret))
 }
 
 async fn change(
     registry: &Registry,
     id: &str,
+    (by, what): (&By, &str),
     mut step: impl FnMut(&mut AppRecord) + Send,
 ) -> Result<AppRecord, ChangeError> {
     let step = |app: &mut AppRecord| {
@@ -178,7 +181,10 @@ async fn change(
         Ok(())
     };
     match registry.change_app(id, step).await {
-        Ok(changed) => Ok(changed.record),
+        Ok(changed) => {
+            by.tell(what, id);
+            Ok(changed.record)
+        }
         Err(StoreError::NotFound(_)) => unknown(id),
         Err(other) => Err(other.into()),
     }
@@ -201,7 +207,7 @@ pub async fn update<E: From<ChangeError>>(
     registry: &Registry,
     policy: impl FnOnce() -> Result<Policy, E>,
     (id, update): (&str, &Update),
-    now_ms: u64,
+    by: &By,
 ) -> Result<AppRecord, E> {
     check_update(update)?;
     let scopes = match &update.scopes {
@@ -217,10 +223,10 @@ pub async fn update<E: From<ChangeError>>(
         }
         if let Some(uris) = update.redirect_uris.as_ref().filter(|uris| app.redirect_uris != **uris) {
             app.redirect_uris.clone_from(uris);
-            app.redirects_changed_ms = now_ms;
+            app.redirects_changed_ms = by.now_ms;
         }
     };
-    Ok(change(registry, id, apply).await?)
+    Ok(change(registry, id, (by, "changed the application"), apply).await?)
 }
 
 fn check_update(update: &Update) -> Result<(), ChangeError> {

@@ -13,6 +13,11 @@ impl Actor {
         Actor(format!("cli:{who}"))
     }
 
+    /// A gateway by itself, such as when a signing key is due.
+    pub fn gateway() -> Self {
+        Actor("gateway".to_owned())
+    }
+
     /// Whoever holds the key of the management API.
     pub fn management() -> Self {
         Actor("management".to_owned())
@@ -21,6 +26,22 @@ impl Actor {
     /// As it stands in records.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// By whom a change is made, and when.
+#[derive(Clone, Debug)]
+pub struct By {
+    /// Who.
+    pub actor: Actor,
+    /// When, Unix milliseconds, by the clock that the store's gateways share.
+    pub now_ms: u64,
+}
+
+impl By {
+    /// Tells the process log of a change that was made: an operator sees who did what.
+    pub(super) fn tell(&self, what: &str, id: &str) {
+        tracing::info!(target: "tollgate::changes", "{}: {what} {id}", self.actor.as_str());
     }
 }
 

@@ -1,7 +1,7 @@
 //! The changes of grants that a person may make.
 
 use super::access::{Changed, Registry};
-use super::change::{ChangeError, Code, refused};
+use super::change::{By, ChangeError, Code, refused};
 use super::grant::{Cause, GrantRecord};
 use crate::store::Position;
 
@@ -15,9 +15,10 @@ pub async fn find(registry: &Registry, id: &str) -> Result<GrantRecord, ChangeEr
 
 /// Ends a grant: its tokens stop working on every gateway. Gives the grant as it is now, and where the
 /// change is announced: whoever has followed the changes up to there knows.
-pub async fn revoke(registry: &Registry, id: &str, now_ms: u64) -> Result<(GrantRecord, Position), ChangeError> {
-    let end = |grant: &mut GrantRecord| grant.kill(Cause::Operator, now_ms);
+pub async fn revoke(registry: &Registry, id: &str, by: &By) -> Result<(GrantRecord, Position), ChangeError> {
+    let end = |grant: &mut GrantRecord| grant.kill(Cause::Operator, by.now_ms);
     let Some(Changed { record, position, .. }) = registry.change_grant(id, end).await? else { return unknown(id) };
+    by.tell("revoked the grant", id);
     let position = match position {
         Some(position) => position,
         // It was over already, and that was announced when it ended.

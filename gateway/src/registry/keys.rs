@@ -7,7 +7,7 @@ use policy::identity::{Environment, KeyClass, Origin};
 use policy::units::Rate;
 use zeroize::Zeroizing;
 
-use super::change::{Actor, ChangeError, Code, check_name, is_line, refused, with};
+use super::change::{By, ChangeError, Code, check_name, is_line, refused, with};
 use super::organizations;
 use crate::base::clock::parse_instant;
 use crate::base::digest::{Digest, Peppers};
@@ -73,10 +73,8 @@ pub struct KeyChanges<'a> {
     pub store: &'a dyn Keys,
     /// Hashes them.
     pub peppers: &'a Peppers,
-    /// Who makes the changes.
-    pub actor: Actor,
-    /// Now, Unix milliseconds.
-    pub now_ms: u64,
+    /// Who makes the changes, and when.
+    pub by: By,
 }
 
 impl KeyChanges<'_> {
@@ -87,6 +85,7 @@ impl KeyChanges<'_> {
         record.digest = self.peppers.current.digest(Secret::new(&secret));
         record.display = display_prefix(&secret, &prefix);
         self.store.insert_key(&record).await?;
+        self.by.tell("created the key", &record.id);
         Ok((record, secret))
     }
 
@@ -117,6 +116,7 @@ impl KeyChanges<'_> {
             },
         };
         self.store.insert_key(&record).await?;
+        self.by.tell("imported the key", &record.id);
         Ok(record)
     }
 
@@ -129,7 +129,7 @@ impl KeyChanges<'_> {
         let Some((prefix, _)) = api.prefixes.iter().find(|(_, environment)| *environment == old.environment) else {
             return refused(Code::UnknownEnvironment, "the API has no such environment any more");
         };
-        let state = old.state(self.now_ms);
+        let state = old.state(self.by.now_ms);
         if state != "active" {
             return refused(Code::NotActive, format!("{} is {state}; only an active key can be rotated", old.id));
         }
@@ -140,23 +140,47 @@ impl KeyChanges<'_> {
             id: format!("key_{}", base62(ID_CHARS)?),
             display: display_prefix(&secret, prefix),
             digest: self.peppers.current.digest(Secret::new(&secret)),
-            created_by: self.actor.as_str().to_owned(),
-            created_ms: self.now_ms,
+            created_by: self.by.actor.as_str().to_owned(),
+            created_ms: self.by.now_ms,
             last_use: None,
             exposed: None,
             exposure_cleared: None,
             ..old
         };
         self.store.insert_key(&new).await?;
-        let change = KeyChange::Replace { by: new.id.clone(), not_after_ms: self.now_ms + overlap_ms };
+        let change = KeyChange::Replace { by: new.id.clone(), not_after_ms: self.by.now_ms + overlap_ms };
         match self.store.change_key(id, change).await {
-            Ok((old, position)) => Ok(Rotated { new, secret, old, position }),
+            Ok((old, position)) => {
+                self.by.tell("rotated the key", id);
+                Ok(Rotated { new, secret, old, position })
+            }
             Err(error) => {
                 // Somebody else rotated it first; two successors would be one too many.
-                self.store.change_key(&new.id, KeyChange::Revoke { at_ms: self.now_ms }).await?;
+                self.store.change_key(&new.id, KeyChange::Revoke { at_ms: self.by.now_ms }).await?;
                 Err(error.into())
             }
         }
+    }
+
+    /// Stops a key until it is resumed.
+    pub async fn suspend(&self, id: &str) -> Result<(KeyRecord, Position), ChangeError> {
+        self.change(id, "suspended the key", KeyChange::Suspend { at_ms: self.by.now_ms }).await
+    }
+
+    /// Lets a suspended key work again.
+    pub async fn resume(&self, id: &str) -> Result<(KeyRecord, Position), ChangeError> {
+        self.change(id, "resumed the key", KeyChange::Resume).await
+    }
+
+    /// Ends a key for good.
+    pub async fn revoke(&self, id: &str) -> Result<(KeyRecord, Position), ChangeError> {
+        self.change(id, "revoked the key", KeyChange::Revoke { at_ms: self.by.now_ms }).await
+    }
+
+    async fn change(&self, id: &str, what: &str, change: KeyChange) -> Result<(KeyRecord, Position), ChangeError> {
+        let changed = self.store.change_key(id, change).await?;
+        self.by.tell(what, id);
+        Ok(changed)
     }
 
     /// Says that what was seen of a key so far matters no more, and why.
@@ -169,8 +193,8 @@ impl KeyChanges<'_> {
             let words = format!("{id} is not marked as exposed; see `tollgate keys show {id}`");
             return refused(Code::NotExposed, words);
         };
-        let cleared = Cleared { ms: self.now_ms, up_to_ms, by: self.actor.as_str().to_owned(), reason };
-        self.store.change_key(id, KeyChange::ClearExposure(cleared)).await?;
+        let cleared = Cleared { ms: self.by.now_ms, up_to_ms, by: self.by.actor.as_str().to_owned(), reason };
+        self.change(id, "cleared the exposure of the key", KeyChange::ClearExposure(cleared)).await?;
         // Read again: what was seen of it is kept beside its record.
         Ok(self.store.key(id).await?)
     }
@@ -194,7 +218,7 @@ impl KeyChanges<'_> {
         };
         check_name(&new.name)?;
         let not_after_ms = new.expires.as_deref().map(parse_instant).transpose().map_err(with(Code::InvalidTime))?;
-        if not_after_ms.is_some_and(|end| end <= self.now_ms) {
+        if not_after_ms.is_some_and(|end| end <= self.by.now_ms) {
             return refused(Code::InvalidTime, "the key would have expired already");
         }
         let origins = new.origins.iter().map(|o| Origin::parse(o).map(|o| o.as_str().to_owned()));
@@ -209,8 +233,8 @@ impl KeyChanges<'_> {
             scopes: self.scopes(policy, new).await?,
             display: String::new(),
             digest: Digest::from_bytes([0; 32]),
-            created_by: self.actor.as_str().to_owned(),
-            created_ms: self.now_ms,
+            created_by: self.by.actor.as_str().to_owned(),
+            created_ms: self.by.now_ms,
             not_after_ms,
             suspended_ms: None,
             revoked_ms: None,

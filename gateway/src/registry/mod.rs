@@ -2,7 +2,7 @@
 //! signing keys. What a record must satisfy stands here, and nowhere else; so does what is shown of one
 //! ([`views`]).
 //!
-//! A change is made by an [`Actor`], and refused with a stable [`Code`]. It is a pure step on one record,
+//! A change is made by an [`Actor`], and refused with a stable [`change::Code`]. It is a pure step on one record,
 //! written back by compare-and-set and announced with it. Nothing here answers a request or parses
 //! arguments.
 
@@ -23,4 +23,4 @@ pub mod users;
 pub mod views;
 
 pub use self::access::Registry;
-pub use self::change::{Actor, ChangeError};
+pub use self::change::{Actor, By, ChangeError};

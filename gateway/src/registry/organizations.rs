@@ -2,7 +2,7 @@
 
 use policy::{Policy, Scopes};
 
-use super::change::{ChangeError, Code, refused, with};
+use super::change::{By, ChangeError, Code, refused, with};
 use crate::store::{Keys, OrganizationChange, OrganizationRecord};
 
 /// A new organization.
@@ -45,7 +45,7 @@ pub async fn create(
     store: &dyn Keys,
     policy: &Policy,
     new: NewOrganization,
-    now_ms: u64,
+    by: &By,
 ) -> Result<OrganizationRecord, ChangeError> {
     check_id(&new.id)?;
     check_plan(policy, &new.plan)?;
@@ -54,10 +54,11 @@ pub async fn create(
         name: new.name.unwrap_or_else(|| new.id.clone()),
         id: new.id,
         plan: new.plan,
-        created_ms: now_ms,
+        created_ms: by.now_ms,
         changed_ms: 0,
     };
     store.insert_organization(&organization).await?;
+    by.tell("created the organization", &organization.id);
     Ok(organization)
 }
 
@@ -66,14 +67,16 @@ pub async fn update(
     store: &dyn Keys,
     policy: &Policy,
     (id, update): (&str, Update),
-    now_ms: u64,
+    by: &By,
 ) -> Result<OrganizationRecord, ChangeError> {
     if let Some(plan) = &update.plan {
         check_plan(policy, plan)?;
     }
     let permissions = update.permissions.map(|text| declared_scopes(policy, &text)).transpose()?;
-    let change = OrganizationChange { name: update.name, plan: update.plan, permissions, now_ms };
-    Ok(store.change_organization(id, change).await?.0)
+    let change = OrganizationChange { name: update.name, plan: update.plan, permissions, now_ms: by.now_ms };
+    let (changed, _) = store.change_organization(id, change).await?;
+    by.tell("changed the organization", id);
+    Ok(changed)
 }
 
 /// Whether text can be an id: it goes into fields that upstreams read.

@@ -16,6 +16,7 @@ use jsonwebtoken::DecodingKey;
 use tokio::sync::Mutex;
 
 use super::access::Registry;
+use super::change::{Actor, By};
 use super::keyring::{KeyState, KeyringFault, KeyringRecord, generate, is_under_old_pepper, open, reseal, sign};
 use crate::base::clock::Clock;
 use crate::base::digest::Peppers;
@@ -134,11 +135,11 @@ impl SigningKeys {
         if !ring.record.is_due(now_ms) {
             return Ok(ring);
         }
-        self.rotate(false).await
+        self.rotate(false, &Actor::gateway()).await
     }
 
     /// Makes a key; at once in an emergency, when no other key is to be believed any more.
-    pub async fn rotate(&self, is_emergency: bool) -> Result<Arc<Ring>, SigningKeysError> {
+    pub async fn rotate(&self, is_emergency: bool, actor: &Actor) -> Result<Arc<Ring>, SigningKeysError> {
         let now_ms = self.registry.now_ms(self.clock.now_ms()).await?;
         let pepper = self.peppers.current.clone();
         let made = tokio::task::spawn_blocking(move || generate(&pepper, now_ms)).await;
@@ -152,7 +153,7 @@ impl SigningKeys {
                 false => ring.add(made.clone(), now_ms),
             })
             .await?;
-        tracing::info!(target: "tollgate::oauth", "the signing keys have changed");
+        By { actor: actor.clone(), now_ms }.tell("made the signing key", &made.kid);
         Ok(self.read().await?)
     }
 

@@ -1,7 +1,7 @@
 //! Users and their memberships: what one must satisfy, and every change of one.
 
 use super::access::Registry;
-use super::change::{ChangeError, Code, refused, with};
+use super::change::{By, ChangeError, Code, refused, with};
 use super::organizations;
 use super::user::{MEMBERSHIPS_MAX, Membership, Role, UserRecord, email, hash};
 use crate::base::random::base62;
@@ -36,7 +36,7 @@ pub async fn find(registry: &Registry, user: &str) -> Result<UserRecord, ChangeE
 }
 
 /// Makes a user who logs in with this password.
-pub async fn add(registry: &Registry, new: NewUser, password: &str, now_ms: u64) -> Result<UserRecord, ChangeError> {
+pub async fn add(registry: &Registry, new: NewUser, password: &str, by: &By) -> Result<UserRecord, ChangeError> {
     for membership in &new.memberships {
         organizations::find(&**registry.store(), &membership.organization).await?;
     }
@@ -46,14 +46,17 @@ pub async fn add(registry: &Registry, new: NewUser, password: &str, now_ms: u64)
         name: new.name,
         password: Some(hashed(password)?),
         memberships: new.memberships,
-        created_ms: now_ms,
+        created_ms: by.now_ms,
         sessions_from_ms: 0,
         disabled_ms: None,
     };
     match registry.insert_user(&user).await {
         Err(StoreError::Exists(_)) => refused(Code::AlreadyThere, format!("{} is already a user", user.email)),
         Err(other) => Err(other.into()),
-        Ok(()) => Ok(user),
+        Ok(()) => {
+            by.tell("added the user", &user.id);
+            Ok(user)
+        }
     }
 }
 
@@ -62,30 +65,30 @@ pub async fn set_password(
     registry: &Registry,
     user: &UserRecord,
     password: &str,
-    now_ms: u64,
+    by: &By,
 ) -> Result<UserRecord, ChangeError> {
     if !user.id.starts_with(OURS) {
         let words = format!("{} logs in elsewhere and has no password here", user.id);
         return refused(Code::LogsInElsewhere, words);
     }
     let hash = hashed(password)?;
-    change(registry, user, |user| {
+    let set = |user: &mut UserRecord| {
         user.password = Some(hash.clone());
-        user.sessions_from_ms = now_ms;
+        user.sessions_from_ms = by.now_ms;
         Ok(())
-    })
-    .await
+    };
+    change(registry, user, (by, "gave a new password to the user"), set).await
 }
 
 /// Makes a user a member of an organization, or gives another role there.
 pub async fn join(
     registry: &Registry,
     user: &UserRecord,
-    organization: &str,
-    role: Role,
+    (organization, role): (&str, Role),
+    by: &By,
 ) -> Result<UserRecord, ChangeError> {
     organizations::find(&**registry.store(), organization).await?;
-    change(registry, user, |user| {
+    change(registry, user, (by, &format!("made a member of {organization}:")), |user| {
         user.memberships.retain(|m| m.organization != organization);
         if user.memberships.len() >= MEMBERSHIPS_MAX {
             return Err(StoreError::Refused(format!("a user has at most {MEMBERSHIPS_MAX} organizations")));
@@ -97,8 +100,13 @@ pub async fn join(
 }
 
 /// Ends a membership; what the user granted for the organization ends with it.
-pub async fn leave(registry: &Registry, user: &UserRecord, organization: &str) -> Result<UserRecord, ChangeError> {
-    change(registry, user, |user| {
+pub async fn leave(
+    registry: &Registry,
+    user: &UserRecord,
+    organization: &str,
+    by: &By,
+) -> Result<UserRecord, ChangeError> {
+    change(registry, user, (by, &format!("ended the membership in {organization} of")), |user| {
         user.memberships.retain(|m| m.organization != organization);
         Ok(())
     })
@@ -106,18 +114,18 @@ pub async fn leave(registry: &Registry, user: &UserRecord, organization: &str) -
 }
 
 /// Switches a user off: sessions and tokens stop working on every gateway.
-pub async fn disable(registry: &Registry, user: &UserRecord, now_ms: u64) -> Result<UserRecord, ChangeError> {
-    change(registry, user, |user| {
-        user.disabled_ms.get_or_insert(now_ms);
-        user.sessions_from_ms = now_ms;
+pub async fn disable(registry: &Registry, user: &UserRecord, by: &By) -> Result<UserRecord, ChangeError> {
+    change(registry, user, (by, "switched off the user"), |user| {
+        user.disabled_ms.get_or_insert(by.now_ms);
+        user.sessions_from_ms = by.now_ms;
         Ok(())
     })
     .await
 }
 
 /// Switches a user on again.
-pub async fn enable(registry: &Registry, user: &UserRecord) -> Result<UserRecord, ChangeError> {
-    change(registry, user, |user| {
+pub async fn enable(registry: &Registry, user: &UserRecord, by: &By) -> Result<UserRecord, ChangeError> {
+    change(registry, user, (by, "switched on the user"), |user| {
         user.disabled_ms = None;
         Ok(())
     })
@@ -127,9 +135,12 @@ pub async fn enable(registry: &Registry, user: &UserRecord) -> Result<UserRecord
 async fn change(
     registry: &Registry,
     user: &UserRecord,
+    (by, what): (&By, &str),
     step: impl FnMut(&mut UserRecord) -> Result<(), StoreError> + Send,
 ) -> Result<UserRecord, ChangeError> {
-    Ok(registry.change_user(&user.id, step).await?.record)
+    let changed = registry.change_user(&user.id, step).await?.record;
+    by.tell(what, &changed.id);
+    Ok(changed)
 }
 
 fn hashed(password: &str) -> Result<String, ChangeError> {

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use tests::{
     AUTH, App, Browser, Connection, Gateway, Issuer, Policies, Response, Signer, StoreKind, Tokens, World, challenge,
-    now_s, on_both_stores, parameter,
+    now_s, on_both_stores, parameter, until,
 };
 
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
@@ -278,6 +278,12 @@ fn the_management_api_registers_lists_and_ends(kind: StoreKind) {
     assert_eq!(manage(gateway, "POST", &format!("/admin/apps/{}/disable", app.id), Value::Null).status, 200);
     assert_eq!(gateway.ask("GET", PACKS, Some(&tokens.access), &[]).code(), "suspended_credential", "at once");
     manage(gateway, "POST", &format!("/admin/apps/{}/enable", app.id), Value::Null);
+    until("the log says who did what", || {
+        let log = gateway.output();
+        ["registered", "switched off", "switched on"]
+            .iter()
+            .all(|did| log.contains(&format!("management: {did} the application {}", app.id)))
+    });
     assert_eq!(gateway.ask("GET", PACKS, Some(&tokens.access), &[]).status, 200);
     let path = format!("/admin/users/{user}/applications/{}", app.id);
     assert_eq!(manage(gateway, "DELETE", &path, Value::Null).json()["ended_grants"], 1);

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 pub(super) use self::issue::{Create, Import, Rotate};
 use super::{Context, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
-use crate::store::{Exposure, KeyChange, KeyRecord, Position, StoreError};
+use crate::store::{Exposure, KeyRecord, Position, StoreError};
 
 /// API keys.
 #[derive(Debug, Subcommand)]
@@ -128,15 +128,14 @@ impl Keys {
             Keys::List(list) => list.run(context).await,
             Keys::ClearExposure { id, reason } => clear_exposure(context, &id, reason).await,
             Keys::Show { id } => show(context, &context.store.key(&id).await?),
-            Keys::Suspend(ending) => change(context, ending, KeyChange::Suspend { at_ms: System.now_ms() }).await,
-            Keys::Resume(ending) => change(context, ending, KeyChange::Resume).await,
-            Keys::Revoke(ending) => change(context, ending, KeyChange::Revoke { at_ms: System.now_ms() }).await,
+            Keys::Suspend(ending) => ended(context, context.keys().suspend(&ending.id).await?, &ending).await,
+            Keys::Resume(ending) => ended(context, context.keys().resume(&ending.id).await?, &ending).await,
+            Keys::Revoke(ending) => ended(context, context.keys().revoke(&ending.id).await?, &ending).await,
         }
     }
 }
 
-async fn change(context: &Context, ending: Ending, change: KeyChange) -> Result<(), Failure> {
-    let (key, position) = context.store.change_key(&ending.id, change).await?;
+async fn ended(context: &Context, (key, position): (KeyRecord, Position), ending: &Ending) -> Result<(), Failure> {
     let waited = ending.wait.run(context, &position).await?;
     if context.json {
         let mut value = view(&key);
