@@ -1,0 +1,106 @@
+//! How long a message is, and whether its connection goes on behind it (RFC 9112 sections 6.3 and 9.3).
+
+use crate::Fault;
+use crate::head::Version;
+
+/// Most digits of a length.
+const LENGTH_DIGITS_MAX: usize = 18;
+
+/// How a body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// In chunks (section 7.1).
+    Chunked,
+    /// It ends where the connection ends.
+    UntilClose,
+}
+
+/// Whether the sender of a message goes on with its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// It may be used again.
+    Persistent,
+    /// It ends behind this message.
+    Close,
+}
+
+/// What a response says of its body and its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfResponse {
+    /// Its body.
+    pub framing: Framing,
+    /// Its connection.
+    pub persistence: Persistence,
+    /// Its one length, whether a body follows or not: that of a response to HEAD, say.
+    pub length: Option<u64>,
+    /// Whether a length was there that must not be believed or passed on: beside a transfer coding, or where
+    /// no message may have one (RFC 9110 section 8.6).
+    pub has_void_length: bool,
+}
+
+/// Reads the framing of a response.
+///
+/// Equal lengths, in several fields or as a list, count as one. Chunks beside a length win, and end the
+/// connection: somebody on the way may have believed the length (section 6.1).
+///
+/// # Errors
+/// Lengths that differ or are no numbers; any transfer coding but `chunked` alone, once, over HTTP/1.1.
+pub fn of_response<'b>(
+    (version, status): (Version, u16),
+    fields: impl Iterator<Item = (&'b [u8], &'b [u8])>,
+    is_answer_to_head: bool,
+) -> Result<OfResponse, Fault> {
+    let (mut length, mut is_chunked) = (None, false);
+    let (mut says_close, mut says_keep) = (false, false);
+    for (name, value) in fields {
+        if name.eq_ignore_ascii_case(b"content-length") {
+            for member in value.split(|byte| *byte == b',') {
+                let new = number(member.trim_ascii())?;
+                if length.replace(new).is_some_and(|old| old != new) {
+                    return Err(Fault::Framing);
+                }
+            }
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            let is_first = !std::mem::replace(&mut is_chunked, true);
+            if !is_first || !value.eq_ignore_ascii_case(b"chunked") || version == Version::Http10 {
+                return Err(Fault::Framing);
+            }
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                says_close |= option.eq_ignore_ascii_case(b"close");
+                says_keep |= option.eq_ignore_ascii_case(b"keep-alive");
+            }
+        }
+    }
+    let has_no_length = matches!(status, 100..=199 | 204);
+    let has_no_body = is_answer_to_head || has_no_length || status == 304;
+    let framing = match (has_no_body, is_chunked, length) {
+        (true, _, _) => Framing::None,
+        (false, true, _) => Framing::Chunked,
+        (false, false, Some(length)) => Framing::Length(length),
+        (false, false, None) => Framing::UntilClose,
+    };
+    let is_two = is_chunked && length.is_some();
+    let goes_on = match version {
+        Version::Http11 => !says_close,
+        Version::Http10 => says_keep && !says_close,
+    };
+    let persistence = match goes_on && !is_two && framing != Framing::UntilClose {
+        true => Persistence::Persistent,
+        false => Persistence::Close,
+    };
+    let has_void_length = length.is_some() && (is_chunked || has_no_length);
+    Ok(OfResponse { framing, persistence, length: length.filter(|_| !has_void_length), has_void_length })
+}
+
+/// A length: digits only (RFC 9110 section 8.6).
+fn number(text: &[u8]) -> Result<u64, Fault> {
+    if text.is_empty() || text.len() > LENGTH_DIGITS_MAX || !text.iter().all(u8::is_ascii_digit) {
+        return Err(Fault::Framing);
+    }
+    Ok(text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}
