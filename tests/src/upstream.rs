@@ -220,6 +220,12 @@ impl Upstream {
                 stream.write_all(plain("", &body).as_bytes()).is_ok()
             }
             "reset" => false,
+            // Exactly these bytes, in hexadecimal.
+            raw if raw.starts_with("raw-") => {
+                let digits = &raw.as_bytes()[4..];
+                let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+                stream.write_all(&digits.chunks(2).map(byte).collect::<Vec<u8>>()).is_ok()
+            }
             _ => stream.write_all(plain("", &body).as_bytes()).is_ok(),
         }
     }

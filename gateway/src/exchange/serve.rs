@@ -138,7 +138,7 @@ impl Exchanges {
         let Session::H1(mut session) = session else { return };
         // What the client sent behind its request, without waiting for more.
         let ahead = at_once(session.read_body_bytes()).await;
-        if let Some((answered_ahead, connection)) = backend.into_tunnel().await {
+        if let Some((answered_ahead, connection)) = backend.into_tunnel() {
             let stop = async {
                 tokio::select! {
                     () = exchange.credential_ended() => POLICY_VIOLATION,

@@ -8,18 +8,18 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::v1::client::HttpSession as Http1;
 use pingora::protocols::http::v2::client::Http2Session as Http2;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, OrErr as _};
 
 use super::connection::BackendConnection;
+use super::http1::Http1;
 use super::outbound::{Framing, Outbound};
 
 /// A backend at the other end of a connection.
 pub enum Backend {
     /// A connection of its own.
-    Http1(Box<Http1>, BackendConnection),
+    Http1(Box<Http1>),
     /// A stream of a shared connection, and whose connection that is.
     Http2(Box<Http2>, Box<HttpPeer>),
 }
@@ -67,14 +67,13 @@ pub enum Again {
 impl Backend {
     /// Begins a request on a connection that speaks HTTP/1.1.
     pub fn http1(connection: BackendConnection) -> Self {
-        connection.begin();
-        Backend::Http1(Box::new(Http1::new(Box::new(connection.clone()))), connection)
+        Backend::Http1(Box::new(Http1::new(connection)))
     }
 
     /// Longest silence while an answer is waited for.
     pub fn set_patience(&mut self, silence: Duration) {
         match self {
-            Backend::Http1(session, _) => session.read_timeout = Some(silence),
+            Backend::Http1(session) => session.silence = silence,
             Backend::Http2(session, _) => session.read_timeout = Some(silence),
         }
     }
@@ -87,10 +86,9 @@ impl Backend {
         (is_tls, patience): (bool, Duration),
     ) -> pingora::Result<Outbound> {
         match self {
-            Backend::Http1(session, connection) => {
-                session.write_timeout = Some(patience);
-                session.write_request_header(Box::new(head)).await?;
-                Ok(Outbound::http1(connection.clone(), framing, patience))
+            Backend::Http1(session) => {
+                session.send_head(&head, patience).await?;
+                Ok(Outbound::http1(session.connection().clone(), framing, patience))
             }
             Backend::Http2(session, _) => {
                 let is_whole = matches!(framing, Framing::None | Framing::Length(0));
@@ -106,7 +104,7 @@ impl Backend {
     /// Waits for a head: an informational one, or the final one.
     pub async fn read_head(&mut self) -> pingora::Result<()> {
         match self {
-            Backend::Http1(session, _) => session.read_response().await.map(|_| ()),
+            Backend::Http1(session) => session.read_head().await,
             Backend::Http2(session, _) => session.read_response_header().await,
         }
     }
@@ -114,7 +112,7 @@ impl Backend {
     /// The head that came last.
     pub fn head(&self) -> Option<&ResponseHeader> {
         match self {
-            Backend::Http1(session, _) => session.resp_header(),
+            Backend::Http1(session) => session.head(),
             Backend::Http2(session, _) => session.response_header(),
         }
     }
@@ -127,23 +125,23 @@ impl Backend {
     /// The next bytes of the body; `None` at its end.
     pub async fn read_body(&mut self) -> pingora::Result<Option<Piece<'_>>> {
         match self {
-            Backend::Http1(session, _) => Ok(session.read_body_ref().await?.map(Piece::Lent)),
+            Backend::Http1(session) => Ok(session.read_body().await?.map(Piece::Lent)),
             Backend::Http2(session, _) => Ok(session.read_response_body().await?.map(Piece::Owned)),
         }
     }
 
-    /// Whether the answer is over. Of HTTP/2 this says `false` while there are trailers to read.
+    /// Whether the answer is over: `false` while there are trailers to read.
     pub fn is_done(&mut self) -> pingora::Result<bool> {
         match self {
-            Backend::Http1(session, _) => Ok(session.is_body_done()),
+            Backend::Http1(session) => Ok(session.is_done()),
             Backend::Http2(session, _) => session.check_response_end_or_error(),
         }
     }
 
-    /// The trailers, after the body. Those of HTTP/1.1 are not read.
+    /// The trailers, after the body.
     pub async fn read_trailers(&mut self) -> pingora::Result<Option<HeaderMap>> {
         match self {
-            Backend::Http1(..) => Ok(None),
+            Backend::Http1(session) => Ok(session.trailers()),
             Backend::Http2(session, _) => session.read_trailers().await,
         }
     }
@@ -153,7 +151,7 @@ impl Backend {
         let is_closed =
             matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
         match self {
-            Backend::Http1(_, connection) if is_closed && connection.received() == 0 => Again::IfIdempotent,
+            Backend::Http1(session) if is_closed && session.connection().received() == 0 => Again::IfIdempotent,
             Backend::Http1(..) => Again::No,
             Backend::Http2(session, _) if session.response_header().is_some() => Again::No,
             Backend::Http2(..) => {
@@ -174,24 +172,17 @@ impl Backend {
     }
 
     /// Bytes that a backend sent with its 101, and the connection, which is a tunnel from there on.
-    pub async fn into_tunnel(self) -> Option<(Vec<u8>, BackendConnection)> {
-        let Backend::Http1(mut session, connection) = self else { return None };
-        // Gives what came with the head without waiting; anything else is read from the connection later.
-        let ahead = at_once(session.read_body_ref()).await;
-        Some((ahead, connection))
+    pub fn into_tunnel(self) -> Option<(Vec<u8>, BackendConnection)> {
+        match self {
+            Backend::Http1(session) => Some(session.into_tunnel()),
+            Backend::Http2(..) => None,
+        }
     }
 
     /// The connection, if its backend keeps it, and for how long at most.
-    pub(super) async fn release(
-        mut session: Box<Http1>,
-        connection: BackendConnection,
-    ) -> Option<(BackendConnection, Option<Duration>)> {
-        session.respect_keepalive();
-        if !session.will_keepalive() {
-            return None;
-        }
-        let most = session.resp_header().and_then(|head| keep_alive_timeout(&head.headers));
-        session.reuse().await.map(|_| (connection, most))
+    pub(super) fn release(session: Box<Http1>) -> Option<(BackendConnection, Option<Duration>)> {
+        let most = session.head().and_then(|head| keep_alive_timeout(&head.headers));
+        session.into_kept().map(|connection| (connection, most))
     }
 }
 

@@ -90,8 +90,8 @@ impl Connections {
     /// connection is not.
     pub async fn give_back(&self, endpoint: &Endpoint, backend: Backend, left: Left, now_us: u64) {
         match backend {
-            Backend::Http1(session, connection) if left == Left::Whole => {
-                if let Some((connection, most)) = Backend::release(session, connection).await {
+            Backend::Http1(session) if left == Left::Whole => {
+                if let Some((connection, most)) = Backend::release(session) {
                     endpoint.idle.put(connection, most, now_us);
                 }
             }

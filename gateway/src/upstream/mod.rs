@@ -11,6 +11,7 @@ pub mod connection;
 mod connections;
 mod endpoint;
 mod health;
+mod http1;
 mod idle;
 pub mod outbound;
 

@@ -9,6 +9,7 @@ mod clients;
 mod demo;
 mod explain;
 mod failover;
+mod framing;
 mod grpc;
 mod hostile;
 mod icodrip_page;
