@@ -30,38 +30,38 @@ impl Trust {
     }
 }
 
-enum BackendConnection {
+enum Transport {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-impl Read for BackendConnection {
+impl Read for Transport {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         match self {
-            BackendConnection::Plain(s) => s.read(buf),
-            BackendConnection::Tls(s) => s.read(buf),
+            Transport::Plain(s) => s.read(buf),
+            Transport::Tls(s) => s.read(buf),
         }
     }
 }
 
-impl Write for BackendConnection {
+impl Write for Transport {
     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
         match self {
-            BackendConnection::Plain(s) => s.write(buf),
-            BackendConnection::Tls(s) => s.write(buf),
+            Transport::Plain(s) => s.write(buf),
+            Transport::Tls(s) => s.write(buf),
         }
     }
     fn flush(&mut self) -> std::io::Result<()> {
         match self {
-            BackendConnection::Plain(s) => s.flush(),
-            BackendConnection::Tls(s) => s.flush(),
+            Transport::Plain(s) => s.flush(),
+            Transport::Tls(s) => s.flush(),
         }
     }
 }
 
 /// One connection.
 pub struct Connection {
-    wire: BackendConnection,
+    wire: Transport,
     ahead: Vec<u8>,
 }
 
@@ -99,7 +99,7 @@ impl Response {
 
 impl Connection {
     pub fn plain(port: u16) -> Self {
-        Self { wire: BackendConnection::Plain(tcp(port)), ahead: Vec::new() }
+        Self { wire: Transport::Plain(tcp(port)), ahead: Vec::new() }
     }
 
     pub fn tls(port: u16, trust: &Trust, name: &str) -> Self {
@@ -115,22 +115,30 @@ impl Connection {
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }
-        Ok(Self { wire: BackendConnection::Tls(Box::new(stream)), ahead: Vec::new() })
+        Ok(Self { wire: Transport::Tls(Box::new(stream)), ahead: Vec::new() })
+    }
+
+    /// Whether the handshake went on with an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        match &self.wire {
+            Transport::Tls(s) => s.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+            Transport::Plain(_) => panic!("no TLS"),
+        }
     }
 
     /// The certificate that the server showed.
     pub fn certificate(&self) -> Vec<u8> {
         match &self.wire {
-            BackendConnection::Tls(s) => s.conn.peer_certificates().unwrap()[0].to_vec(),
-            BackendConnection::Plain(_) => panic!("no TLS"),
+            Transport::Tls(s) => s.conn.peer_certificates().unwrap()[0].to_vec(),
+            Transport::Plain(_) => panic!("no TLS"),
         }
     }
 
     /// Protocol version and cipher suite in use.
     pub fn cipher(&self) -> String {
         match &self.wire {
-            BackendConnection::Tls(s) => format!("{:?}", s.conn.negotiated_cipher_suite().unwrap().suite()),
-            BackendConnection::Plain(_) => panic!("no TLS"),
+            Transport::Tls(s) => format!("{:?}", s.conn.negotiated_cipher_suite().unwrap().suite()),
+            Transport::Plain(_) => panic!("no TLS"),
         }
     }
 

@@ -15,7 +15,7 @@ use super::denial::Denial;
 use super::inspect::Inspection;
 use crate::base::answer::Answer;
 use crate::base::field_names::REQUEST_ID;
-use crate::base::header_values::{BadValue, Values};
+use crate::base::header_values::{BadValue, Values, never_indexed};
 use crate::limit::Standing;
 
 /// How long others may remember what an API says of itself, seconds.
@@ -50,7 +50,7 @@ impl AnswerContext<'_> {
     /// Adds the request id, limit fields and cross-origin fields.
     pub fn add_fields(&self, fields: &mut HeaderMap) -> Result<(), BadValue> {
         let mut values = Values::with_capacity(VALUES_BYTES);
-        fields.insert(REQUEST_ID, values.text(self.request_id)?);
+        fields.insert(REQUEST_ID, never_indexed(values.text(self.request_id)?));
         let Some(api) = self.api else { return Ok(()) };
         if let Some((name, standing)) = self.standing {
             limit_fields(fields, &mut values, api.limit_headers, (name, &standing), self)?;
@@ -73,7 +73,7 @@ fn limit_fields(
 ) -> Result<(), BadValue> {
     if which != LimitHeaders::Ietf {
         fields.insert(X_LIMIT, values.number(standing.limit.into())?);
-        fields.insert(X_REMAINING, values.number(standing.remaining.into())?);
+        fields.insert(X_REMAINING, never_indexed(values.number(standing.remaining.into())?));
         fields.insert(X_RESET, values.number(standing.window.reset())?);
     }
     if which != LimitHeaders::X {
@@ -92,7 +92,8 @@ fn limit_fields(
         };
         fields.insert(LIMIT_POLICY, limits);
         let left = standing.window.seconds_left(standing.now_ms + context.since_ms);
-        fields.insert(LIMIT, values.write(format_args!("\"{name}\";r={};t={left}", standing.remaining))?);
+        let standing = values.write(format_args!("\"{name}\";r={};t={left}", standing.remaining))?;
+        fields.insert(LIMIT, never_indexed(standing));
     }
     Ok(())
 }
@@ -195,4 +196,31 @@ fn resource_metadata(api: &Api) -> Option<serde_json::Value> {
         "scopes_supported": scopes,
         "bearer_methods_supported": ["header"],
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::window::Period;
+
+    use super::*;
+
+    #[test]
+    fn what_never_comes_again_is_never_indexed() {
+        let standing = Standing {
+            limit: 1_000,
+            remaining: 7,
+            window: Period::Minute.window(1_790_000_000_000, 0),
+            now_ms: 1_790_000_000_000,
+        };
+        let context =
+            AnswerContext { request_id: "req_1", api: None, origin: None, standing: None, charges: None, since_ms: 0 };
+        let (mut fields, mut values) = (HeaderMap::new(), Values::with_capacity(64));
+        context.add_fields(&mut fields).unwrap();
+        limit_fields(&mut fields, &mut values, LimitHeaders::Both, ("per_key", &standing), &context).unwrap();
+        let mut sensitive: Vec<&str> =
+            fields.iter().filter(|(_, value)| value.is_sensitive()).map(|(name, _)| name.as_str()).collect();
+        sensitive.sort_unstable();
+        assert_eq!(sensitive, ["ratelimit", "x-ratelimit-remaining", "x-request-id"]);
+        assert!(fields.contains_key(X_LIMIT) && fields.contains_key(LIMIT_POLICY));
+    }
 }

@@ -11,6 +11,13 @@ use http::header::HeaderValue;
 #[error("a value of ours is not a field value")]
 pub struct BadValue;
 
+/// A value that no two messages share: over HTTP/2 it must not enter the table of fields that both sides keep
+/// (RFC 7541 section 7.1.3), where it would push out those that come again.
+pub(crate) fn never_indexed(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
+}
+
 /// Writes values one after the other into one buffer.
 pub(crate) struct Values(BytesMut);
 

@@ -13,6 +13,7 @@ use pingora::listeners::tls::Acceptor;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -207,6 +208,10 @@ pub fn acceptor(resolver: Arc<Resolver>) -> Result<Acceptor, CertificateFault> {
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.max_early_data_size = 0;
+    // Without state: a client comes back to a session however many others came in between. The keys are
+    // drawn at the start and replaced every six hours, so that no older traffic can be read with them.
+    config.ticketer = Ticketer::new().map_err(|e| CertificateFault(e.to_string()))?;
+    config.send_tls13_tickets = 1;
     Ok(Acceptor::from_server_config(Arc::new(config)))
 }
 

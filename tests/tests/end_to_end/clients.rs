@@ -2,7 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use http::Request;
-use tests::{Http2, Key, Policies, StoreKind, World, on_both_stores, until};
+use tests::{Connection, Http2, Key, Policies, StoreKind, Trust, World, on_both_stores, until};
 
 const HOST: &str = "api.iconflow.dev";
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
@@ -332,4 +332,29 @@ fn a_client_over_http2_that_leaves_is_on_record_as_gone() {
             .metric("tollgate_requests_total{api=\"iconflow\",environment=\"live\",outcome=\"internal_error\""),
         0.0
     );
+}
+
+/// A fleet has more clients than any cache of sessions.
+#[test]
+fn a_tls_client_goes_on_with_its_session_whoever_came_in_between() {
+    let (mut world, key) = world(StoreKind::Sqlite);
+    let bearer = format!("Bearer {}", key.secret);
+    let fields = [("host", HOST), ("authorization", bearer.as_str())];
+    let authority = world.folder.path().join("ca.pem");
+    let visit = |world: &World, trust: &Trust| {
+        let mut connection = Connection::tls(world.gateway().tls, trust, HOST);
+        assert_eq!(connection.ask("GET", "/v2/packs", &fields, b"").status, 200);
+        connection.is_resumed()
+    };
+    let ours = Trust::new(&authority);
+    assert!(!visit(&world, &ours));
+    for _ in 0..300 {
+        assert!(!Connection::tls(world.gateway().tls, &Trust::new(&authority), HOST).is_resumed());
+    }
+    assert!(visit(&world, &ours) && visit(&world, &ours));
+    world.gateway_mut().stop();
+    world.gateway_mut().run(&[]);
+    world.gateway_mut().wait_ready();
+    assert!(!visit(&world, &ours), "another process has other keys");
+    assert!(visit(&world, &ours));
 }

@@ -17,7 +17,7 @@ use crate::admit::answers::AnswerContext;
 use crate::base::answer::Answer;
 use crate::base::clock::within;
 use crate::base::field_names::REQUEST_ID;
-use crate::base::header_values::{BadValue, Values};
+use crate::base::header_values::{BadValue, Values, never_indexed};
 use crate::exchange::request_fields::Nominations;
 
 impl From<BadValue> for Box<Error> {
@@ -164,7 +164,7 @@ pub async fn cut(session: &mut Session) {
 fn message(answer: Answer, request_id: &str) -> pingora::Result<(ResponseHeader, Bytes)> {
     let Answer { status, mut fields, body, outcome: _, is_trailers_only } = answer;
     if !fields.contains_key(REQUEST_ID) {
-        fields.insert(REQUEST_ID, Values::with_capacity(request_id.len()).text(request_id)?);
+        fields.insert(REQUEST_ID, never_indexed(Values::with_capacity(request_id.len()).text(request_id)?));
     }
     if is_trailers_only {
         return Ok((head(200, fields)?, Bytes::new()));
