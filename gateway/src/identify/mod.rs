@@ -17,6 +17,7 @@ mod foreign;
 mod grants;
 pub mod live;
 mod tokens;
+mod verified;
 
 use std::sync::Arc;
 

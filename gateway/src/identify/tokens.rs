@@ -17,10 +17,11 @@ use policy::oauth::{Issuer, OAuth};
 use policy::route::Api;
 use policy::{KeyFault, Organization, Token};
 
-use super::bounds::{Bounds, Map, map};
+use super::bounds::Bounds;
 use super::cache::Cache;
 use super::foreign::Foreign;
 use super::grants::{GrantFacts, KnownGrant};
+use super::verified::Verified;
 use super::{Caller, Found, Identified, Unidentified};
 use crate::base::clock::Clock;
 use crate::base::digest::{Digest, Peppers};
@@ -28,7 +29,7 @@ use crate::base::http_client::HttpClient;
 use crate::registry::signing_keys::SigningKeys;
 use crate::store::{Change, Store, StoreError};
 
-/// Most verified tokens remembered.
+/// Most verified tokens remembered; their bytes are bounded too.
 const VERIFIED_MAX: usize = 200_000;
 /// Questions about different tokens that do not wait for each other.
 const LANES: usize = 256;
@@ -68,6 +69,30 @@ impl KnownToken {
         KnownToken { facts, ends_ms, asked_until_ms, issued_s: 0, source: Source::Foreign(issuer, organization) }
     }
 
+    #[cfg(test)]
+    pub(super) fn for_tests(id: &str) -> Self {
+        let text = || Box::<str>::from("x");
+        let oauth = OAuth {
+            issuer: text(),
+            host: text(),
+            name: text(),
+            audience: text(),
+            resource_metadata: text(),
+            home: None,
+            login: policy::oauth::Login::Builtin,
+        };
+        let facts = Token {
+            id: id.into(),
+            grant: text(),
+            user: text(),
+            client: text(),
+            api: "x".into(),
+            scopes: Arc::default(),
+            subject: 0,
+        };
+        KnownToken { facts, ends_ms: 0, asked_until_ms: 0, issued_s: 0, source: Source::Own(Arc::new(oauth), text()) }
+    }
+
     /// Whether the policy still trusts whoever it was verified for.
     fn is_of(&self, api: &Api) -> bool {
         *self.facts.api == *api.name
@@ -80,8 +105,7 @@ impl KnownToken {
 
 /// Verifies tokens. One per gateway.
 pub struct Tokens {
-    /// By hash and place of the API: a token may be for several.
-    verified: Map<(Digest, u32), Arc<KnownToken>>,
+    verified: Verified,
     /// One question at a time about a token that its issuer is asked about.
     lanes: Box<[tokio::sync::Mutex<()>]>,
     grants: Cache<GrantFacts>,
@@ -105,7 +129,7 @@ impl Tokens {
         let registry = crate::registry::access::Registry::new(store.clone());
         let keys = Arc::new(SigningKeys::new(registry, peppers.clone(), clock.clone()));
         Tokens {
-            verified: map(VERIFIED_MAX.min(bounds.keys_max)),
+            verified: Verified::new(VERIFIED_MAX.min(bounds.keys_max)),
             lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
             grants: Cache::new(bounds),
             foreign: Foreign::new(http_client),
@@ -141,19 +165,24 @@ impl Tokens {
         secret: Secret<'_>,
         now_ms: u64,
     ) -> Option<Result<Identified, Unidentified>> {
-        self.at_hand(&self.id(api, secret), api, now_ms)
+        if let Some(token) = self.remembered(api, secret, now_ms) {
+            return self.believed(token, now_ms);
+        }
+        self.foreign.is_refused(&self.id(api, secret), now_ms).then_some(Err(Unidentified::Unknown))
     }
 
-    /// What a token is remembered by.
+    /// A token that was verified, if it is still believed.
+    fn remembered(&self, api: &Api, secret: Secret<'_>, now_ms: u64) -> Option<Arc<KnownToken>> {
+        self.verified.get(secret, api.index).filter(|token| self.stands(token, api, now_ms))
+    }
+
+    /// What a token is asked about and refused by.
     fn id(&self, api: &Api, secret: Secret<'_>) -> (Digest, u32) {
         (self.peppers.current.digest(secret), api.index)
     }
 
-    fn at_hand(&self, id: &(Digest, u32), api: &Api, now_ms: u64) -> Option<Result<Identified, Unidentified>> {
-        if self.foreign.is_refused(id, now_ms) {
-            return Some(Err(Unidentified::Unknown));
-        }
-        let token = self.verified.get(id).filter(|token| self.stands(token, api, now_ms))?;
+    /// Whose a token is, if its grant is at hand.
+    fn believed(&self, token: Arc<KnownToken>, now_ms: u64) -> Option<Result<Identified, Unidentified>> {
         if now_ms >= token.ends_ms {
             return Some(Err(Unidentified::Dead(KeyFault::Expired)));
         }
@@ -172,24 +201,23 @@ impl Tokens {
     /// Answers from memory, by computing, or by asking the store or the issuer.
     pub async fn identify(&self, api: &Api, secret: Secret<'_>) -> Result<Identified, Unidentified> {
         let now_ms = self.clock.now_ms();
-        let id = self.id(api, secret);
-        if let Some(answer) = self.at_hand(&id, api, now_ms) {
+        if let Some(answer) = self.identify_cached(api, secret, now_ms) {
             return answer;
         }
-        let remembered = || self.verified.get(&id).filter(|token| self.stands(token, api, now_ms));
-        let token = match remembered() {
+        let token = match self.remembered(api, secret, now_ms) {
             Some(token) => token,
             None => {
+                let id = self.id(api, secret);
                 let _lane = match secret.expose().starts_with(TOKEN_PREFIX) {
                     true => None,
                     false => self.lane(&id.0).await,
                 };
-                match remembered() {
+                match self.remembered(api, secret, now_ms) {
                     Some(token) => token,
                     None if self.foreign.is_refused(&id, now_ms) => return Err(Unidentified::Unknown),
                     None => {
                         let token = Arc::new(self.verify(api, secret, &id, now_ms).await?);
-                        self.verified.insert(id, token.clone());
+                        self.verified.insert(secret, api.index, token.clone());
                         token
                     }
                 }
@@ -231,7 +259,7 @@ impl Tokens {
 
     /// Whether a token is remembered, whether or not it still works: it is no guess.
     pub fn is_known(&self, api: &Api, secret: Secret<'_>) -> bool {
-        self.verified.get(&self.id(api, secret)).is_some()
+        self.verified.get(secret, api.index).is_some()
     }
 
     async fn look_up(&self, token: Arc<KnownToken>) -> Result<Identified, Unidentified> {
