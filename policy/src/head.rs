@@ -66,11 +66,13 @@ pub struct RequestLine<'a> {
     pub host: &'a [u8],
 }
 
-/// Checks a whole head, request line to blank line inclusive.
+/// Checks a whole head, request line to blank line inclusive. One empty line before it is ignored: some
+/// clients send one behind a body (RFC 9112 section 2.2).
 pub fn lint(raw: &[u8], fields_max: usize) -> Result<RequestLine<'_>, HeadFault> {
     if raw.len() > HEAD_BYTES_MAX {
         return Err(HeadFault::TooLarge);
     }
+    let raw = raw.strip_prefix(b"\r\n").unwrap_or(raw);
     let (line, mut rest) = take_line(raw)?;
     let (target, is_1_1) = request_line(line)?;
     let mut seen = Seen { is_1_1, ..Seen::default() };
@@ -257,6 +259,9 @@ mod tests {
         for (fields, fault) in cases {
             assert_eq!(lint(&head(fields), FIELDS), Err(*fault), "{fields:?}");
         }
+        assert!(lint(b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", FIELDS).is_ok());
+        assert!(lint(b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", FIELDS).is_err());
+        assert!(lint(b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", FIELDS).is_err());
         for raw in [
             &b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"[..],
             b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",

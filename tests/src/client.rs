@@ -17,6 +17,11 @@ pub struct Trust(Arc<ClientConfig>);
 
 impl Trust {
     pub fn new(ca: &Path) -> Self {
+        Self::speaking(ca, &[b"http/1.1"])
+    }
+
+    /// Offers these protocols (RFC 7301).
+    pub fn speaking(ca: &Path, protocols: &[&[u8]]) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -25,7 +30,7 @@ impl Trust {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Trust(Arc::new(config))
     }
 }

@@ -199,14 +199,15 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// The acceptor of a TLS listener: TLS 1.2 and 1.3, h2 and http/1.1, no early data.
+/// The acceptor of a TLS listener: TLS 1.2 and 1.3; h2, http/1.1 and http/1.0; no early data. A client that
+/// offers protocols and none of these is refused (RFC 7301 section 3.2).
 pub fn acceptor(resolver: Arc<Resolver>) -> Result<Acceptor, CertificateFault> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|e| CertificateFault(e.to_string()))?
         .with_no_client_auth()
         .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     config.max_early_data_size = 0;
     // Without state: a client comes back to a session however many others came in between. The keys are
     // drawn at the start and replaced every six hours, so that no older traffic can be read with them.

@@ -27,6 +27,7 @@ mod oauth_races;
 mod oauth_tokens;
 mod outage;
 mod reload;
+mod requests;
 mod setup;
 mod stores;
 mod streams;
