@@ -10,13 +10,14 @@ use super::state::Exchange;
 use crate::admit::denial::Denial;
 use crate::upstream::Endpoint;
 use crate::upstream::backend::Again;
+use crate::upstream::http1::kind_of;
 
 impl Exchanges {
     /// Tells the operator of an upstream that failed.
     pub(super) fn log_trouble(&self, exchange: &Exchange, error: &Error, denial: &Denial, has_begun: bool) {
         let api = exchange.api_name();
         let address = exchange.chosen.as_ref().map_or_else(String::new, |endpoint| format!(" at {}", endpoint.address));
-        let (when, kind) = (if has_begun { ", in the middle of its answer" } else { "" }, error.etype().as_str());
+        let (when, kind) = (if has_begun { ", in the middle of its answer" } else { "" }, kind_of(error));
         tracing::warn!(
             target: "tollgate::upstream",
             "{api}: {}{address}{when} ({kind}), request {}", denial.code(), exchange.known.request_id

@@ -201,7 +201,12 @@ impl Http1 {
 
 /// An answer that cannot be read is its backend's fault. What was received is not repeated.
 fn malformed(fault: Fault) -> Box<Error> {
-    Error::explain(ErrorType::InvalidHTTPHeader, fault.as_str())
+    Error::because(ErrorType::InvalidHTTPHeader, "an answer cannot be read", fault)
+}
+
+/// What an operator should know of a backend's error, without anything that was received.
+pub fn kind_of(error: &Error) -> &str {
+    error.root_cause().downcast_ref::<Fault>().map_or_else(|| error.etype().as_str(), |fault| fault.as_str())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub mod connection;
 mod connections;
 mod endpoint;
 mod health;
-mod http1;
+pub mod http1;
 mod idle;
 pub mod outbound;
 
