@@ -6,6 +6,7 @@ use super::listing::Listing;
 use super::{Context, Failure, print};
 use crate::base::clock::rfc3339;
 use crate::registry::organizations::{self, NewOrganization};
+use crate::registry::views;
 use crate::store::OrganizationRecord;
 
 /// Organizations.
@@ -86,7 +87,7 @@ async fn change(context: &Context, update: Update) -> Result<(), Failure> {
 async fn list(context: &Context, listing: Listing) -> Result<(), Failure> {
     let list = listing.read(async |page| context.store.organizations(&page).await, |_| true).await?;
     if context.json {
-        return print::json(&list);
+        return print::json(&list.iter().map(views::organization).collect::<Vec<_>>());
     }
     let rows = list.into_iter().map(|o| vec![o.id, o.name, plan(&o.plan), o.permissions.join(" ")]);
     print::table(&["ID", "NAME", "PLAN", "PERMISSIONS"], rows)
@@ -98,7 +99,7 @@ fn plan(name: &str) -> String {
 
 fn show(context: &Context, organization: &OrganizationRecord) -> Result<(), Failure> {
     if context.json {
-        return print::json(organization);
+        return print::json(&views::organization(organization));
     }
     print::fields(&[
         ("id", organization.id.clone()),

@@ -7,7 +7,7 @@ use super::app::AppRecord;
 use super::grant::GrantRecord;
 use super::keyring::{KeyringRecord, SigningKeyRecord};
 use super::user::UserRecord;
-use crate::store::KeyRecord;
+use crate::store::{KeyRecord, OrganizationRecord};
 
 /// A key, without its digest.
 pub fn key(key: &KeyRecord, now_ms: u64) -> Value {
@@ -42,6 +42,15 @@ pub fn key(key: &KeyRecord, now_ms: u64) -> Value {
         "networks": networks, "origins": origins, "limit": limit, "last_use": last_use,
         "exposed": key.exposure().map(|(ms, how)| json!({ "ms": ms, "how": how })),
         "exposure_cleared": exposure_cleared,
+    })
+}
+
+/// An organization.
+pub fn organization(organization: &OrganizationRecord) -> Value {
+    let OrganizationRecord { id, name, plan, permissions, created_ms, changed_ms } = organization;
+    json!({
+        "id": id, "name": name, "plan": plan, "permissions": permissions, "created_ms": created_ms,
+        "changed_ms": changed_ms,
     })
 }
 
