@@ -8,7 +8,7 @@ use super::listing::Listing;
 use super::{Context, Failure, print};
 use crate::base::clock::{Clock as _, System, rfc3339};
 use crate::identify::subject;
-use crate::registry::access::GrantsOf;
+use crate::registry::access::{GrantsOf, newest_first};
 use crate::registry::grant::GrantRecord;
 use crate::registry::{grants, views};
 use crate::store::scopes;
@@ -115,7 +115,7 @@ impl Of {
         let is_wanted = |grant: &GrantRecord| self.app.as_ref().is_none_or(|app| *app == grant.app);
         let now_ms = System.now_ms();
         let mut grants = listing.read(async |page| registry.grants(of, &page).await, is_wanted).await?;
-        grants.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
+        newest_first(&mut grants);
         if context.json {
             return print::json(&grants.iter().map(|grant| views::grant(grant, now_ms)).collect::<Vec<_>>());
         }

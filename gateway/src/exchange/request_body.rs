@@ -14,7 +14,7 @@ const KEPT_PIECES_MAX: usize = 64;
 /// A client's body.
 pub(super) struct RequestBody {
     /// What was read so far; `None` when that is more than is kept.
-    idle: Option<Vec<Bytes>>,
+    kept: Option<Vec<Bytes>>,
     kept_bytes: usize,
     /// What is to be sent once more before anything new.
     again: VecDeque<Bytes>,
@@ -28,7 +28,7 @@ impl RequestBody {
     /// The body of a request whose head was read.
     pub(super) fn of(session: &mut Session) -> Self {
         let is_read = session.is_body_empty();
-        RequestBody { idle: Some(Vec::new()), kept_bytes: 0, again: VecDeque::new(), is_read, bytes: 0 }
+        RequestBody { kept: Some(Vec::new()), kept_bytes: 0, again: VecDeque::new(), is_read, bytes: 0 }
     }
 
     /// Whether there is none.
@@ -48,8 +48,8 @@ impl RequestBody {
 
     /// Goes back to its beginning; `false` when that is gone.
     pub(super) fn rewind(&mut self) -> bool {
-        let Some(idle) = &self.idle else { return false };
-        self.again = idle.iter().cloned().collect();
+        let Some(kept) = &self.kept else { return false };
+        self.again = kept.iter().cloned().collect();
         true
     }
 
@@ -76,11 +76,11 @@ impl RequestBody {
 
     fn keep(&mut self, piece: &Bytes) {
         self.kept_bytes += piece.len();
-        let pieces = self.idle.as_ref().map_or(0, Vec::len);
+        let pieces = self.kept.as_ref().map_or(0, Vec::len);
         if self.kept_bytes > KEPT_BYTES_MAX || pieces == KEPT_PIECES_MAX {
-            self.idle = None;
-        } else if let Some(idle) = self.idle.as_mut().filter(|_| !piece.is_empty()) {
-            idle.push(piece.clone());
+            self.kept = None;
+        } else if let Some(kept) = self.kept.as_mut().filter(|_| !piece.is_empty()) {
+            kept.push(piece.clone());
         }
     }
 }

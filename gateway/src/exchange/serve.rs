@@ -3,6 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +22,7 @@ use crate::edge::deadlines::{DeadlineStream, H2_PREFACE, Phase};
 use crate::exchange::http2::{self, Http2};
 use crate::exchange::tunnel::{self, GOING_AWAY, POLICY_VIOLATION};
 use crate::upstream::STREAM_SILENCE;
-use crate::upstream::backend::{Backend, at_once};
+use crate::upstream::backend::Backend;
 
 /// Most requests on one connection over HTTP/1.1.
 const REQUESTS_MAX: u32 = 10_000;
@@ -178,4 +179,12 @@ pub(super) async fn keep(session: Session) -> Option<ReusedHttpStream> {
         }
     };
     Some(ReusedHttpStream::new(stream, Some(settings)))
+}
+
+/// The bytes that a read has without waiting.
+async fn at_once<T: AsRef<[u8]>>(read: impl Future<Output = pingora::Result<Option<T>>>) -> Vec<u8> {
+    match futures_util::poll!(pin!(read)) {
+        Poll::Ready(Ok(Some(bytes))) => bytes.as_ref().to_vec(),
+        Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => Vec::new(),
+    }
 }

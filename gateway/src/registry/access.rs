@@ -38,6 +38,12 @@ pub enum GrantsOf<'a> {
     App(&'a str),
 }
 
+/// Puts grants in the order in which people read them, each once: a listing may give one twice.
+pub fn newest_first(grants: &mut Vec<GrantRecord>) {
+    grants.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
+    grants.dedup_by(|a, b| a.id == b.id);
+}
+
 /// A record after a change.
 #[derive(Clone, Debug)]
 pub struct Changed<T, R> {
@@ -242,8 +248,7 @@ impl Registry {
     /// All grants of a user, newest first, dead ones among them: rules must see every one.
     pub async fn grants_of_user(&self, user: &str) -> Result<Vec<GrantRecord>, StoreError> {
         let mut grants = whole(|page| Box::pin(async move { self.grants(GrantsOf::User(user), &page).await })).await?;
-        grants.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
-        grants.dedup_by(|a, b| a.id == b.id);
+        newest_first(&mut grants);
         Ok(grants)
     }
 

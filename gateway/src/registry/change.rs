@@ -34,7 +34,7 @@ impl Actor {
 pub struct By {
     /// Who.
     pub actor: Actor,
-    /// When, Unix milliseconds, by the clock that the store's gateways share.
+    /// When, Unix milliseconds.
     pub now_ms: u64,
 }
 

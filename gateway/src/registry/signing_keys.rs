@@ -145,15 +145,19 @@ impl SigningKeys {
         let made = tokio::task::spawn_blocking(move || generate(&pepper, now_ms)).await;
         let made = made.map_err(|_| KeyringFault::Generation)??;
         let was_due = self.ring().is_some_and(|ring| ring.record.is_due(now_ms));
-        self.registry
-            .change_keyring(|ring| match is_emergency {
+        let change = |ring: &mut KeyringRecord| {
+            // Somebody else may have made the key that was due.
+            let is_mine = is_emergency || !was_due || ring.is_due(now_ms);
+            match is_emergency {
                 true => ring.replace(made.clone(), now_ms),
-                // Somebody else may have made the key that was due.
-                false if was_due && !ring.is_due(now_ms) => {}
-                false => ring.add(made.clone(), now_ms),
-            })
-            .await?;
-        By { actor: actor.clone(), now_ms }.tell("made the signing key", &made.kid);
+                false if is_mine => ring.add(made.clone(), now_ms),
+                false => {}
+            }
+            is_mine
+        };
+        if self.registry.change_keyring(change).await?.result {
+            By { actor: actor.clone(), now_ms }.tell("made the signing key", &made.kid);
+        }
         Ok(self.read().await?)
     }
 

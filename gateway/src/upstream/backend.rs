@@ -1,7 +1,5 @@
 //! One request to a backend and its answer, over HTTP/1.1 or HTTP/2, behind one interface.
 
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -183,14 +181,6 @@ impl Backend {
     pub(super) fn release(session: Box<Http1>) -> Option<(BackendConnection, Option<Duration>)> {
         let most = session.head().and_then(|head| keep_alive_timeout(&head.headers));
         session.into_kept().map(|connection| (connection, most))
-    }
-}
-
-/// The bytes that a read has without waiting.
-pub async fn at_once<T: AsRef<[u8]>>(read: impl Future<Output = pingora::Result<Option<T>>>) -> Vec<u8> {
-    match futures_util::poll!(pin!(read)) {
-        Poll::Ready(Ok(Some(bytes))) => bytes.as_ref().to_vec(),
-        Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => Vec::new(),
     }
 }
 

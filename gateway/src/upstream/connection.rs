@@ -8,13 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use async_trait::async_trait;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, Ssl, Stream, UniqueID, UniqueIDType,
-};
+use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// One of the hands.
+/// One of its owners.
 #[derive(Clone, Debug)]
 pub struct BackendConnection(Arc<Shared>);
 
@@ -78,46 +75,3 @@ impl AsyncWrite for BackendConnection {
         self.stream().is_write_vectored()
     }
 }
-
-#[async_trait]
-impl Shutdown for BackendConnection {
-    async fn shutdown(&mut self) {
-        let _ = std::future::poll_fn(|cx| Pin::new(&mut *self.stream()).poll_shutdown(cx)).await;
-    }
-}
-
-impl UniqueID for BackendConnection {
-    fn id(&self) -> UniqueIDType {
-        self.stream().id()
-    }
-}
-
-impl Ssl for BackendConnection {
-    fn get_ssl_digest(&self) -> Option<Arc<pingora::protocols::tls::SslDigest>> {
-        self.stream().get_ssl_digest()
-    }
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream().selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for BackendConnection {
-    fn get_timing_digest(&self) -> Vec<Option<pingora::protocols::TimingDigest>> {
-        // Nobody reads it of a connection to a backend.
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for BackendConnection {
-    fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for BackendConnection {
-    fn get_socket_digest(&self) -> Option<Arc<pingora::protocols::SocketDigest>> {
-        None
-    }
-}
-
-impl Peek for BackendConnection {}

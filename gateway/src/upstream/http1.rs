@@ -170,19 +170,23 @@ impl Http1 {
 
     /// Whether the answer is over; `false` while there are trailers to pass on.
     pub fn is_done(&self) -> bool {
-        self.body.is_done() && self.trailers().is_none()
+        self.body.is_done() && self.known_trailers().next().is_none()
     }
 
     /// The trailers that may be passed on, after the body.
     pub fn trailers(&self) -> Option<HeaderMap> {
         let mut fields = HeaderMap::new();
-        for (name, value) in self.body.trailers() {
-            let known = TRAILERS.into_iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()));
-            if let (Some(name), Ok(value)) = (known, HeaderValue::from_bytes(value)) {
-                fields.append(name, value);
-            }
-        }
+        self.known_trailers().for_each(|(name, value)| {
+            fields.append(name, value);
+        });
         Some(fields).filter(|fields| !fields.is_empty())
+    }
+
+    fn known_trailers(&self) -> impl Iterator<Item = (&'static str, HeaderValue)> {
+        self.body.trailers().filter_map(|(name, value)| {
+            let known = TRAILERS.into_iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()))?;
+            Some((known, HeaderValue::from_bytes(value).ok()?))
+        })
     }
 
     /// Bytes that came with a 101, and the connection, which is a tunnel from there on.

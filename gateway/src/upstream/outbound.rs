@@ -8,16 +8,14 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use h2::SendStream;
+use http1::chunk::{self, SizeLine};
 use pingora::{Error, ErrorType, OrErr as _};
 use tokio::io::AsyncWrite;
 
 use super::connection::BackendConnection;
 use crate::base::clock::within;
-
-/// The end of a body in chunks.
-const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// How long a body is, as far as its head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +117,7 @@ impl Outbound {
                 *left = rest.ok_or_else(|| Error::explain(ErrorType::InternalError, "more than was announced"))?;
                 self.waiting = piece;
             }
-            Way::Chunked(_) => self.waiting = chunk(&piece),
+            Way::Chunked(_) => self.waiting = framed(&piece),
             Way::Stream(_) => self.waiting = piece,
         }
         Ok(())
@@ -132,13 +130,13 @@ impl Outbound {
         }
         if !self.waiting.is_empty() && matches!(self.way, Way::Chunked(_)) {
             // The last chunk waits for its turn.
-            self.waiting = [&*self.waiting, LAST_CHUNK].concat().into();
+            self.waiting = [&*self.waiting, chunk::LAST].concat().into();
             self.stage = Stage::Ending;
             return Ok(());
         }
         match &self.way {
             Way::Length(_, 1..) => return Error::e_explain(ErrorType::ReadError, "less than was announced"),
-            Way::Chunked(_) => self.waiting = Bytes::from_static(LAST_CHUNK),
+            Way::Chunked(_) => self.waiting = Bytes::from_static(chunk::LAST),
             Way::Nowhere | Way::Length(..) | Way::Stream(_) => {}
         }
         self.stage = Stage::Ending;
@@ -196,14 +194,10 @@ impl Outbound {
     }
 }
 
-/// A piece as a chunk (RFC 9112 section 7.1).
-fn chunk(piece: &[u8]) -> Bytes {
-    let size = format!("{:x}\r\n", piece.len());
-    let mut framed = BytesMut::with_capacity(size.len() + piece.len() + 2);
-    framed.extend_from_slice(size.as_bytes());
-    framed.extend_from_slice(piece);
-    framed.extend_from_slice(b"\r\n");
-    framed.freeze()
+/// A piece as a chunk; nothing for an empty one, which would be the end.
+fn framed(piece: &[u8]) -> Bytes {
+    let Some(size) = SizeLine::of(piece.len() as u64) else { return Bytes::new() };
+    [size.as_bytes(), piece, chunk::END].concat().into()
 }
 
 #[cfg(test)]
