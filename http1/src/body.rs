@@ -7,7 +7,7 @@ use memchr::memchr;
 
 use crate::Fault;
 use crate::framing::Framing;
-use crate::head::{self, FieldSpan};
+use crate::head::{self, Bounds, FieldSpan};
 
 /// Most bytes of all chunk extensions of a body. They mean nothing to anybody (section 7.1.1).
 pub const EXTENSION_BYTES_MAX: usize = 4 * 1024;
@@ -143,7 +143,8 @@ impl Decoder {
         }
         self.trailers.extend_from_slice(line);
         if self.trailers == b"\r\n" || self.trailers.ends_with(b"\n\r\n") {
-            head::read_fields(&self.trailers, &mut 0, TRAILERS_MAX, &mut self.spans)?;
+            let bounds = Bounds { bytes: TRAILER_BYTES_MAX + 1, fields: TRAILERS_MAX };
+            head::read_trailers(&mut self.trailers, bounds, &mut self.spans)?;
             self.state = State::Done;
         }
         Ok(end)
@@ -171,7 +172,7 @@ impl Decoder {
         }
     }
 
-    /// The trailers, once the body is done: names and values.
+    /// The trailers, once the body is done: names in lower case, and values.
     pub fn trailers(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
         head::pairs(&self.spans, &self.trailers)
     }

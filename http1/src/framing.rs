@@ -3,8 +3,10 @@
 use crate::Fault;
 use crate::head::Version;
 
-/// Most digits of a length.
+/// Most digits of the length of a response.
 const LENGTH_DIGITS_MAX: usize = 18;
+/// Most digits of the length of a request.
+const REQUEST_DIGITS_MAX: usize = 15;
 
 /// How a body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,93 @@ pub enum Persistence {
     Close,
 }
 
+/// What a request says of its body and its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfRequest {
+    /// Its body; never [`Framing::UntilClose`].
+    pub framing: Framing,
+    /// Its connection. One over HTTP/1.0 always ends: what its programs mean by `keep-alive` differs.
+    pub persistence: Persistence,
+    /// Whether its client waits for a 100 before it sends its body. Over HTTP/1.0 that means nothing (RFC 9110
+    /// section 10.1.1).
+    pub expects_continue: bool,
+    /// Which of its fields is `Host`.
+    pub host: usize,
+}
+
+/// Reads the framing of a request, whose names of fields are in lower case. Where programs are known to differ,
+/// it is a fault: nothing is repaired.
+///
+/// # Errors
+/// A length that is there twice, is no number, or stands beside a transfer coding; any transfer coding but
+/// `chunked` alone, once, over HTTP/1.1; a name that only differs from one of these in its punctuation; no `Host`,
+/// or two; an expectation that is not `100-continue`.
+pub fn of_request<'b>(
+    version: Version,
+    fields: impl Iterator<Item = (&'b [u8], &'b [u8])>,
+) -> Result<OfRequest, Fault> {
+    let (mut length, mut is_chunked, mut host, mut expects, mut says_close) = (None, false, None, false, false);
+    for (index, (name, value)) in fields.enumerate() {
+        match name {
+            b"host" => {
+                if host.replace(index).is_some() {
+                    return Err(Fault::Host);
+                }
+            }
+            b"content-length" => {
+                if !is_request_length(value) || length.replace(number(value)?).is_some() {
+                    return Err(Fault::Framing);
+                }
+            }
+            b"transfer-encoding" => {
+                let is_second = std::mem::replace(&mut is_chunked, true);
+                if is_second || !value.eq_ignore_ascii_case(b"chunked") || version == Version::Http10 {
+                    return Err(Fault::Framing);
+                }
+            }
+            b"connection" => says_close |= options(value).any(|option| option.eq_ignore_ascii_case(b"close")),
+            b"expect" => {
+                if std::mem::replace(&mut expects, true) || !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Fault::Expect);
+                }
+            }
+            _ if is_alias_of(name, b"content-length") || is_alias_of(name, b"transfer-encoding") => {
+                return Err(Fault::Framing);
+            }
+            _ => {}
+        }
+    }
+    let framing = match (is_chunked, length) {
+        (true, Some(_)) => return Err(Fault::Framing),
+        (true, None) => Framing::Chunked,
+        (false, Some(length)) => Framing::Length(length),
+        (false, None) => Framing::None,
+    };
+    let persistence = match version {
+        Version::Http11 if !says_close => Persistence::Persistent,
+        Version::Http11 | Version::Http10 => Persistence::Close,
+    };
+    let expects_continue = expects && version == Version::Http11;
+    Ok(OfRequest { framing, persistence, expects_continue, host: host.ok_or(Fault::Host)? })
+}
+
+/// Whether a value is one `Content-Length` of a request, not a list or a number of another kind (RFC 9110 section
+/// 8.6).
+pub fn is_request_length(value: &[u8]) -> bool {
+    (1..=REQUEST_DIGITS_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
+}
+
+/// Whether a name in lower case is another spelling of a name, for programs that read all punctuation alike.
+fn is_alias_of(name: &[u8], field: &[u8]) -> bool {
+    let is_same = |(a, b): (&u8, &u8)| if a.is_ascii_alphanumeric() { a == b } else { *b == b'-' };
+    name.len() == field.len() && name.iter().zip(field).all(is_same)
+}
+
+/// The options of a `Connection` field (RFC 9110 section 7.6.1).
+pub fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
 /// What a response says of its body and its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OfResponse {
@@ -42,7 +131,7 @@ pub struct OfResponse {
     pub has_void_length: bool,
 }
 
-/// Reads the framing of a response.
+/// Reads the framing of a response, whose names of fields are in lower case.
 ///
 /// Equal lengths, in several fields or as a list, count as one. Chunks beside a length win, and end the
 /// connection: somebody on the way may have believed the length (section 6.1).
@@ -57,20 +146,20 @@ pub fn of_response<'b>(
     let (mut length, mut is_chunked) = (None, false);
     let (mut says_close, mut says_keep) = (false, false);
     for (name, value) in fields {
-        if name.eq_ignore_ascii_case(b"content-length") {
+        if name == b"content-length" {
             for member in value.split(|byte| *byte == b',') {
                 let new = number(member.trim_ascii())?;
                 if length.replace(new).is_some_and(|old| old != new) {
                     return Err(Fault::Framing);
                 }
             }
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+        } else if name == b"transfer-encoding" {
             let is_first = !std::mem::replace(&mut is_chunked, true);
             if !is_first || !value.eq_ignore_ascii_case(b"chunked") || version == Version::Http10 {
                 return Err(Fault::Framing);
             }
-        } else if name.eq_ignore_ascii_case(b"connection") {
-            for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        } else if name == b"connection" {
+            for option in options(value) {
                 says_close |= option.eq_ignore_ascii_case(b"close");
                 says_keep |= option.eq_ignore_ascii_case(b"keep-alive");
             }

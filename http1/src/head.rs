@@ -1,10 +1,19 @@
 //! Heads into spans (RFC 9112 sections 2 to 5): where the parts of a head stand in its bytes.
+//!
+//! A head is read line by line as its lines come, each once. Names of fields are put into lower case where they
+//! stand: they mean the same in any case (RFC 9110 section 5.1), and whoever compares them compares bytes.
 
 use std::ops::Range;
 
 use memchr::memchr;
 
 use crate::Fault;
+use crate::bytes::Class;
+
+/// Longest method, in bytes.
+pub const METHOD_BYTES_MAX: usize = 32;
+/// Longest name of a field, in bytes.
+pub const NAME_BYTES_MAX: usize = 256;
 
 /// Bounds of a head.
 #[derive(Clone, Copy, Debug)]
@@ -18,36 +27,86 @@ pub struct Bounds {
 /// Where a field stands in the bytes of its head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldSpan {
-    /// Its name, in the case in which it was sent.
+    /// Its name.
     pub name: Range<usize>,
     /// Its value, without the white space around it.
     pub value: Range<usize>,
 }
 
 /// Version of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.0.
     Http10,
     /// HTTP/1.1.
+    #[default]
     Http11,
 }
 
+/// A request's head as spans. It is made once for a connection and used for each head on it.
+#[derive(Clone, Debug, Default)]
+pub struct RequestHead {
+    version: Version,
+    method: Range<usize>,
+    target: Range<usize>,
+    lines: Lines,
+}
+
+impl RequestHead {
+    /// Reads a head at the start of `input`: how many bytes it has, or `None` while it is not whole. After
+    /// `None`, the next call must give the same bytes and more. One empty line before it is ignored: some
+    /// clients send one behind a body (section 2.2).
+    ///
+    /// # Errors
+    /// A head that is larger than `bounds`, or has more than one reading.
+    pub fn read(&mut self, input: &mut [u8], bounds: Bounds) -> Result<Option<usize>, Fault> {
+        self.lines.begin();
+        if !self.lines.has_first {
+            self.method = 0..0;
+        }
+        loop {
+            let Some(line) = self.lines.next(input, bounds)? else { return Ok(None) };
+            if !self.lines.has_first {
+                if line != (0..0) {
+                    (self.version, self.method, self.target) = request_line(input, &line)?;
+                    self.lines.has_first = true;
+                }
+            } else if line.is_empty() {
+                return Ok(Some(self.lines.end()));
+            } else {
+                self.lines.take_field(input, line, bounds.fields)?;
+            }
+        }
+    }
+
+    /// Its version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Its method in the bytes that were read, a token; empty when none could be read.
+    pub fn method(&self) -> Range<usize> {
+        self.method.clone()
+    }
+
+    /// Its target in the bytes that were read, not empty.
+    pub fn target(&self) -> Range<usize> {
+        self.target.clone()
+    }
+
+    /// Its fields, in order.
+    pub fn fields(&self) -> &[FieldSpan] {
+        &self.lines.fields
+    }
+}
+
 /// A response's head as spans. It is made once for a connection and used for each head on it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ResponseHead {
     version: Version,
     status: u16,
     reason: Range<usize>,
-    fields: Vec<FieldSpan>,
-    /// Bytes of the input that are known to hold no blank line.
-    looked_at: usize,
-}
-
-impl Default for ResponseHead {
-    fn default() -> Self {
-        ResponseHead { version: Version::Http11, status: 0, reason: 0..0, fields: Vec::new(), looked_at: 0 }
-    }
+    lines: Lines,
 }
 
 impl ResponseHead {
@@ -56,31 +115,17 @@ impl ResponseHead {
     ///
     /// # Errors
     /// A head that is larger than `bounds`, or has more than one reading.
-    pub fn read(&mut self, input: &[u8], bounds: Bounds) -> Result<Option<usize>, Fault> {
-        let Some(length) = self.length(input, bounds)? else { return Ok(None) };
-        self.looked_at = 0;
-        let head = input.get(..length).unwrap_or_default();
-        let (line, mut at) = line(head, 0)?;
-        (self.version, self.status, self.reason) = status_line(head.get(line).unwrap_or_default())?;
-        self.fields.clear();
-        read_fields(head, &mut at, bounds.fields, &mut self.fields)?;
-        Ok(Some(length))
-    }
-
-    /// Where the head ends: behind the first blank line.
-    fn length(&mut self, input: &[u8], bounds: Bounds) -> Result<Option<usize>, Fault> {
-        let within = input.get(..bounds.bytes).unwrap_or(input);
-        // A blank line may have begun in what was looked at.
-        let from = self.looked_at.saturating_sub(3);
-        let found = memchr::memmem::find(within.get(from..).unwrap_or_default(), b"\r\n\r\n");
-        match found {
-            Some(at) => Ok(Some(from + at + 4)),
-            None if input.len() >= bounds.bytes => Err(Fault::TooLarge),
-            // Waiting would not help: no blank line follows where lines do not end in CRLF.
-            None if has_bare_line_feed(within, self.looked_at) => Err(Fault::Line),
-            None => {
-                self.looked_at = input.len();
-                Ok(None)
+    pub fn read(&mut self, input: &mut [u8], bounds: Bounds) -> Result<Option<usize>, Fault> {
+        self.lines.begin();
+        loop {
+            let Some(line) = self.lines.next(input, bounds)? else { return Ok(None) };
+            if !self.lines.has_first {
+                (self.version, self.status, self.reason) = status_line(input, &line)?;
+                self.lines.has_first = true;
+            } else if line.is_empty() {
+                return Ok(Some(self.lines.end()));
+            } else {
+                self.lines.take_field(input, line, bounds.fields)?;
             }
         }
     }
@@ -102,44 +147,105 @@ impl ResponseHead {
 
     /// Its fields, in order.
     pub fn fields(&self) -> &[FieldSpan] {
-        &self.fields
-    }
-
-    /// Its fields as names and values, out of the bytes that were read.
-    pub fn pairs<'b>(&'b self, input: &'b [u8]) -> impl Iterator<Item = (&'b [u8], &'b [u8])> + Clone {
-        pairs(&self.fields, input)
+        &self.lines.fields
     }
 }
 
-/// Whether a line feed at or behind a place stands without its carriage return.
-fn has_bare_line_feed(input: &[u8], from: usize) -> bool {
-    let feeds = memchr::memchr_iter(b'\n', input.get(from..).unwrap_or_default()).map(|at| from + at);
-    feeds.into_iter().any(|at| at == 0 || input.get(at - 1) != Some(&b'\r'))
-}
-
-/// Fields as names and values.
-pub(crate) fn pairs<'b>(
-    fields: &'b [FieldSpan],
-    input: &'b [u8],
-) -> impl Iterator<Item = (&'b [u8], &'b [u8])> + Clone {
+/// Fields as names and values, out of the bytes that were read.
+pub fn pairs<'b>(fields: &'b [FieldSpan], input: &'b [u8]) -> impl Iterator<Item = (&'b [u8], &'b [u8])> + Clone {
     let part = |range: &Range<usize>| input.get(range.clone()).unwrap_or_default();
     fields.iter().map(move |field| (part(&field.name), part(&field.value)))
 }
 
-/// The line that begins at a place, and where the next one begins. It ends in CRLF and has no control
-/// character but HTAB.
-fn line(head: &[u8], from: usize) -> Result<(Range<usize>, usize), Fault> {
-    let rest = head.get(from..).unwrap_or_default();
-    let end = memchr(b'\n', rest).ok_or(Fault::Line)?;
-    let text = rest.get(..end).and_then(|line| line.strip_suffix(b"\r")).ok_or(Fault::Line)?;
-    if text.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
-        return Err(Fault::Line);
-    }
-    Ok((from..from + text.len(), from + end + 1))
+/// The lines of a head as they come.
+#[derive(Clone, Debug, Default)]
+struct Lines {
+    /// Where the line begins that is not whole yet.
+    at: usize,
+    /// Bytes that were searched for its end.
+    searched: usize,
+    /// Whether the first line was read.
+    has_first: bool,
+    is_whole: bool,
+    fields: Vec<FieldSpan>,
 }
 
-/// `HTTP/1.1 200 OK`; the reason may be absent, with its space or without (RFC 9112 section 4).
-fn status_line(line: &[u8]) -> Result<(Version, u16, Range<usize>), Fault> {
+impl Lines {
+    /// Forgets the head before, if that was whole.
+    fn begin(&mut self) {
+        if self.is_whole {
+            (self.at, self.searched, self.has_first, self.is_whole) = (0, 0, false, false);
+        }
+        if !self.has_first {
+            self.fields.clear();
+        }
+    }
+
+    /// The blank line was read: the length of the head.
+    fn end(&mut self) -> usize {
+        self.is_whole = true;
+        self.at
+    }
+
+    /// The next whole line, without its CRLF. It has no control character but HTAB.
+    fn next(&mut self, input: &[u8], bounds: Bounds) -> Result<Option<Range<usize>>, Fault> {
+        let Some(found) = memchr(b'\n', input.get(self.searched..).unwrap_or_default()) else {
+            self.searched = input.len();
+            return if input.len() >= bounds.bytes { Err(Fault::TooLarge) } else { Ok(None) };
+        };
+        let feed = self.searched + found;
+        if feed >= bounds.bytes {
+            return Err(Fault::TooLarge);
+        }
+        // Without the CR it is a fault at once: waiting for more would not help.
+        let line = input.get(self.at..feed).and_then(|line| line.strip_suffix(b"\r")).ok_or(Fault::Line)?;
+        if has_control(line) {
+            return Err(Fault::Line);
+        }
+        let range = self.at..self.at + line.len();
+        (self.at, self.searched) = (feed + 1, feed + 1);
+        Ok(Some(range))
+    }
+
+    fn take_field(&mut self, input: &mut [u8], line: Range<usize>, fields_max: usize) -> Result<(), Fault> {
+        if self.fields.len() >= fields_max {
+            return Err(Fault::TooManyFields);
+        }
+        let field = field(input, line)?;
+        input.get_mut(field.name.clone()).unwrap_or_default().make_ascii_lowercase();
+        self.fields.push(field);
+        Ok(())
+    }
+}
+
+/// Whether there is a control character but HTAB. Without a branch for each byte, so that many are looked at
+/// together.
+fn has_control(line: &[u8]) -> bool {
+    line.iter().fold(false, |found, byte| found | ((*byte < 0x20) & (*byte != b'\t')) | (*byte == 0x7f))
+}
+
+/// `GET /path HTTP/1.1` (section 3).
+fn request_line(input: &[u8], line: &Range<usize>) -> Result<(Version, Range<usize>, Range<usize>), Fault> {
+    let text = input.get(line.clone()).unwrap_or_default();
+    let (rest, version) = text.split_at_checked(text.len().saturating_sub(9)).ok_or(Fault::RequestLine)?;
+    let version = match version {
+        b" HTTP/1.1" => Version::Http11,
+        b" HTTP/1.0" => Version::Http10,
+        _ => return Err(Fault::RequestLine),
+    };
+    let space = memchr(b' ', rest).ok_or(Fault::RequestLine)?;
+    let (method, target) = (rest.get(..space).unwrap_or_default(), rest.get(space + 1..).unwrap_or_default());
+    let is_method = (1..=METHOD_BYTES_MAX).contains(&method.len()) && Class::TOKEN.has_all(method);
+    if !is_method || target.is_empty() || memchr(b' ', target).is_some() {
+        return Err(Fault::RequestLine);
+    }
+    let start = line.start;
+    Ok((version, start..start + space, start + space + 1..start + rest.len()))
+}
+
+/// `HTTP/1.1 200 OK`; the reason may be absent, with its space or without (section 4).
+fn status_line(input: &[u8], range: &Range<usize>) -> Result<(Version, u16, Range<usize>), Fault> {
+    let line = input.get(range.clone()).unwrap_or_default();
     let version = match line.get(..8) {
         Some(b"HTTP/1.1") => Version::Http11,
         Some(b"HTTP/1.0") => Version::Http10,
@@ -151,37 +257,30 @@ fn status_line(line: &[u8]) -> Result<(Version, u16, Range<usize>), Fault> {
     }
     let status = digits.iter().fold(0u16, |sum, digit| sum * 10 + u16::from(digit - b'0'));
     match line.get(12) {
-        None => Ok((version, status, line.len()..line.len())),
-        Some(b' ') => Ok((version, status, 13..line.len())),
+        None => Ok((version, status, range.end..range.end)),
+        Some(b' ') => Ok((version, status, range.start + 13..range.end)),
         Some(_) => Err(Fault::StatusLine),
     }
 }
 
-/// Reads fields up to the blank line; `at` moves behind it.
-pub(crate) fn read_fields(
-    head: &[u8],
-    at: &mut usize,
-    fields_max: usize,
-    fields: &mut Vec<FieldSpan>,
-) -> Result<(), Fault> {
+/// Reads the fields of trailers, up to the blank line.
+pub(crate) fn read_trailers(input: &mut [u8], bounds: Bounds, fields: &mut Vec<FieldSpan>) -> Result<(), Fault> {
+    let mut lines = Lines { has_first: true, ..Lines::default() };
     loop {
-        let (range, next) = line(head, *at)?;
-        *at = next;
-        if range.is_empty() {
+        let line = lines.next(input, bounds)?.ok_or(Fault::Line)?;
+        if line.is_empty() {
+            *fields = lines.fields;
             return Ok(());
         }
-        if fields.len() >= fields_max {
-            return Err(Fault::TooManyFields);
-        }
-        fields.push(field(head, range)?);
+        lines.take_field(input, line, bounds.fields)?;
     }
 }
 
-fn field(head: &[u8], line: Range<usize>) -> Result<FieldSpan, Fault> {
-    let text = head.get(line.clone()).unwrap_or_default();
+fn field(input: &[u8], line: Range<usize>) -> Result<FieldSpan, Fault> {
+    let text = input.get(line.clone()).unwrap_or_default();
     let colon = memchr(b':', text).ok_or(Fault::Field)?;
     let (name, rest) = text.split_at(colon);
-    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !Class::TOKEN.has_all(name) {
         return Err(Fault::Field);
     }
     let value = rest.get(1..).unwrap_or_default();
@@ -190,9 +289,4 @@ fn field(head: &[u8], line: Range<usize>) -> Result<FieldSpan, Fault> {
     let after = value.iter().rev().take_while(|byte| is_white(byte)).count();
     let start = line.start + colon + 1 + before;
     Ok(FieldSpan { name: line.start..line.start + colon, value: start..start.max(line.end - after) })
-}
-
-/// RFC 9110 section 5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -5,14 +5,15 @@
 //! - total: no bytes make it panic, loop or allocate without a bound;
 //! - the same bytes give the same result, however they were cut into pieces.
 //!
-//! It never repairs a message, never looks at what a field means beyond framing, and never copies a body.
+//! It repairs no message, never looks at what a field means beyond framing, and never copies a body.
 //!
 //! | RFC 9112 | where |
 //! |---|---|
 //! | 2.2 message parsing | [`mod@head`]: lines end in CRLF; a bare LF, a bare CR and control characters are faults |
+//! | 3 request line | [`head::RequestHead`]; what the target means is not looked at |
 //! | 4 status line | [`head::ResponseHead`] |
 //! | 5 field syntax | [`head::FieldSpan`]: no folding (5.2), no space before the colon (5.1) |
-//! | 6.1, 6.2, 6.3 framing | [`framing::of_response`] |
+//! | 6.1, 6.2, 6.3 framing | [`framing::of_request`], [`framing::of_response`] |
 //! | 7.1 chunked coding | [`body::Decoder`], [`chunk`] |
 //! | 7.1.1 chunk extensions | read over, within [`body::EXTENSION_BYTES_MAX`] |
 //! | 7.1.2 trailers | [`body::Decoder::trailers`], within [`body::TRAILER_BYTES_MAX`] |
@@ -20,6 +21,7 @@
 //! | 9.3 persistence | [`framing::Persistence`] |
 
 pub mod body;
+pub mod bytes;
 pub mod chunk;
 pub mod framing;
 pub mod head;
@@ -31,6 +33,8 @@ pub enum Fault {
     TooLarge,
     /// More fields than are accepted.
     TooManyFields,
+    /// The first line is not a request line of HTTP/1.1 or HTTP/1.0 (section 3).
+    RequestLine,
     /// The first line is not a status line (RFC 9112 section 4).
     StatusLine,
     /// A line that does not end in CRLF, or a control character in one (section 2.2).
@@ -39,6 +43,10 @@ pub enum Fault {
     Field,
     /// Two lengths, a length that is no number, or a transfer coding that is not `chunked` alone (section 6).
     Framing,
+    /// A request without `Host`, or with two (section 3.2).
+    Host,
+    /// An expectation that nobody meets (RFC 9110 section 10.1.1).
+    Expect,
     /// A chunk whose size, extension or end is malformed (section 7.1).
     Chunk,
     /// The connection ended in the middle of a message (section 8).
@@ -51,6 +59,9 @@ impl Fault {
         match self {
             Fault::TooLarge => "a head or trailers that are too large",
             Fault::TooManyFields => "too many fields",
+            Fault::RequestLine => "a malformed request line",
+            Fault::Host => "no host, or two",
+            Fault::Expect => "an unknown expectation",
             Fault::StatusLine => "a malformed status line",
             Fault::Line => "a malformed line in a head",
             Fault::Field => "a malformed field",

@@ -79,7 +79,7 @@ fn trailers_are_read_strictly_and_within_bounds() {
     let input = b"0\r\nA: b\r\nGrpc-Status:  0 \r\n\r\nmore";
     assert_eq!(decoder.decode(input).unwrap().used, input.len() - 4);
     let trailers: Vec<(&[u8], &[u8])> = decoder.trailers().collect();
-    assert_eq!(trailers, [(&b"A"[..], &b"b"[..]), (b"Grpc-Status", b"0")]);
+    assert_eq!(trailers, [(&b"a"[..], &b"b"[..]), (b"grpc-status", b"0")]);
     for (input, fault) in [
         (&b"0\r\nA\r\n\r\n"[..], Fault::Field),
         (b"0\r\n A: b\r\n\r\n", Fault::Field),

@@ -7,7 +7,7 @@ use std::fmt;
 
 use memchr::memchr;
 
-use crate::bytes::Class;
+use http1::bytes::Class;
 
 /// Random base62 characters in a key that Tollgate mints.
 pub const RANDOM_CHARS: usize = 30;

@@ -7,8 +7,8 @@
 
 use memchr::memchr;
 
-use crate::bytes::Class;
 use crate::fields::NAME_BYTES_MAX;
+use http1::bytes::Class;
 
 /// Largest head accepted, in bytes.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;

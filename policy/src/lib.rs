@@ -12,7 +12,6 @@
 //! same functions return.
 
 mod bounds;
-mod bytes;
 pub mod compile;
 pub mod cors;
 pub mod credential;

@@ -9,8 +9,8 @@ use std::fmt;
 use memchr::memchr;
 
 use crate::bounds::Bounds;
-use crate::bytes::Class;
 use crate::path::{CanonicalPath, PathFault};
+use http1::bytes::Class;
 
 /// Longest host name accepted, in bytes (RFC 1035 section 2.3.4), without port.
 pub const HOST_BYTES_MAX: usize = 253;

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use http1::Fault;
 use http1::body::Decoder;
 use http1::framing::{Framing, Persistence, of_response};
-use http1::head::{Bounds, ResponseHead, Version as HeadVersion};
+use http1::head::{Bounds, ResponseHead, Version as HeadVersion, pairs};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, OrErr as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -110,7 +110,7 @@ impl Http1 {
     /// Waits for a head: an informational one, or the final one.
     pub async fn read_head(&mut self) -> pingora::Result<()> {
         let length = loop {
-            if let Some(length) = self.spans.read(&self.input, HEAD).map_err(malformed)? {
+            if let Some(length) = self.spans.read(&mut self.input, HEAD).map_err(malformed)? {
                 break length;
             }
             if self.receive().await? == 0 {
@@ -118,7 +118,7 @@ impl Http1 {
             }
         };
         let (version, status) = (self.spans.version(), self.spans.status());
-        let of = of_response((version, status), self.spans.pairs(&self.input), self.is_head_asked);
+        let of = of_response((version, status), pairs(self.spans.fields(), &self.input), self.is_head_asked);
         let of = of.map_err(malformed)?;
         let mut head = ResponseHeader::build_no_case(status, Some(self.spans.fields().len()))?;
         head.set_version(match version {
@@ -127,7 +127,7 @@ impl Http1 {
         });
         let reason = self.input.get(self.spans.reason()).and_then(|reason| std::str::from_utf8(reason).ok());
         head.set_reason_phrase(reason)?;
-        for (name, value) in self.spans.pairs(&self.input) {
+        for (name, value) in pairs(self.spans.fields(), &self.input) {
             let name = HeaderName::from_bytes(name).or_err(ErrorType::InvalidHTTPHeader, "a field of an answer")?;
             if name != CONTENT_LENGTH {
                 let value = HeaderValue::from_bytes(value);

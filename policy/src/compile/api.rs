@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::{oauth, routes};
 use crate::bounds::Bounds;
-use crate::bytes::Class;
 use crate::cors::{Cors, Origins};
 use crate::file::{self, ApiFile, Text};
 use crate::identity::{Environment, KeyClass, Origin, Scope};
@@ -16,6 +15,7 @@ use crate::route::{Api, Health, Names, Upstream, UpstreamTls};
 use crate::span::Spanned;
 use crate::target::Host;
 use crate::units::{Rate, duration, is_name};
+use http1::bytes::Class;
 
 /// Response fields that scripts may always read.
 const EXPOSED: &str = "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, RateLimit-Policy, RateLimit, Retry-After, X-Request-Id, WWW-Authenticate";

@@ -15,7 +15,7 @@ use unicode_normalization::{UnicodeNormalization as _, is_nfc, is_nfkc};
 
 pub use self::forms::{Form, Forms};
 use crate::bounds::Bounds;
-use crate::bytes::Class;
+use http1::bytes::Class;
 
 /// Why a path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

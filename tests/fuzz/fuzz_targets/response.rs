@@ -4,7 +4,7 @@
 use http1::Fault;
 use http1::body::Decoder;
 use http1::framing::of_response;
-use http1::head::{Bounds, ResponseHead};
+use http1::head::{Bounds, ResponseHead, pairs};
 use libfuzzer_sys::fuzz_target;
 
 const BOUNDS: Bounds = Bounds { bytes: 2_048, fields: 32 };
@@ -13,15 +13,15 @@ const BOUNDS: Bounds = Bounds { bytes: 2_048, fields: 32 };
 fn answer(raw: &[u8], piece: usize) -> Result<Option<(u16, Vec<u8>, bool, usize)>, Fault> {
     let mut head = ResponseHead::default();
     let ends = (1..raw.len()).filter(|end| end % piece == 0).chain([raw.len()]);
-    let mut length = None;
+    let (mut length, mut bytes) = (None, raw.to_vec());
     for end in ends {
-        length = head.read(&raw[..end], BOUNDS)?;
+        length = head.read(&mut bytes[..end], BOUNDS)?;
         if length.is_some() {
             break;
         }
     }
     let Some(length) = length else { return Ok(None) };
-    let of = of_response((head.version(), head.status()), head.pairs(raw), false)?;
+    let of = of_response((head.version(), head.status()), pairs(head.fields(), &bytes), false)?;
     let (mut body, mut used, mut decoder) = (Vec::new(), length, Decoder::new(of.framing));
     for mut rest in raw[length..].chunks(piece) {
         while !rest.is_empty() && !decoder.is_done() {

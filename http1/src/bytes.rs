@@ -1,20 +1,19 @@
 //! Classes of bytes as tables, for what is asked of every byte of every head.
 
 /// A set of bytes.
-#[derive(Clone, Copy)]
-pub(crate) struct Class([bool; 256]);
+#[derive(Clone, Copy, Debug)]
+pub struct Class([bool; 256]);
 
 impl Class {
     /// Letters and digits.
-    pub(crate) const ALPHANUMERIC: Class =
+    pub const ALPHANUMERIC: Class =
         Class([false; 256]).with_range(b'0', b'9').with_range(b'A', b'Z').with_range(b'a', b'z');
     /// RFC 9110 section 5.6.2, `tchar`.
-    pub(crate) const TOKEN: Class = Class::ALPHANUMERIC.with(b"!#$%&'*+-.^_`|~");
+    pub const TOKEN: Class = Class::ALPHANUMERIC.with(b"!#$%&'*+-.^_`|~");
     /// RFC 6750 section 2.1, `b64token` without its padding.
-    pub(crate) const BEARER: Class = Class::ALPHANUMERIC.with(b"-._~+/");
+    pub const BEARER: Class = Class::ALPHANUMERIC.with(b"-._~+/");
     /// Control characters but HTAB.
-    pub(crate) const CONTROL: Class =
-        Class([false; 256]).with_range(0x00, 0x08).with_range(0x0a, 0x1f).with_range(0x7f, 0x7f);
+    pub const CONTROL: Class = Class([false; 256]).with_range(0x00, 0x08).with_range(0x0a, 0x1f).with_range(0x7f, 0x7f);
 
     #[expect(clippy::indexing_slicing, reason = "a byte is an index of 256; evaluated when compiled")]
     const fn with_range(mut self, first: u8, last: u8) -> Self {
@@ -26,8 +25,9 @@ impl Class {
         self
     }
 
+    /// These bytes too.
     #[expect(clippy::indexing_slicing, reason = "within its length; evaluated when compiled")]
-    pub(crate) const fn with(mut self, bytes: &[u8]) -> Self {
+    pub const fn with(mut self, bytes: &[u8]) -> Self {
         let mut at = 0;
         while at < bytes.len() {
             self = self.with_range(bytes[at], bytes[at]);
@@ -38,17 +38,17 @@ impl Class {
 
     /// Whether a byte is one of these.
     #[expect(clippy::indexing_slicing, reason = "a byte is an index of 256")]
-    pub(crate) const fn has(&self, byte: u8) -> bool {
+    pub const fn has(&self, byte: u8) -> bool {
         self.0[byte as usize]
     }
 
     /// Whether all bytes are.
-    pub(crate) fn has_all(&self, bytes: &[u8]) -> bool {
+    pub fn has_all(&self, bytes: &[u8]) -> bool {
         bytes.iter().all(|byte| self.has(*byte))
     }
 
     /// Whether any byte is.
-    pub(crate) fn has_any(&self, bytes: &[u8]) -> bool {
+    pub fn has_any(&self, bytes: &[u8]) -> bool {
         bytes.iter().any(|byte| self.has(*byte))
     }
 }
