@@ -58,19 +58,12 @@ pub fn of_request<'b>(
     let (mut length, mut is_chunked, mut host, mut expects, mut says_close) = (None, false, None, false, false);
     for (index, (name, value)) in fields.enumerate() {
         match name {
-            b"host" => {
-                if host.replace(index).is_some() {
-                    return Err(Fault::Host);
-                }
-            }
-            b"content-length" => {
-                if !is_request_length(value) || length.replace(number(value)?).is_some() {
-                    return Err(Fault::Framing);
-                }
-            }
+            b"host" => once(&mut host, index, Fault::Host)?,
+            b"content-length" if is_request_length(value) => once(&mut length, number(value)?, Fault::Framing)?,
+            b"content-length" => return Err(Fault::Framing),
             b"transfer-encoding" => {
-                let is_second = std::mem::replace(&mut is_chunked, true);
-                if is_second || !value.eq_ignore_ascii_case(b"chunked") || version == Version::Http10 {
+                let is_first = !std::mem::replace(&mut is_chunked, true);
+                if !is_first || !value.eq_ignore_ascii_case(b"chunked") || version == Version::Http10 {
                     return Err(Fault::Framing);
                 }
             }
@@ -98,6 +91,11 @@ pub fn of_request<'b>(
     };
     let expects_continue = expects && version == Version::Http11;
     Ok(OfRequest { framing, persistence, expects_continue, host: host.ok_or(Fault::Host)? })
+}
+
+/// Notes what may be said once.
+fn once<T>(noted: &mut Option<T>, value: T, fault: Fault) -> Result<(), Fault> {
+    if noted.replace(value).is_some() { Err(fault) } else { Ok(()) }
 }
 
 /// Whether a value is one `Content-Length` of a request, not a list or a number of another kind (RFC 9110 section

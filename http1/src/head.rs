@@ -89,7 +89,7 @@ impl RequestHead {
         self.method.clone()
     }
 
-    /// Its target in the bytes that were read, not empty.
+    /// Its target in the bytes that were read: visible ASCII, not empty.
     pub fn target(&self) -> Range<usize> {
         self.target.clone()
     }
@@ -236,7 +236,7 @@ fn request_line(input: &[u8], line: &Range<usize>) -> Result<(Version, Range<usi
     let space = memchr(b' ', rest).ok_or(Fault::RequestLine)?;
     let (method, target) = (rest.get(..space).unwrap_or_default(), rest.get(space + 1..).unwrap_or_default());
     let is_method = (1..=METHOD_BYTES_MAX).contains(&method.len()) && Class::TOKEN.has_all(method);
-    if !is_method || target.is_empty() || memchr(b' ', target).is_some() {
+    if !is_method || target.is_empty() || !target.iter().all(|byte| matches!(byte, 0x21..=0x7e)) {
         return Err(Fault::RequestLine);
     }
     let start = line.start;
