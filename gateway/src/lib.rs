@@ -2,7 +2,7 @@
 //!
 //! Read [`exchange`] first: the story of one request. Then [`admit`]: how it is decided.
 //!
-//! Rooms, in the order of a request: [`edge`] (a client's connection: caps, TLS, deadlines) →
+//! Rooms, in the order of a request: [`edge`] (a client connects: caps, TLS) → [`downstream`] (its messages) →
 //! [`exchange`] (one request from its head to its record) → [`admit`] (the decision) → [`identify`]
 //! (who asks) → [`limit`] → [`upstream`] (where it goes) →
 //! [`observe`] (one record). Around them: [`store`] (organizations, keys, documents), [`registry`] (what
@@ -15,6 +15,7 @@ pub mod admit;
 pub mod base;
 pub mod cli;
 pub mod config;
+pub mod downstream;
 pub mod edge;
 pub mod exchange;
 pub mod identify;

@@ -5,6 +5,9 @@ pub const LAST: &[u8] = b"0\r\n\r\n";
 /// What stands behind a chunk's data.
 pub const END: &[u8] = b"\r\n";
 
+/// What stands behind the data of the last chunk that has any, in a body without trailers.
+pub const END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
+
 /// The line before a chunk's data.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeLine {

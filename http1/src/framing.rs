@@ -55,7 +55,7 @@ pub fn of_request<'b>(
     version: Version,
     fields: impl Iterator<Item = (&'b [u8], &'b [u8])>,
 ) -> Result<OfRequest, Fault> {
-    let (mut length, mut is_chunked, mut host, mut expects, mut says_close) = (None, false, None, false, false);
+    let (mut length, mut is_chunked, mut host, mut expects, mut says_close) = (None, false, None, None, false);
     for (index, (name, value)) in fields.enumerate() {
         match name {
             b"host" => once(&mut host, index, Fault::Host)?,
@@ -68,11 +68,8 @@ pub fn of_request<'b>(
                 }
             }
             b"connection" => says_close |= options(value).any(|option| option.eq_ignore_ascii_case(b"close")),
-            b"expect" => {
-                if std::mem::replace(&mut expects, true) || !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Fault::Expect);
-                }
-            }
+            b"expect" if value.eq_ignore_ascii_case(b"100-continue") => once(&mut expects, (), Fault::Expect)?,
+            b"expect" => return Err(Fault::Expect),
             _ if is_alias_of(name, b"content-length") || is_alias_of(name, b"transfer-encoding") => {
                 return Err(Fault::Framing);
             }
@@ -89,7 +86,7 @@ pub fn of_request<'b>(
         Version::Http11 if !says_close => Persistence::Persistent,
         Version::Http11 | Version::Http10 => Persistence::Close,
     };
-    let expects_continue = expects && version == Version::Http11;
+    let expects_continue = expects.is_some() && version == Version::Http11;
     Ok(OfRequest { framing, persistence, expects_continue, host: host.ok_or(Fault::Host)? })
 }
 

@@ -3,9 +3,6 @@
 //! A name is compared by its alias: lower case, with every byte outside `a-z 0-9` read as `-`,
 //! because CGI, WSGI and PHP upstreams spell `-`, `_` and `.` alike.
 
-/// Longest field name accepted, in bytes.
-pub const NAME_BYTES_MAX: usize = 256;
-
 /// What to do with a field a client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
@@ -72,7 +69,9 @@ pub fn is_protected(alias: &str) -> bool {
 }
 
 /// Decides over one field name. The name must be a token (RFC 9110 section 5.6.2).
-pub fn treatment(name: &str) -> Treatment {
+pub fn treatment(name: &[u8]) -> Treatment {
+    // One that is no text is no token.
+    let Ok(name) = std::str::from_utf8(name) else { return Treatment::Refuse };
     if name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
         return if is_protected(name) { Treatment::Drop } else { Treatment::Forward };
     }
@@ -101,7 +100,7 @@ mod tests {
             "x-authentik-uid",
             "X-RateLimit-Limit",
         ] {
-            assert_eq!(treatment(name), Treatment::Drop, "{name}");
+            assert_eq!(treatment(name.as_bytes()), Treatment::Drop, "{name}");
         }
         for name in [
             "X_Tollgate_Key_Id",
@@ -111,17 +110,17 @@ mod tests {
             "x_http_method_override",
             "x_real_ip",
         ] {
-            assert_eq!(treatment(name), Treatment::Refuse, "{name}");
+            assert_eq!(treatment(name.as_bytes()), Treatment::Refuse, "{name}");
         }
     }
 
     #[test]
     fn an_ordinary_name_passes_and_an_ambiguous_one_is_dropped() {
         for name in ["accept", "Content-Type", "x-request-source", "X-Custom", "x-authority"] {
-            assert_eq!(treatment(name), Treatment::Forward, "{name}");
+            assert_eq!(treatment(name.as_bytes()), Treatment::Forward, "{name}");
         }
         for name in ["my_header", "a.b", "x!y"] {
-            assert_eq!(treatment(name), Treatment::Drop, "{name}");
+            assert_eq!(treatment(name.as_bytes()), Treatment::Drop, "{name}");
         }
     }
 }

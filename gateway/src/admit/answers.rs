@@ -1,8 +1,6 @@
 //! What the gateway answers itself, as values: refusals, preflights, what a caller may know of itself,
 //! what an API says of itself. And the fields that every answer carries, whoever wrote its body.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
@@ -15,13 +13,11 @@ use super::denial::Denial;
 use super::inspect::Inspection;
 use crate::base::answer::Answer;
 use crate::base::field_names::REQUEST_ID;
-use crate::base::header_values::{BadValue, Values, never_indexed};
+use crate::base::field_sink::{BadValue, FieldMap, FieldSink, FieldSource, Indexing, value};
 use crate::limit::Standing;
 
 /// How long others may remember what an API says of itself, seconds.
 const METADATA_MAX_AGE_S: u64 = 3_600;
-/// Room for the values of our fields, in bytes: common ones fit.
-const VALUES_BYTES: usize = 192;
 
 const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
@@ -46,76 +42,80 @@ pub struct AnswerContext<'a> {
     pub since_ms: u64,
 }
 
-impl AnswerContext<'_> {
-    /// Adds the request id, limit fields and cross-origin fields.
-    pub fn add_fields(&self, fields: &mut HeaderMap) -> Result<(), BadValue> {
-        let mut values = Values::with_capacity(VALUES_BYTES);
-        fields.insert(REQUEST_ID, never_indexed(values.text(self.request_id)?));
-        let Some(api) = self.api else { return Ok(()) };
+impl FieldSource for AnswerContext<'_> {
+    /// Puts in the request id, limit fields and cross-origin fields.
+    fn put_into(&self, sink: &mut impl FieldSink) {
+        sink.write(&REQUEST_ID, Indexing::Never, |value| value.extend_from_slice(self.request_id.as_bytes()));
+        let Some(api) = self.api else { return };
         if let Some((name, standing)) = self.standing {
-            limit_fields(fields, &mut values, api.limit_headers, (name, &standing), self)?;
+            limit_fields(sink, api.limit_headers, (name, &standing), self);
         }
         if let Some(cors) = &api.cors {
-            cross_origin_fields(fields, &mut values, cors, self.origin)?;
+            cross_origin_fields(sink, cors, self.origin);
         }
-        Ok(())
     }
 }
 
 /// The fields of limits. The shown limit is the documented one, or the one that was violated; the
 /// policies are all there are (draft-ietf-httpapi-ratelimit-headers, section 3).
 fn limit_fields(
-    fields: &mut HeaderMap,
-    values: &mut Values,
+    sink: &mut impl FieldSink,
     which: LimitHeaders,
     (name, standing): (&str, &Standing),
     context: &AnswerContext<'_>,
-) -> Result<(), BadValue> {
+) {
     if which != LimitHeaders::Ietf {
-        fields.insert(X_LIMIT, values.number(standing.limit.into())?);
-        fields.insert(X_REMAINING, never_indexed(values.number(standing.remaining.into())?));
-        fields.insert(X_RESET, values.number(standing.window.reset())?);
+        sink.number(&X_LIMIT, Indexing::Usual, standing.limit.into());
+        sink.number(&X_REMAINING, Indexing::Never, standing.remaining.into());
+        sink.number(&X_RESET, Indexing::Usual, standing.window.reset());
     }
     if which != LimitHeaders::X {
-        let limits = match &context.charges {
-            None => values.write(format_args!("\"{name}\";q={};w={}", standing.limit, standing.window.seconds()))?,
+        sink.write(&LIMIT_POLICY, Indexing::Usual, |value| match &context.charges {
+            None => limit_policy(value, name, standing.limit, standing.window.seconds()),
             Some(charges) => {
-                let mut text = String::with_capacity(96);
-                charges.iter().for_each(|charge| {
+                for (i, charge) in charges.iter().enumerate() {
                     let quota = if **charge.name == *name { standing.limit } else { charge.count };
                     let window = charge.period.window(standing.now_ms, charge.period.phase_ms(charge.bucket));
-                    let comma = if text.is_empty() { "" } else { ", " };
-                    let _ = write!(text, "{comma}\"{}\";q={quota};w={}", charge.name, window.seconds());
-                });
-                values.text(&text)?
+                    value.extend_from_slice(if i > 0 { b", " } else { b"" });
+                    limit_policy(value, charge.name, quota, window.seconds());
+                }
             }
-        };
-        fields.insert(LIMIT_POLICY, limits);
+        });
         let left = standing.window.seconds_left(standing.now_ms + context.since_ms);
-        let standing = values.write(format_args!("\"{name}\";r={};t={left}", standing.remaining))?;
-        fields.insert(LIMIT, never_indexed(standing));
+        sink.write(&LIMIT, Indexing::Never, |value| {
+            let mut digits = itoa::Buffer::new();
+            for part in ["\"", name, "\";r=", digits.format(standing.remaining)] {
+                value.extend_from_slice(part.as_bytes());
+            }
+            value.extend_from_slice(b";t=");
+            value.extend_from_slice(itoa::Buffer::new().format(left).as_bytes());
+        });
     }
-    Ok(())
 }
 
-fn cross_origin_fields(
-    fields: &mut HeaderMap,
-    values: &mut Values,
-    cors: &Cors,
-    origin: Option<&str>,
-) -> Result<(), BadValue> {
+/// One policy: `"name";q=quota;w=seconds`.
+fn limit_policy(value: &mut Vec<u8>, name: &str, quota: u32, seconds: u64) {
+    let mut digits = itoa::Buffer::new();
+    for part in ["\"", name, "\";q=", digits.format(quota), ";w="] {
+        value.extend_from_slice(part.as_bytes());
+    }
+    value.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
+}
+
+fn cross_origin_fields(sink: &mut impl FieldSink, cors: &Cors, origin: Option<&str>) {
     // Also without Origin: a cache must not give one origin's answer to another.
-    fields.append(header::VARY, HeaderValue::from_static("Origin"));
+    sink.put(&header::VARY, b"Origin");
     if let Some(allowed) = origin.and_then(|origin| cors.allow_origin(origin)) {
-        fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, values.text(allowed)?);
-        fields.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, values.text(&cors.expose_headers)?);
+        sink.put(&header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed.as_bytes());
+        sink.put(&header::ACCESS_CONTROL_EXPOSE_HEADERS, cors.expose_headers.as_bytes());
     }
-    Ok(())
 }
 
-/// A single value; text that cannot be one is a bug of ours.
-fn text(value: &str) -> Result<HeaderValue, BadValue> {
-    Values::with_capacity(value.len()).text(value)
+/// The fields of an answer as a map.
+fn fields_of(context: &AnswerContext<'_>, fields: HeaderMap) -> Result<HeaderMap, BadValue> {
+    let mut map = FieldMap::of(fields);
+    context.put_into(&mut map);
+    map.end()
 }
 
 impl Denial {
@@ -128,15 +128,15 @@ impl Denial {
         let mut fields = HeaderMap::with_capacity(16);
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(challenge) = self.challenge(context.api) {
-            fields.insert(header::WWW_AUTHENTICATE, text(&challenge)?);
+            fields.insert(header::WWW_AUTHENTICATE, value(&challenge)?);
         }
         if let Denial::MethodNotAllowed { allow } = self {
-            fields.insert(header::ALLOW, text(allow)?);
+            fields.insert(header::ALLOW, value(allow)?);
         }
         if let Some(seconds) = self.retry_after_s() {
             fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        context.add_fields(&mut fields)?;
+        let mut fields = fields_of(context, fields)?;
         let status = StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (outcome, is_trailers_only) = (self.code(), is_grpc);
         if is_grpc {
@@ -155,14 +155,14 @@ impl Denial {
 pub(super) fn inspection(seen: &Inspection, context: &AnswerContext<'_>) -> Answer {
     let body = serde_json::to_vec(seen).unwrap_or_default();
     let mut answer = Answer::json_bytes(StatusCode::OK, "inspection", body);
-    match context.add_fields(&mut answer.fields) {
-        Ok(()) => answer,
+    match fields_of(context, std::mem::take(&mut answer.fields)) {
+        Ok(fields) => Answer { fields, ..answer },
         Err(BadValue) => Answer::internal_error(),
     }
 }
 
 /// Who the authorization servers of an API are (RFC 9728); everybody may keep it for a while.
-pub(super) fn metadata(api: &Api, if_none_match: Option<&HeaderValue>) -> Answer {
+pub(super) fn metadata(api: &Api, if_none_match: Option<&[u8]>) -> Answer {
     let described = resource_metadata(api).unwrap_or_default().to_string();
     Answer::public("application/json", described, METADATA_MAX_AGE_S, if_none_match)
 }
@@ -173,11 +173,10 @@ pub(super) fn preflight(cors: Option<&Cors>, context: &AnswerContext<'_>) -> Ans
 }
 
 fn try_preflight(cors: Option<&Cors>, context: &AnswerContext<'_>) -> Result<Answer, BadValue> {
-    let mut fields = HeaderMap::with_capacity(8);
-    context.add_fields(&mut fields)?;
+    let mut fields = fields_of(context, HeaderMap::with_capacity(8))?;
     if let Some(cors) = cors.filter(|cors| context.origin.is_some_and(|o| cors.allow_origin(o).is_some())) {
-        fields.insert(header::ACCESS_CONTROL_ALLOW_METHODS, text(&cors.allow_methods)?);
-        fields.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, text(&cors.allow_headers)?);
+        fields.insert(header::ACCESS_CONTROL_ALLOW_METHODS, value(&cors.allow_methods)?);
+        fields.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, value(&cors.allow_headers)?);
         fields.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(cors.max_age.as_secs()));
     }
     Ok(Answer { fields, ..Answer::empty(StatusCode::NO_CONTENT, "preflight") })
@@ -214,9 +213,10 @@ mod tests {
         };
         let context =
             AnswerContext { request_id: "req_1", api: None, origin: None, standing: None, charges: None, since_ms: 0 };
-        let (mut fields, mut values) = (HeaderMap::new(), Values::with_capacity(64));
-        context.add_fields(&mut fields).unwrap();
-        limit_fields(&mut fields, &mut values, LimitHeaders::Both, ("per_key", &standing), &context).unwrap();
+        let mut map = FieldMap::default();
+        context.put_into(&mut map);
+        limit_fields(&mut map, LimitHeaders::Both, ("per_key", &standing), &context);
+        let fields = map.end().unwrap();
         let mut sensitive: Vec<&str> =
             fields.iter().filter(|(_, value)| value.is_sensitive()).map(|(name, _)| name.as_str()).collect();
         sensitive.sort_unstable();

@@ -1,30 +1,28 @@
 //! One request's head, checked once and read once.
 //!
-//! Pingora has parsed it already; this module makes sure that there was only one way to parse it, and
-//! hands out the parts that a decision needs.
+//! The codec has made sure that there is one way to read it; this module makes sure that every field of it can be
+//! forwarded or dropped without doubt, and hands out the parts that a decision needs.
 
 use std::net::IpAddr;
 
 use http::HeaderMap;
-use http::header::{self, HeaderValue};
-use http::request::Parts;
+use http1::framing::is_request_length;
 use ipnet::IpNet;
 use policy::Bounds;
 use policy::credential::{Secret, bearer};
 use policy::fields::{Treatment, treatment};
-use policy::head::{HEAD_BYTES_MAX, HeadFault, is_length, lint};
+use policy::head::{HEAD_BYTES_MAX, HeadFault, check_connection};
 use policy::target::{Target, TargetFault};
 
 use crate::admit::denial::Denial;
-use crate::base::field_names::{OF_CONNECTION, REQUEST_ID};
+use crate::base::field_names::OF_CONNECTION;
+use crate::base::message::{Fields, RequestHead, Version};
 
 /// The head of a request that has one reading.
 pub struct Head<'a> {
     method: &'a str,
     target: &'a [u8],
-    host: Option<&'a [u8]>,
     authority: Option<&'a [u8]>,
-    fields: &'a HeaderMap,
     noted: Noted<'a>,
     bounds: Bounds,
 }
@@ -32,6 +30,7 @@ pub struct Head<'a> {
 /// What a decision needs of the fields, noted in one walk over them.
 #[derive(Default)]
 struct Noted<'a> {
+    host: Option<&'a [u8]>,
     /// The first two: more than one is a fault.
     authorization: [Option<&'a [u8]>; 2],
     origin: Option<&'a str>,
@@ -39,57 +38,76 @@ struct Noted<'a> {
     has_fetch_dest: bool,
     has_requested_method: bool,
     content_length: Option<u64>,
-    cookies: usize,
+    if_none_match: Option<&'a [u8]>,
     /// The first two; one is the most.
     destinations: [Option<&'a [u8]>; 2],
 }
 
 impl<'a> Noted<'a> {
-    fn of(fields: &'a HeaderMap) -> Self {
+    fn of(fields: Fields<'a>) -> Result<Self, Denial> {
         let mut noted = Noted::default();
-        for (name, value) in fields {
-            match name.as_str() {
-                "authorization" => noted.authorization = [Some(value.as_bytes()), noted.authorization[0]],
-                "origin" => {
-                    noted.origin.get_or_insert(value.to_str().unwrap_or("null"));
+        for (name, value) in fields.iter() {
+            if treatment(name) == Treatment::Refuse {
+                return Err(Denial::AliasedField);
+            }
+            match name {
+                b"authorization" => noted.authorization = [Some(value), noted.authorization[0]],
+                b"connection" => check_connection(value).map_err(Denial::Head)?,
+                b"host" => noted.host = Some(value),
+                b"origin" => {
+                    noted.origin.get_or_insert(std::str::from_utf8(value).unwrap_or("null"));
                 }
-                "sec-fetch-site" => noted.has_fetch_site = true,
-                "sec-fetch-dest" => noted.has_fetch_dest = true,
-                "cookie" => noted.cookies += 1,
-                "destination" => noted.destinations = [Some(value.as_bytes()), noted.destinations[0]],
-                "access-control-request-method" => noted.has_requested_method = true,
-                "content-length" => noted.content_length = value.to_str().ok().and_then(|text| text.parse().ok()),
+                b"sec-fetch-site" => noted.has_fetch_site = true,
+                b"sec-fetch-dest" => noted.has_fetch_dest = true,
+                b"destination" => noted.destinations = [Some(value), noted.destinations[0]],
+                b"access-control-request-method" => noted.has_requested_method = true,
+                b"content-length" => noted.content_length = number(value),
+                b"if-none-match" => noted.if_none_match = Some(value),
                 _ => {}
             }
         }
-        noted
+        Ok(noted)
     }
 }
 
-/// A head as it came, from whatever connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Received<'a> {
-    /// Method, version, URI and fields, as parsed.
-    pub parts: &'a Parts,
-    /// The target as it was sent; over HTTP/2 path and query.
-    pub target: &'a [u8],
-    /// The whole head byte for byte; HTTP/2 has none.
-    pub raw: Option<&'a [u8]>,
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Whether a request is a gRPC call.
-pub fn is_grpc(parts: &Parts) -> bool {
-    let kind = parts.headers.get(header::CONTENT_TYPE);
-    parts.version == http::Version::HTTP_2 && kind.is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+pub fn is_grpc(head: &RequestHead<'_>) -> bool {
+    let is_kind = |kind: &[u8]| kind.starts_with(b"application/grpc");
+    head.version == Version::Http2 && head.fields.first("content-type").is_some_and(is_kind)
 }
 
-/// Whether every field name a client sent can be forwarded or dropped without doubt.
-fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Denial> {
-    for name in names {
-        match treatment(name) {
-            Treatment::Forward | Treatment::Drop => {}
-            Treatment::Refuse => return Err(Denial::AliasedField),
+/// What the codec makes sure of over HTTP/1.1, and nobody has yet of a head over HTTP/2.
+fn check_http2(fields: Fields<'_>, bounds: Bounds) -> Result<(), Denial> {
+    let (mut size, mut cookies, mut hosts, mut lengths) = (0usize, 0usize, 0usize, 0usize);
+    for (name, value) in fields.iter() {
+        size += name.len() + value.len() + 4;
+        let fault = match name {
+            b"cookie" => {
+                cookies += 1;
+                None
+            }
+            b"host" => {
+                hosts += 1;
+                (hosts > 1).then_some(HeadFault::Host)
+            }
+            b"content-length" => {
+                lengths += 1;
+                (lengths > 1 || !is_request_length(value)).then_some(HeadFault::Framing)
+            }
+            b"expect" => (!value.eq_ignore_ascii_case(b"100-continue")).then_some(HeadFault::Expect),
+            _ => OF_CONNECTION.iter().any(|other| other.as_bytes() == name).then_some(HeadFault::Connection),
+        };
+        if let Some(fault) = fault {
+            return Err(Denial::Head(fault));
         }
+    }
+    // A cookie may come in many pieces, which are one field (RFC 9113 section 8.2.3).
+    if fields.len() - cookies.saturating_sub(1) > bounds.fields || size > HEAD_BYTES_MAX {
+        return Err(Denial::Head(HeadFault::TooLarge));
     }
     Ok(())
 }
@@ -97,60 +115,26 @@ fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Denial> {
 impl<'a> Head<'a> {
     /// A head whose parts are known to be good: for benches, which have no session.
     pub fn of(method: &'a str, target: &'a str, host: &'a str, headers: &'a HeaderMap) -> Self {
-        Head {
-            method,
-            target: target.as_bytes(),
-            host: Some(host.as_bytes()),
-            authority: None,
-            fields: headers,
-            noted: Noted::of(headers),
-            bounds: Bounds::DEFAULT,
-        }
+        let noted = Noted::of(Fields::Map(headers)).unwrap_or_default();
+        let (noted, target) = (Noted { host: Some(host.as_bytes()), ..noted }, target.as_bytes());
+        Head { method, target, authority: None, noted, bounds: Bounds::DEFAULT }
     }
 
     /// Checks a head that came.
-    pub fn check(received: Received<'a>, bounds: Bounds) -> Result<Self, Denial> {
-        let request = received.parts;
-        let headers = &request.headers;
-        let (method, noted) = (request.method.as_str(), Noted::of(headers));
-        if request.method == http::Method::CONNECT {
+    pub fn check(head: &RequestHead<'a>, bounds: Bounds) -> Result<Self, Denial> {
+        if head.method == "CONNECT" {
             return Err(Denial::MethodNotAllowed { allow: "".into() });
         }
-        check_names(headers.keys().map(|name| name.as_str()))?;
-        if let Some(raw) = received.raw {
-            let line = lint(raw, bounds.fields).map_err(Denial::Head)?;
-            let (target, host) = (line.target, Some(line.host));
-            return Ok(Head { method, target, host, authority: None, fields: headers, noted, bounds });
+        if head.version == Version::Http2 {
+            check_http2(head.fields, bounds)?;
         }
-        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-        // Over HTTP/2 a cookie may come in many pieces, which are one field (RFC 9113 section 8.2.3).
-        let fields = headers.len() - noted.cookies.saturating_sub(1);
-        if fields > bounds.fields || size > HEAD_BYTES_MAX {
-            return Err(Denial::Head(HeadFault::TooLarge));
-        }
-        let mut hosts = headers.get_all(header::HOST).iter();
-        let host = hosts.next().map(HeaderValue::as_bytes);
-        if hosts.next().is_some() {
-            return Err(Denial::Head(HeadFault::Host));
-        }
-        let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-        if lengths.next().is_some_and(|length| !is_length(length.as_bytes())) || lengths.next().is_some() {
-            return Err(Denial::Head(HeadFault::Framing));
-        }
-        if headers.keys().any(|name| OF_CONNECTION.contains(&name.as_str())) {
-            return Err(Denial::Head(HeadFault::Connection));
-        }
-        let expectations = headers.get_all(header::EXPECT);
-        if expectations.iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-            return Err(Denial::Head(HeadFault::Expect));
-        }
-        let authority = request.uri.authority().map(|a| a.as_str().as_bytes());
-        Ok(Head { method, target: received.target, host, authority, fields: headers, noted, bounds })
+        let noted = Noted::of(head.fields)?;
+        Ok(Head { method: head.method, target: head.target, authority: head.authority, noted, bounds })
     }
 
     /// The target, canonical.
     pub fn target(&self) -> Result<Target<'a>, TargetFault> {
-        Target::parse(self.method, self.target, self.host, self.authority, &self.bounds)
+        Target::parse(self.method, self.target, self.noted.host, self.authority, &self.bounds)
     }
 
     /// The other target of `COPY` and `MOVE` (RFC 4918 section 10.3). To other methods the field means
@@ -161,7 +145,9 @@ impl<'a> Head<'a> {
         }
         match self.noted.destinations {
             [None, _] => Ok(None),
-            [Some(raw), None] => Target::parse(self.method, raw, self.host, self.authority, &self.bounds).map(Some),
+            [Some(raw), None] => {
+                Target::parse(self.method, raw, self.noted.host, self.authority, &self.bounds).map(Some)
+            }
             [Some(_), Some(_)] => Err(TargetFault::Form),
         }
     }
@@ -187,8 +173,8 @@ impl<'a> Head<'a> {
     }
 
     /// `If-None-Match`, if sent.
-    pub fn if_none_match(&self) -> Option<&'a HeaderValue> {
-        self.fields.get(header::IF_NONE_MATCH)
+    pub fn if_none_match(&self) -> Option<&'a [u8]> {
+        self.noted.if_none_match
     }
 
     /// `Content-Length`, if sent.
@@ -198,9 +184,9 @@ impl<'a> Head<'a> {
 }
 
 /// The request's id: the client's, if it is a plain one.
-pub fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(REQUEST_ID).iter();
-    let value = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
+pub fn request_id(fields: Fields<'_>) -> Option<&str> {
+    let mut values = fields.all("x-request-id");
+    let value = std::str::from_utf8(values.next().filter(|_| values.next().is_none())?).ok()?;
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     ((1..=64).contains(&value.len()) && value.bytes().all(fits)).then_some(value)
 }
@@ -209,13 +195,13 @@ pub fn request_id(headers: &HeaderMap) -> Option<&str> {
 const FORWARDED_MAX: usize = 32;
 
 /// The caller's address: the peer's, or what trusted proxies say was in front of them.
-pub fn caller_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+pub fn caller_address(peer: IpAddr, fields: Fields<'_>, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|range| range.contains(address));
     if trusted.is_empty() || !is_trusted(&peer) {
         return peer;
     }
-    let values = headers.get_all("x-forwarded-for");
-    let latest_first = values.iter().rev().flat_map(|v| v.as_bytes().rsplit(|b| *b == b','));
+    let values: Vec<&[u8]> = fields.all("x-forwarded-for").collect();
+    let latest_first = values.into_iter().rev().flat_map(|value| value.rsplit(|b| *b == b','));
     let mut caller = peer;
     for entry in latest_first.take(FORWARDED_MAX) {
         // What a client wrote before, in whatever bytes, does not hide what the proxy wrote behind it.
@@ -248,6 +234,8 @@ fn forwarded_address(entry: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn headers(values: &[&str]) -> HeaderMap {
@@ -260,16 +248,16 @@ mod tests {
     #[test]
     fn a_client_cannot_choose_its_address() {
         let peer: IpAddr = "203.0.113.9".parse().unwrap();
-        assert_eq!(caller_address(peer, &headers(&["10.0.0.1"]), &[]), peer);
+        assert_eq!(caller_address(peer, Fields::Map(&headers(&["10.0.0.1"])), &[]), peer);
         let trusted = ["10.0.0.0/8".parse().unwrap()];
-        assert_eq!(caller_address(peer, &headers(&["1.2.3.4"]), &trusted), peer);
+        assert_eq!(caller_address(peer, Fields::Map(&headers(&["1.2.3.4"])), &trusted), peer);
         let proxy: IpAddr = "10.0.0.1".parse().unwrap();
-        let seen = caller_address(proxy, &headers(&["1.1.1.1, 203.0.113.9", "10.0.0.7"]), &trusted);
+        let seen = caller_address(proxy, Fields::Map(&headers(&["1.1.1.1, 203.0.113.9", "10.0.0.7"])), &trusted);
         assert_eq!(seen, peer);
-        assert_eq!(caller_address(proxy, &headers(&["nonsense"]), &trusted), proxy);
+        assert_eq!(caller_address(proxy, Fields::Map(&headers(&["nonsense"])), &trusted), proxy);
         let mut bytes = HeaderMap::new();
         bytes.insert("x-forwarded-for", HeaderValue::from_bytes(b"\xff, 10.0.0.2, 203.0.113.9").unwrap());
-        assert_eq!(caller_address(proxy, &bytes, &trusted), peer);
+        assert_eq!(caller_address(proxy, Fields::Map(&bytes), &trusted), peer);
     }
 
     #[test]
@@ -293,7 +281,11 @@ mod tests {
             assert_eq!(forwarded_address(entry), address.map(|a| a.parse().unwrap()), "{entry}");
         }
         let trusted = ["10.0.0.0/8".parse().unwrap()];
-        let seen = caller_address("10.0.0.1".parse().unwrap(), &headers(&["203.0.113.7:51234, 10.0.0.9:80"]), &trusted);
+        let seen = caller_address(
+            "10.0.0.1".parse().unwrap(),
+            Fields::Map(&headers(&["203.0.113.7:51234, 10.0.0.9:80"])),
+            &trusted,
+        );
         assert_eq!(seen, "203.0.113.7".parse::<IpAddr>().unwrap());
     }
 
@@ -302,7 +294,7 @@ mod tests {
         let id = |v: &str| {
             let mut map = HeaderMap::new();
             map.insert("x-request-id", HeaderValue::from_str(v).unwrap());
-            request_id(&map).map(str::to_owned)
+            request_id(Fields::Map(&map)).map(str::to_owned)
         };
         assert_eq!(id("a-b.c_1").as_deref(), Some("a-b.c_1"));
         for bad in ["", "a b", "a\"b", &"x".repeat(65)] {

@@ -84,16 +84,11 @@ impl Answer {
     }
 
     /// A public document: everybody may read and keep it for a while.
-    pub fn public(
-        kind: &'static str,
-        body: impl Into<Bytes>,
-        max_age_s: u64,
-        if_none_match: Option<&HeaderValue>,
-    ) -> Self {
+    pub fn public(kind: &'static str, body: impl Into<Bytes>, max_age_s: u64, if_none_match: Option<&[u8]>) -> Self {
         let body = body.into();
         let hash = blake3::hash(&body).to_hex();
         let etag = format!("\"{}\"", hash.get(..32).unwrap_or_default());
-        let is_known = if_none_match.is_some_and(|seen| seen.as_bytes() == etag.as_bytes());
+        let is_known = if_none_match.is_some_and(|seen| seen == etag.as_bytes());
         let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
         let mut answer = Answer::empty(status, "document")
             .with(header::CACHE_CONTROL, &format!("public, max-age={max_age_s}"))

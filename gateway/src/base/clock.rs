@@ -102,6 +102,32 @@ pub fn rfc3339(ms: u64) -> String {
         .map_or_else(|| format!("{ms}ms"), |at| format!("{at:.3}"))
 }
 
+/// The bytes of an HTTP date (RFC 9110 section 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
+const HTTP_DATE_BYTES: usize = 29;
+
+thread_local! {
+    /// The date written last by this thread, and which second that was.
+    static DATE: std::cell::Cell<(u64, [u8; HTTP_DATE_BYTES])> =
+        const { std::cell::Cell::new((u64::MAX, [b' '; HTTP_DATE_BYTES])) };
+}
+
+/// An instant as `Date` has it.
+pub fn http_date(ms: u64) -> [u8; HTTP_DATE_BYTES] {
+    let second = ms / 1_000;
+    let (last, date) = DATE.get();
+    if last == second {
+        return date;
+    }
+    let date = i64::try_from(second)
+        .ok()
+        .and_then(|second| jiff::Timestamp::from_second(second).ok())
+        .and_then(|at| jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&at).ok())
+        .and_then(|text| text.as_bytes().try_into().ok())
+        .unwrap_or(*b"Thu, 01 Jan 1970 00:00:00 GMT");
+    DATE.set((second, date));
+    date
+}
+
 /// Reads an RFC 3339 instant, or a plain date (its first instant in UTC).
 pub fn parse_instant(s: &str) -> Result<u64, String> {
     let instant = s.parse::<jiff::Timestamp>().or_else(|_| {
@@ -159,6 +185,13 @@ fn dated_entry(name: String, value: serde_json::Value) -> (String, serde_json::V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_date_is_written_as_http_has_it() {
+        assert_eq!(&http_date(784_111_777_999), b"Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(&http_date(784_111_778_000), b"Sun, 06 Nov 1994 08:49:38 GMT");
+        assert_eq!(&http_date(u64::MAX), b"Thu, 01 Jan 1970 00:00:00 GMT");
+    }
 
     #[test]
     fn every_instant_in_json_is_written_alike() {

@@ -1,10 +1,9 @@
-//! Where clients connect: connection caps, TLS with its own deadline, then Pingora.
+//! Where clients connect: connection caps, TLS with its own deadline, then the exchanges.
 //!
 //! Pingora's listener accepts (so that listeners can be handed to a successor process) and
 //! gives each connection to [`Edge`], which counts it, ends TLS if that is what the listener
-//! speaks, puts it under watch and passes it on. A connection over a cap is closed at once.
+//! speaks, and passes it on. A connection over a cap is closed at once.
 
-pub mod deadlines;
 pub mod tls;
 
 use std::collections::HashMap;
@@ -21,7 +20,6 @@ use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::server::ShutdownWatch;
 
 use crate::base::network::network;
-use crate::edge::deadlines::{DeadlineStream, Deadlines};
 use crate::observe::Metrics;
 
 /// Caps on connections, shared by all listeners.
@@ -80,16 +78,14 @@ impl Drop for CountedConnection {
     }
 }
 
-/// One listener's way from a connection to Pingora.
+/// One listener's way from a connection to its exchanges.
 pub struct Edge<App> {
-    /// Pingora.
+    /// The exchanges.
     pub app: Arc<App>,
     /// Ends TLS; `None` on plain listeners.
     pub acceptor: Option<Acceptor>,
     /// Longest time for a TLS handshake.
     pub handshake: Duration,
-    /// Deadlines of heads and bodies.
-    pub deadlines: Deadlines,
     /// Caps.
     pub caps: Arc<Caps>,
     /// Where refused connections are counted.
@@ -108,7 +104,6 @@ impl<App: ServerApp + Send + Sync + 'static> ServerApp for Edge<App> {
             Some(acceptor) => self.end_tls(acceptor, stream).await?,
             None => stream,
         };
-        let stream: Stream = Box::new(DeadlineStream::new(stream, self.deadlines));
         // Pingora only gives a connection back when it wants to be called again; ours never does.
         let _ = self.app.process_new(stream, shutdown).await;
         drop(counted);

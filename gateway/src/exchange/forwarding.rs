@@ -1,25 +1,26 @@
-//! Chooses the address for a request, makes the head that is sent there, and the head that comes back.
+//! Where a permitted request goes, what is sent there, and what its answer is made of.
 
 use std::sync::Arc;
 
-use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::ServerSession as Session;
-use pingora::{Error, ErrorType};
 use policy::Route;
-use policy::route::{Api, Upstream};
+use policy::route::Api;
 
 use super::Exchanges;
+use super::failure::Failure;
 use super::state::{Exchange, Outcome};
+use crate::base::message::{RequestHead, ResponseHead};
 use crate::config::ListenKind;
-use crate::exchange::answer::OwnHosts;
-use crate::exchange::request_fields::{self, ClientInfo, Shape};
+use crate::downstream::Session;
+use crate::exchange::request_fields::{ClientInfo, ForwardedFields};
 use crate::upstream::Pool;
+use crate::upstream::outbound::Framing;
+use crate::upstream::request::BackendRequest;
 
 impl Exchange {
     /// Where the permit leads; a request without one is a bug, and goes nowhere.
-    pub(super) fn place(&self) -> pingora::Result<(&Api, &Route)> {
+    pub(super) fn place(&self) -> Result<(&Api, &Route), Failure> {
         let place = self.permit.as_ref().and_then(|permit| permit.place(&self.snapshot));
-        place.ok_or_else(|| Error::explain(ErrorType::InternalError, "no permit"))
+        place.ok_or(Failure::Ours("no permit"))
     }
 
     /// The name of the permitted API.
@@ -27,57 +28,53 @@ impl Exchange {
         self.place().map_or("", |(api, _)| &*api.name)
     }
 
-    /// The names under which the client reaches the API.
-    pub(super) fn own_hosts<'a>(&'a self, head: &'a RequestHeader) -> pingora::Result<OwnHosts<'a>> {
-        let authority = head.uri.authority().map(|authority| authority.as_str());
-        let host = || head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-        Ok(OwnHosts { hosts: &self.place()?.0.hosts, named: authority.or_else(host).unwrap_or_default() })
-    }
-
     /// The backends of a permitted request.
-    pub(super) fn pool(&self) -> pingora::Result<Option<&Arc<Pool>>> {
+    pub(super) fn pool(&self) -> Result<Option<&Arc<Pool>>, Failure> {
         Ok(self.snapshot.pool(self.place()?.0, self.known.identity().environment()))
     }
 }
 
 impl Exchanges {
-    /// What the upstream is told of a request, and by which description of it.
-    fn told<'c>(&self, exchange: &'c Exchange) -> pingora::Result<(&'c Upstream, ClientInfo<'c>)> {
+    /// What the upstream is told of a request.
+    pub(super) fn forwarded_fields<'a>(
+        &self,
+        head: RequestHead<'a>,
+        exchange: &'a Exchange,
+        is_http2: bool,
+    ) -> Result<ForwardedFields<'a>, Failure> {
         let (Some(permit), (api, _)) = (&exchange.permit, exchange.place()?) else {
-            return Error::e_explain(ErrorType::InternalError, "no permit");
+            return Err(Failure::Ours("no permit"));
         };
-        let origin = ClientInfo {
+        let client = ClientInfo {
             address: exchange.known.address,
             host: permit.host(api),
             is_https: self.gate.listener != ListenKind::Plain,
             request_id: &exchange.known.request_id,
         };
-        Ok((api.upstream(exchange.known.identity().environment()), origin))
-    }
-
-    /// A request, made anew for the upstream.
-    pub(super) fn upstream_request(
-        &self,
-        head: &RequestHeader,
-        shape: Shape,
-        exchange: &Exchange,
-    ) -> pingora::Result<RequestHeader> {
-        let (upstream, origin) = self.told(exchange)?;
-        request_fields::request(
-            head,
-            shape,
-            exchange.known.path_and_query(),
-            upstream,
-            exchange.known.identity(),
-            &origin,
-        )
+        Ok(ForwardedFields { head, identity: exchange.known.identity(), client, is_http2 })
     }
 
     /// The final head of an answer has come: ties it to its credential if it may outlast it, and
     /// notes the time.
-    pub(super) async fn begin_answer(&self, session: &Session, response: &ResponseHeader, exchange: &mut Exchange) {
+    pub(super) async fn begin_answer(&self, session: &Session, response: &ResponseHead<'_>, exchange: &mut Exchange) {
         self.guard(session, response, exchange).await;
         exchange.first_byte = Some(self.gate.shared.clock.since(exchange.known.now));
-        (exchange.outcome, exchange.status) = (Outcome::Forwarded, response.status.as_u16());
+        (exchange.outcome, exchange.status) = (Outcome::Forwarded, response.status);
     }
+}
+
+/// A request, made anew for the upstream.
+pub(super) fn backend_request<'a>(
+    fields: &'a ForwardedFields<'a>,
+    exchange: &'a Exchange,
+    (framing, is_upgrade): (Framing, bool),
+) -> Result<BackendRequest<'a, ForwardedFields<'a>>, Failure> {
+    let upstream = exchange.place()?.0.upstream(exchange.known.identity().environment());
+    let host = match &upstream.host {
+        Some(host) => host.as_bytes(),
+        // Forwarded as it was named.
+        None => fields.head.fields.first("host").or(fields.head.authority).unwrap_or(fields.client.host.as_bytes()),
+    };
+    let target = exchange.known.path_and_query();
+    Ok(BackendRequest { method: fields.head.method, target, host, fields, framing, is_upgrade })
 }

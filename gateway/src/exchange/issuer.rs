@@ -1,17 +1,17 @@
 //! A request for the authorization server: its body is read whole, within bounds, and answered.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::request::Parts;
-use pingora::protocols::http::ServerSession as Session;
 
+use super::Exchanges;
+use super::failure::Failure;
 use super::relay::End;
 use super::state::Exchange;
-use super::{Exchanges, answer};
 use crate::admit::denial::Denial;
 use crate::base::answer::Answer;
+use crate::base::message::RequestHead;
+use crate::downstream::Session;
 use crate::oauth::http::{BODY_BYTES_MAX, Request};
 
 /// Longest time for a body.
@@ -23,29 +23,30 @@ impl Exchanges {
         &self,
         session: &mut Session,
         exchange: &mut Exchange,
-    ) -> pingora::Result<End> {
-        if answer::expects(session) {
-            answer::in_time(pin!(session.write_continue_response())).await?;
+    ) -> Result<End, Failure> {
+        if session.expects_continue() {
+            session.write_continue().await?;
         }
         let answer = match read_body(session).await {
-            Ok(body) => self.ask_issuer(session.req_header(), exchange, &body).await,
+            Ok(body) => self.ask_issuer(&session.head(), exchange, &body).await,
             Err(denial) => Err(denial),
         };
         let answer = answer.unwrap_or_else(|denial| self.gate.refuse(&denial, &exchange.snapshot, &exchange.known));
         self.answer(session, exchange, answer).await
     }
 
-    async fn ask_issuer(&self, head: &Parts, exchange: &Exchange, body: &[u8]) -> Result<Answer, Denial> {
+    async fn ask_issuer(&self, head: &RequestHead<'_>, exchange: &Exchange, body: &[u8]) -> Result<Answer, Denial> {
         let known = &exchange.known;
         let api = known.api.and_then(|index| exchange.snapshot.policy.apis.get(index as usize));
         let (api, oauth) = api.and_then(|api| Some((api, api.oauth.as_ref()?))).ok_or(Denial::NoSuchRoute)?;
+        let headers = head.fields.to_map();
         let request = Request {
             api,
             oauth,
-            method: head.method.as_str(),
+            method: head.method,
             path: known.path(),
             query: known.query(),
-            headers: &head.headers,
+            headers: &headers,
             body,
             address: exchange.known.address,
             now_ms: exchange.known.now.wall_ms,
@@ -75,7 +76,7 @@ fn endpoint(path: &str) -> &'static str {
 async fn read_body(session: &mut Session) -> Result<BytesMut, Denial> {
     let mut body = BytesMut::new();
     let read = async {
-        while let Some(chunk) = session.read_request_body().await.map_err(|_| Denial::BrokenBody)? {
+        while let Some(chunk) = session.read_body().await.map_err(|_| Denial::BrokenBody)? {
             if body.len() + chunk.len() > BODY_BYTES_MAX {
                 return Err(Denial::BodyTooLarge);
             }

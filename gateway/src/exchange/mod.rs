@@ -4,9 +4,8 @@
 //! Refusals are answers, never errors: an error here means that a message cannot go on.
 
 pub mod answer;
-mod connection;
+mod failure;
 mod forwarding;
-pub mod http2;
 mod issuer;
 mod pass;
 mod record;
@@ -23,28 +22,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use pingora::Error;
-use pingora::apps::ReusedHttpStream;
-use pingora::protocols::http::ServerSession as Session;
 use pingora::protocols::http::v2::server::H2Options;
-use pingora::server::ShutdownWatch;
-use policy::head::HeadFault;
 
-use self::connection::{peer_address, received};
+use self::failure::Failure;
 use self::record::Facts;
 use self::relay::End;
-use self::retry::denial_of;
-use self::serve::keep;
 use self::state::{Exchange, Outcome};
 use crate::admit::denial::Denial;
 use crate::admit::head::Head;
 use crate::admit::{self, Decision, Gate};
 use crate::base::answer::Answer;
 use crate::base::random::RequestIds;
+use crate::downstream::{Deadlines, Session};
 use crate::oauth::AuthorizationServer;
 use crate::observe::AccessLog;
 use crate::snapshot::PolicyKeeper;
 use crate::upstream::Connections;
+use crate::upstream::backend::Backend;
 
 /// What exchanges need beside decisions, of which all listeners have the same.
 pub struct Shared {
@@ -60,8 +54,6 @@ pub struct Shared {
     pub request_ids: RequestIds,
     /// Believed proxies.
     pub trusted_proxies: Vec<IpNet>,
-    /// Idle time of kept connections, in seconds.
-    pub idle_s: u64,
     /// Longest time for requests under way when the gateway stops.
     pub drain: Duration,
 }
@@ -78,76 +70,72 @@ pub struct Exchanges {
     pub h2_options: H2Options,
     /// Whether HTTP/2 is spoken without TLS too, as gRPC clients behind a TLS terminator do.
     pub is_h2c: bool,
-    /// Longest idle time of a connection over HTTP/2.
-    pub idle: Duration,
+    /// Deadlines of clients.
+    pub deadlines: Deadlines,
+}
+
+/// What is left to do behind an exchange.
+enum Then {
+    /// Nothing: the session can carry another one, if its client wants that.
+    Finish,
+    /// Its connection is a WebSocket from here on.
+    Tunnel(Backend, Box<Exchange>),
 }
 
 impl Exchanges {
-    /// One request, from its head to its record. Gives the connection back if it can carry another.
-    async fn exchange(&self, mut session: Session, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
-        if !self.read_head(&mut session, shutdown).await {
-            return None;
-        }
-        let mut exchange = self.begin(&mut session);
-        let end = match self.decide(&mut session, &mut exchange).await {
+    /// One request, from its head to its record. The head has come; `unread` says if it has another reading.
+    async fn exchange(&self, session: &mut Session, unread: Option<Denial>) -> Then {
+        let mut exchange = self.begin(session);
+        let end = match self.decide(session, &mut exchange, unread).await {
             Decision::Forward(permit) => {
                 exchange.permit = Some(permit);
-                self.relay(&mut session, &mut exchange).await
+                self.relay(session, &mut exchange).await
             }
-            Decision::Answer(answer) => self.answer(&mut session, &mut exchange, *answer).await,
-            Decision::Issuer => self.answer_as_issuer(&mut session, &mut exchange).await,
+            Decision::Answer(answer) => self.answer(session, &mut exchange, *answer).await,
+            Decision::Issuer => self.answer_as_issuer(session, &mut exchange).await,
         };
         match end {
-            Ok(End::Answered) => {
-                self.end(&session, &exchange);
-                keep(session).await
-            }
-            Ok(End::Upgraded(upstream)) => {
-                self.run_tunnel(session, upstream, exchange, shutdown).await;
-                None
-            }
-            Err(error) => {
-                self.fail(&mut session, &error, &mut exchange).await;
-                self.end(&session, &exchange);
-                None
-            }
+            Ok(End::Answered) => {}
+            Ok(End::Upgraded(backend)) => return Then::Tunnel(backend, Box::new(exchange)),
+            Err(failure) => self.fail(session, &failure, &mut exchange).await,
         }
+        self.record(&Facts::of(session), &exchange);
+        Then::Finish
     }
 
     /// Decides what becomes of a request.
-    async fn decide(&self, session: &mut Session, exchange: &mut Exchange) -> Decision {
+    async fn decide(&self, session: &Session, exchange: &mut Exchange, unread: Option<Denial>) -> Decision {
         let (snapshot, known) = (&exchange.snapshot, &mut exchange.known);
-        let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes());
-        let decision = match Head::check(received(session, raw.as_deref()), self.gate.shared.bounds) {
+        let received = session.head();
+        let head = match unread {
+            Some(denial) => Err(denial),
+            None => Head::check(&received, self.gate.shared.bounds),
+        };
+        let decision = match head {
             Ok(head) => {
                 known.origin = head.origin().map(Into::into);
                 self.gate.decide(&head, snapshot, known).await
             }
-            Err(denial) => {
-                // A head that has two readings may have two ends: nothing after it is a request.
-                session.set_keepalive(None);
-                Decision::Answer(Box::new(self.gate.refuse(&denial, snapshot, known)))
-            }
+            Err(denial) => Decision::Answer(Box::new(self.gate.refuse(&denial, snapshot, known))),
         };
         exchange.decided = Some(self.gate.shared.clock.since(exchange.known.now));
         decision
     }
 
     /// Answers a request ourselves: the only place where such an answer goes on the wire and on record.
-    async fn answer(&self, session: &mut Session, exchange: &mut Exchange, answer: Answer) -> pingora::Result<End> {
+    async fn answer(&self, session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<End, Failure> {
         exchange.answered(&answer);
-        answer::write(session, answer, &exchange.known.request_id).await?;
+        answer::write(session, answer, (&exchange.known.request_id, exchange.known.now.wall_ms)).await?;
         Ok(End::Answered)
     }
 
     /// An exchange has failed: answers it, if that can still be done, and says so where it matters.
-    async fn fail(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) {
-        let has_begun = connection::has_begun(session);
-        let denial = exchange.late_denial.take().or_else(|| denial_of(error));
+    async fn fail(&self, session: &mut Session, failure: &Failure, exchange: &mut Exchange) {
+        let (has_begun, denial) = (session.has_begun(), failure.denial());
         if let Some(denial) = denial.as_ref().filter(|denial| denial.status() >= 500) {
-            self.log_trouble(exchange, error, denial, has_begun);
+            self.log_trouble(exchange, failure, denial, has_begun);
         }
-        session.set_keepalive(None);
+        session.close_after();
         match denial {
             Some(denial) if !has_begun => {
                 let answer = self.gate.refuse(&denial, &exchange.snapshot, &exchange.known);
@@ -156,26 +144,13 @@ impl Exchanges {
                     exchange.outcome = Outcome::Open;
                 }
             }
-            denial => exchange.outcome = exchange.cut(error, denial.as_ref()),
+            Some(_) | None => exchange.outcome = exchange.cut(failure),
         }
         if has_begun {
             // An answer that stops must not look like one that ends.
-            answer::cut(session).await;
+            session.cut().await;
         } else if exchange.outcome == Outcome::Open {
             exchange.status = 0;
         }
-    }
-
-    /// A head could not be read: says so, and leaves a record of it.
-    async fn refuse_unread(&self, session: &mut Session) {
-        let mut exchange = Exchange::begin(&self.shared, peer_address(session));
-        exchange.known.request_id = self.shared.request_ids.next();
-        let denial = Denial::Head(HeadFault::Unreadable);
-        let answer = self.gate.refuse(&denial, &exchange.snapshot, &exchange.known);
-        exchange.answered(&answer);
-        if answer::write_unread(session, answer, &exchange.known.request_id).await.is_err() {
-            exchange.outcome = Outcome::Open;
-        }
-        self.record(&Facts::unread(), &exchange);
     }
 }

@@ -2,49 +2,47 @@
 
 use std::time::Duration;
 
-use pingora::protocols::http::ServerSession as Session;
 use policy::Identity;
 use policy::target::METHOD_BYTES_MAX;
 
 use super::Exchanges;
 use super::state::{Exchange, Outcome};
 use crate::admit::found_label;
+use crate::base::message::Version;
+use crate::downstream::Session;
 use crate::limit::Certainty;
 use crate::observe::Record;
 
 /// What a record says of the messages themselves.
-#[derive(Clone, Debug)]
-pub(super) struct Facts {
-    /// None of a head that could not be read.
-    method: Option<http::Method>,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts<'a> {
+    /// Empty where the head could not be read.
+    method: &'a str,
     protocol: &'static str,
     /// Bytes of the request's body.
-    pub(super) bytes_in: usize,
+    bytes_in: usize,
     /// Bytes of the answer's body.
-    pub(super) bytes_out: usize,
+    bytes_out: usize,
 }
 
-impl Facts {
-    /// Of a session whose head was read.
-    pub(super) fn of(session: &Session) -> Self {
-        let request = session.req_header();
-        Facts {
-            method: Some(request.method.clone()),
-            protocol: if request.version == http::Version::HTTP_2 { "h2" } else { "http/1.1" },
-            bytes_in: session.body_bytes_read(),
-            bytes_out: session.body_bytes_sent(),
-        }
+impl<'a> Facts<'a> {
+    /// Of a session whose exchange is over.
+    pub(super) fn of(session: &'a Session) -> Self {
+        let (head, (bytes_in, bytes_out)) = (session.head(), session.body_bytes());
+        let protocol = if head.version == Version::Http2 { "h2" } else { "http/1.1" };
+        let method = Some(head.method).filter(is_short).unwrap_or("other");
+        Facts { method, protocol, bytes_in, bytes_out }
     }
 
-    /// Of a head that could not be read.
-    pub(super) fn unread() -> Self {
-        Facts { method: None, protocol: "http/1.1", bytes_in: 0, bytes_out: 0 }
+    /// Of a WebSocket: how many bytes have passed.
+    pub(super) fn of_tunnel(bytes_in: usize, bytes_out: usize) -> Self {
+        Facts { method: "GET", protocol: "http/1.1", bytes_in, bytes_out }
     }
 }
 
 impl Exchanges {
     /// The one record of a request.
-    pub(super) fn record(&self, facts: &Facts, exchange: &Exchange) {
+    pub(super) fn record(&self, facts: &Facts<'_>, exchange: &Exchange) {
         let (metrics, known) = (&self.gate.shared.metrics, &exchange.known);
         let api = known.api.and_then(|index| exchange.snapshot.policy.apis.get(index as usize));
         let route = api.and_then(|api| api.routes.get(known.route? as usize));
@@ -78,7 +76,7 @@ impl Exchanges {
 
     fn write_record(
         &self,
-        facts: &Facts,
+        facts: &Facts<'_>,
         exchange: &Exchange,
         (api, route): (&str, &str),
         (decided, upstream): (Duration, Duration),
@@ -101,7 +99,7 @@ impl Exchanges {
             api,
             route,
             environment: if known.caller.is_none() { "" } else { known.identity().environment().as_str() },
-            method: facts.method.as_ref().map_or("", |m| Some(m.as_str()).filter(is_short).unwrap_or("other")),
+            method: facts.method,
             path: known.path(),
             protocol: facts.protocol,
             address: known.address.to_string(),

@@ -12,22 +12,22 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Version};
-use pingora::protocols::http::ServerSession as Session;
-use pingora::{Error, ErrorType};
 
 use super::Exchanges;
-use super::connection::set_phase;
-use super::pass::{Head, is_over};
+use super::failure::Failure;
+use super::forwarding::backend_request;
+use super::pass::{Head, nonsense};
 use super::request_body::RequestBody;
 use super::state::Exchange;
 use super::stream_guard::ended;
 use crate::admit::denial::Denial;
 use crate::base::clock::within;
-use crate::edge::deadlines::Phase;
+use crate::base::message::Version;
+use crate::downstream::{ClientFault, Session};
 use crate::exchange::answer;
-use crate::exchange::request_fields::{self, Shape};
+use crate::exchange::request_fields;
 use crate::upstream::backend::{Again, Backend, Piece};
+use crate::upstream::fault::BackendFault;
 use crate::upstream::outbound::{Framing, Outbound};
 use crate::upstream::{Endpoint, Left, Pool, STREAM_SILENCE};
 
@@ -73,42 +73,37 @@ enum Event<'b> {
 
 impl Exchanges {
     /// Takes a permitted request to its backend and the answer back.
-    pub(super) async fn relay(&self, session: &mut Session, exchange: &mut Exchange) -> pingora::Result<End> {
-        let Some(pool) = exchange.pool()?.cloned() else {
-            exchange.late_denial = Some(Denial::UpstreamUnreachable);
-            return Error::e_explain(ErrorType::ConnectNoRoute, "the upstream has no address");
-        };
+    pub(super) async fn relay(&self, session: &mut Session, exchange: &mut Exchange) -> Result<End, Failure> {
+        let pool = exchange.pool()?.cloned().ok_or(Failure::NoAddress)?;
         let mut body = RequestBody::of(session);
         let is_upgrade = is_upgrade(session, &body) && exchange.place()?.1.protocols.websocket;
         let mut is_http1 = is_upgrade || pool.is_http1();
-        if !body.is_read() && answer::expects(session) {
-            answer::in_time(pin!(session.write_continue_response())).await.map_err(|error| error.into_down())?;
+        if !body.is_read() && session.expects_continue() {
+            session.write_continue().await?;
         }
         loop {
             let (endpoint, mut backend) = self.reach(exchange, &pool, is_http1).await?;
             let done = self.converse(session, exchange, (&pool, is_upgrade), &mut backend, &mut body).await;
-            let left = match &done {
-                Ok(Done::Whole) => Left::Whole,
-                Ok(Done::Answered | Done::Upgraded) => Left::Midway,
-                Err(error) => Left::after(error),
-            };
-            let again = match done {
+            let (left, again) = match &done {
                 Ok(Done::Upgraded) => return Ok(End::Upgraded(backend)),
-                Ok(_) => None,
-                Err(error) => Some((backend.again(&error), error)),
+                Ok(Done::Whole) => (Left::Whole, Again::No),
+                Err(Failure::Backend(fault)) => (Left::after(fault), backend.again(fault)),
+                Ok(Done::Answered) | Err(_) => (Left::Midway, Again::No),
             };
             self.connections.give_back(&endpoint, backend, left, self.gate.shared.clock.steady_us()).await;
-            let Some((again, error)) = again else {
-                // What is left of a request would be the start of the next one.
-                if !body.is_read() {
-                    session.set_keepalive(None);
-                    answer::drain(session).await;
+            match done {
+                Ok(_) => {
+                    // What is left of a request would be the start of the next one.
+                    if !body.is_read() {
+                        session.close_after();
+                        answer::drain(session).await;
+                    }
+                    return Ok(End::Answered);
                 }
-                return Ok(End::Answered);
-            };
-            is_http1 |= again == Again::OverHttp1;
-            if !self.is_tried_again(session, exchange, &mut body, &error, again) {
-                return Err(error);
+                Err(_) if self.is_tried_again(session, exchange, &mut body, again) => {
+                    is_http1 |= again == Again::OverHttp1;
+                }
+                Err(failure) => return Err(failure),
             }
         }
     }
@@ -119,7 +114,7 @@ impl Exchanges {
         exchange: &mut Exchange,
         pool: &Pool,
         is_http1: bool,
-    ) -> pingora::Result<(Arc<Endpoint>, Backend)> {
+    ) -> Result<(Arc<Endpoint>, Backend), Failure> {
         let mut failed: Vec<SocketAddr> = Vec::new();
         let mut last = None;
         let mut now_us = self.gate.shared.clock.steady_us();
@@ -130,15 +125,15 @@ impl Exchanges {
                     endpoint.connected();
                     return Ok((endpoint, backend));
                 }
-                Err(error) => {
-                    self.failed_to_connect(exchange, &endpoint, &error);
+                Err(fault) => {
+                    self.failed_to_connect(exchange, &endpoint, &fault);
                     failed.push(endpoint.address);
                     now_us = self.gate.shared.clock.steady_us();
-                    last = Some(error.into_up());
+                    last = Some(fault);
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "the upstream has no address")))
+        Err(last.map_or(Failure::NoAddress, Failure::Backend))
     }
 
     /// One try, on one connection.
@@ -149,18 +144,10 @@ impl Exchanges {
         (pool, is_upgrade): (&Pool, bool),
         backend: &mut Backend,
         body: &mut RequestBody,
-    ) -> pingora::Result<Done> {
+    ) -> Result<Done, Failure> {
         let (head_patience, body_patience) = pool.silence(exchange.place()?.1);
-        let framing = framing(session, body);
-        let shape = Shape { framing, is_upgrade, may_be_http2: matches!(backend, Backend::Http2(..)) };
-        let request = self.upstream_request(session.req_header(), shape, exchange)?;
-        let sent = backend.send_head(request, framing, (pool.is_tls(), head_patience)).await;
-        let mut outbound = sent.map_err(|error| error.into_up())?;
-        if matches!(framing, Framing::Length(1..=SMALL_BYTES)) {
-            while self.send_what_is_here(session, exchange, body, &mut outbound).await? {}
-        }
-        let mut informational = 0;
-        let mut is_answered = false;
+        let mut outbound = self.send_head(session, exchange, (pool, is_upgrade), backend, body).await?;
+        let (mut informational, mut is_answered) = (0, false);
         loop {
             let (is_sending, is_wanted) = (outbound.is_busy(), outbound.is_ready());
             backend.set_patience(match is_answered {
@@ -179,33 +166,32 @@ impl Exchanges {
             };
             match event {
                 Event::Sent => {}
-                Event::Request(piece) => {
-                    self.send_piece(session, exchange, body, &mut outbound, piece).await?;
-                }
+                Event::Request(piece) => send_piece(exchange, body, &mut outbound, piece).await?,
                 Event::Head => {
                     count_informational(backend, &mut informational)?;
                     if !body.is_read() {
-                        session.set_keepalive(None);
+                        session.close_after();
                     }
                     match self.pass_head(session, exchange, backend, is_upgrade).await? {
                         Head::Informational => {}
                         Head::Upgraded => return Ok(Done::Upgraded),
                         Head::Whole => break,
-                        Head::BodyFollows => {
-                            is_answered = true;
-                        }
+                        Head::BodyFollows => is_answered = true,
                     }
                 }
-                Event::Answer(piece) => {
-                    let rest = self.pass_piece(session, exchange, piece).await?;
-                    if is_over(session, exchange, backend, rest).await? {
+                Event::Answer(Some(piece)) => {
+                    if self.pass_piece(session, exchange, piece).await? {
                         break;
                     }
                     // A backend that always has more must not keep the request waiting.
-                    self.send_what_is_here(session, exchange, body, &mut outbound).await?;
+                    send_what_is_here(session, exchange, body, &mut outbound).await?;
+                }
+                Event::Answer(None) => {
+                    self.pass_end(session, exchange, backend).await?;
+                    break;
                 }
                 Event::Ended => {
-                    self.close_gracefully(session).await?;
+                    self.close_gracefully(session, exchange).await?;
                     return Ok(Done::Answered);
                 }
             }
@@ -213,63 +199,85 @@ impl Exchanges {
         Ok(if outbound.is_sent() { Done::Whole } else { Done::Answered })
     }
 
-    /// Sends a piece of the request if it is there already: of a small body, which mostly comes with
-    /// its head, before an answer is looked for. Whether there was one.
-    async fn send_what_is_here(
+    /// Sends the head of a request, and with it the body if that is a small one and here.
+    async fn send_head(
         &self,
         session: &mut Session,
         exchange: &mut Exchange,
+        (pool, is_upgrade): (&Pool, bool),
+        backend: &mut Backend,
         body: &mut RequestBody,
-        outbound: &mut Outbound,
-    ) -> pingora::Result<bool> {
-        if !outbound.is_ready() || body.is_over() {
-            return Ok(false);
-        }
-        let Poll::Ready(piece) = futures_util::poll!(pin!(body.next(session))) else { return Ok(false) };
-        self.send_piece(session, exchange, body, outbound, piece?).await?;
-        Ok(true)
-    }
-
-    /// Takes a piece of the request, and sends what the backend takes at once.
-    async fn send_piece(
-        &self,
-        session: &mut Session,
-        exchange: &mut Exchange,
-        body: &RequestBody,
-        outbound: &mut Outbound,
-        piece: Option<Bytes>,
-    ) -> pingora::Result<()> {
-        if let Some(piece) = piece {
+    ) -> Result<Outbound, Failure> {
+        let (head_patience, _) = pool.silence(exchange.place()?.1);
+        let framing = framing(session, body);
+        if matches!(framing, Framing::Length(1..=SMALL_BYTES)) {
+            body.read_ahead(session).await?;
             check_size(exchange, body)?;
-            outbound.push(piece)?;
         }
-        if body.is_over() {
-            set_phase(session, Phase::Quiet);
-            outbound.finish().map_err(|error| error.into_down())?;
+        let whole = body.whole().filter(|_| matches!(framing, Framing::Length(_)));
+        let fields = self.forwarded_fields(session.head(), exchange, backend.is_http2())?;
+        let request = backend_request(&fields, exchange, (framing, is_upgrade))?;
+        let is_whole = whole.is_some();
+        let mut outbound = backend.send_head(&request, whole, (pool.is_tls(), head_patience)).await?;
+        if is_whole {
+            body.sent_whole();
+            // When it fails, the backend takes no more; it may have answered.
+            let _ = futures_util::poll!(pin!(outbound.drive()));
+        } else {
+            while send_what_is_here(session, exchange, body, &mut outbound).await? {}
         }
-        // When it fails, the backend takes no more; it may have answered.
-        let _ = futures_util::poll!(pin!(outbound.drive()));
-        Ok(())
+        Ok(outbound)
     }
 }
 
+/// Sends a piece of the request if it is there already. Whether there was one.
+async fn send_what_is_here(
+    session: &mut Session,
+    exchange: &Exchange,
+    body: &mut RequestBody,
+    outbound: &mut Outbound,
+) -> Result<bool, Failure> {
+    if !outbound.is_ready() || body.is_over() {
+        return Ok(false);
+    }
+    let Poll::Ready(piece) = futures_util::poll!(pin!(body.next(session))) else { return Ok(false) };
+    send_piece(exchange, body, outbound, piece?).await?;
+    Ok(true)
+}
+
+/// Takes a piece of the request, and sends what the backend takes at once.
+async fn send_piece(
+    exchange: &Exchange,
+    body: &RequestBody,
+    outbound: &mut Outbound,
+    piece: Option<Bytes>,
+) -> Result<(), Failure> {
+    // A length that was checked cannot be wrong over HTTP/1.1; over HTTP/2 it is the client's fault.
+    let broken = |_| Failure::Client(ClientFault::BodyCut);
+    if let Some(piece) = piece {
+        check_size(exchange, body)?;
+        outbound.push(piece).map_err(broken)?;
+    }
+    if body.is_over() {
+        outbound.finish().map_err(broken)?;
+    }
+    // When it fails, the backend takes no more; it may have answered.
+    let _ = futures_util::poll!(pin!(outbound.drive()));
+    Ok(())
+}
+
 /// Counts the informational answers before the final one.
-fn count_informational(backend: &Backend, count: &mut usize) -> pingora::Result<()> {
+fn count_informational(backend: &Backend, count: &mut usize) -> Result<(), Failure> {
     *count += usize::from(backend.is_informational());
     if *count > INFORMATIONAL_MAX { Err(nonsense("too many informational answers")) } else { Ok(()) }
 }
 
-/// A fault of the backend: what it sent is no answer.
-pub(super) fn nonsense(what: &'static str) -> Box<Error> {
-    Error::explain(ErrorType::InvalidHTTPHeader, what).into_up()
-}
-
 /// What comes next from the backend. Can be dropped and asked again.
-async fn from_backend(backend: &mut Backend, is_answered: bool) -> pingora::Result<Event<'_>> {
+async fn from_backend(backend: &mut Backend, is_answered: bool) -> Result<Event<'_>, BackendFault> {
     if is_answered {
-        return backend.read_body().await.map(Event::Answer).map_err(|error| error.into_up());
+        return backend.read_body().await.map(Event::Answer);
     }
-    backend.read_head().await.map(|()| Event::Head).map_err(|error| error.into_up())
+    backend.read_head().await.map(|()| Event::Head)
 }
 
 /// The next piece of the request, if it can be sent; otherwise waits until the client leaves. Can be
@@ -279,31 +287,23 @@ async fn from_client(
     body: &mut RequestBody,
     is_wanted: bool,
     patience: Duration,
-) -> pingora::Result<Option<Bytes>> {
+) -> Result<Option<Bytes>, ClientFault> {
     if is_wanted {
-        let late = || Error::explain(ErrorType::ReadTimedout, "the client sends no more of its body").into_down();
-        return within(patience, pin!(body.next(session))).await.unwrap_or_else(|| Err(late()));
+        return within(patience, pin!(body.next(session))).await.unwrap_or(Err(ClientFault::BodySlow));
     }
-    // A client's connection over HTTP/1.1 cannot be watched while there is more of its body on it.
-    if !body.is_read() && session.as_http1().is_some() {
-        return std::future::pending().await;
-    }
-    match session.read_body_or_idle(true).await {
-        Err(error) => Err(error.into_down()),
-        Ok(_) => Err(Error::explain(ErrorType::ConnectionClosed, "the client sent more than a request").into_down()),
-    }
+    Err(session.left().await)
 }
 
 /// Whether a request asks for a WebSocket.
 fn is_upgrade(session: &Session, body: &RequestBody) -> bool {
-    let head = session.req_header();
-    let may_be = head.version == Version::HTTP_11 && head.method == Method::GET && body.is_read();
-    may_be && request_fields::is_websocket(&head.headers)
+    let head = session.head();
+    let may_be = head.version == Version::Http11 && head.method == "GET" && body.is_read();
+    may_be && request_fields::is_websocket(head.fields)
 }
 
 /// How a request's body is framed.
 fn framing(session: &Session, body: &RequestBody) -> Framing {
-    match request_fields::content_length(&session.req_header().headers) {
+    match request_fields::content_length(session.head().fields) {
         Some(length) => Framing::Length(length),
         None if body.is_empty() => Framing::None,
         None => Framing::Unknown,
@@ -311,11 +311,10 @@ fn framing(session: &Session, body: &RequestBody) -> Framing {
 }
 
 /// Holds a body to its route's bound. A call of gRPC that streams has none.
-fn check_size(exchange: &mut Exchange, body: &RequestBody) -> pingora::Result<()> {
+fn check_size(exchange: &Exchange, body: &RequestBody) -> Result<(), Failure> {
     let route = exchange.place()?.1;
     if body.bytes <= route.body_bytes_max || (route.protocols.grpc && exchange.known.is_grpc) {
         return Ok(());
     }
-    exchange.late_denial = Some(Denial::BodyTooLarge);
-    Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too large").into_down())
+    Err(Failure::Denied(Denial::BodyTooLarge))
 }

@@ -2,9 +2,12 @@
 //! be sent again.
 
 use std::collections::VecDeque;
+use std::pin::pin;
+use std::task::Poll;
 
 use bytes::Bytes;
-use pingora::protocols::http::ServerSession as Session;
+
+use crate::downstream::{ClientFault, Session};
 
 /// Most bytes of a body that are kept to be sent again.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
@@ -26,7 +29,7 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     /// The body of a request whose head was read.
-    pub(super) fn of(session: &mut Session) -> Self {
+    pub(super) fn of(session: &Session) -> Self {
         let is_read = session.is_body_empty();
         RequestBody { kept: Some(Vec::new()), kept_bytes: 0, again: VecDeque::new(), is_read, bytes: 0 }
     }
@@ -53,22 +56,45 @@ impl RequestBody {
         true
     }
 
+    /// All of it, if it came in one piece that was not sent yet.
+    pub(super) fn whole(&self) -> Option<&Bytes> {
+        match self.kept.as_deref() {
+            Some([only]) if self.is_read => Some(only),
+            Some(_) | None => None,
+        }
+    }
+
+    /// All of it was sent.
+    pub(super) fn sent_whole(&mut self) {
+        self.again.clear();
+    }
+
+    /// Reads what is here already, if the client has sent all of a small body. What was read is sent later.
+    pub(super) async fn read_ahead(&mut self, session: &mut Session) -> Result<(), ClientFault> {
+        while !self.is_read {
+            let Poll::Ready(piece) = futures_util::poll!(pin!(self.read(session))) else { break };
+            self.again.extend(piece?);
+        }
+        Ok(())
+    }
+
     /// The next piece; `None` at the end. Can be dropped and asked again.
-    pub(super) async fn next(&mut self, session: &mut Session) -> pingora::Result<Option<Bytes>> {
+    pub(super) async fn next(&mut self, session: &mut Session) -> Result<Option<Bytes>, ClientFault> {
         if let Some(piece) = self.again.pop_front() {
             return Ok(Some(piece));
         }
-        if self.is_read {
-            return Ok(None);
-        }
-        let piece = session.read_request_body().await.map_err(|error| error.into_down())?;
+        if self.is_read { Ok(None) } else { self.read(session).await }
+    }
+
+    async fn read(&mut self, session: &mut Session) -> Result<Option<Bytes>, ClientFault> {
+        let piece = session.read_body().await?;
         match &piece {
             None => self.is_read = true,
             Some(piece) => {
                 self.bytes += piece.len() as u64;
                 self.keep(piece);
                 // Over HTTP/1.1 the end is known with the last piece.
-                self.is_read = session.as_http1().is_some() && session.is_body_done();
+                self.is_read = !session.is_http2() && session.is_body_read();
             }
         }
         Ok(piece)

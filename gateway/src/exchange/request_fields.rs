@@ -1,21 +1,17 @@
 //! What the upstream gets to see: our fields, none of the client's copies of them, no credential.
 //!
-//! The request is made anew, and ours are put in last: nothing that a client nominates can take them
-//! away again.
+//! The request is made anew. It knows no connection.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Method, Version};
-use pingora::http::RequestHeader;
-use pingora::{ErrorType, OrErr};
+use http::header::{COOKIE, TE};
 use policy::Identity;
 use policy::fields::{Treatment, treatment};
-use policy::route::Upstream;
 
 use crate::base::field_names as names;
-use crate::base::header_values::Values;
-use crate::upstream::outbound::Framing;
+use crate::base::field_sink::{FieldSink, FieldSource, Indexing};
+use crate::base::message::{Fields, RequestHead, Version};
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -30,179 +26,154 @@ pub struct ClientInfo<'a> {
     pub request_id: &'a str,
 }
 
-/// Most fields that are added to those of the client.
-const OURS_MAX: usize = 10;
-/// Room for their values, in bytes: common ones fit.
-const VALUES_BYTES: usize = 256;
-
-/// What a request to a backend is beside its fields.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// How its body is framed.
-    pub framing: Framing,
-    /// Whether it asks for a WebSocket (RFC 6455 section 4.1).
-    pub is_upgrade: bool,
-    /// Whether the backend may speak HTTP/2.
-    pub may_be_http2: bool,
+/// The fields of a request for the upstream: the client's without those of its connection and those that only we
+/// write, and ours.
+#[derive(Clone, Copy)]
+pub struct ForwardedFields<'a> {
+    /// The head as the client sent it.
+    pub head: RequestHead<'a>,
+    /// Whose request it is.
+    pub identity: Identity<'a>,
+    /// Where it came from.
+    pub client: ClientInfo<'a>,
+    /// Whether the backend speaks HTTP/2.
+    pub is_http2: bool,
 }
 
-/// The request for the upstream, made anew: the client's fields without those of its connection and
-/// those that only we write, in our framing, and ours.
-pub fn request(
-    head: &RequestHeader,
-    shape: Shape,
-    path_and_query: &str,
-    upstream: &Upstream,
-    identity: Identity<'_>,
-    origin: &ClientInfo<'_>,
-) -> pingora::Result<RequestHeader> {
-    let theirs = &head.headers;
-    let nominations = Nominations::of(theirs);
-    let mut fields = HeaderMap::with_capacity(theirs.len() + OURS_MAX);
-    for (name, value) in theirs {
-        let goes_on = match treatment(name.as_str()) {
-            Treatment::Forward => !is_hop_by_hop(name.as_str()) && !nominations.contain(name.as_str()),
-            Treatment::Drop | Treatment::Refuse => false,
+impl FieldSource for ForwardedFields<'_> {
+    fn put_into(&self, sink: &mut impl FieldSink) {
+        let nominations = Nominations::of(self.head.fields);
+        let is_crumbled = self.head.version == Version::Http2 && self.head.fields.all("cookie").nth(1).is_some();
+        for (name, value) in self.head.fields.iter() {
+            let goes_on = match treatment(name) {
+                Treatment::Forward => !is_hop_by_hop(name) && !nominations.contain(name),
+                Treatment::Drop | Treatment::Refuse => false,
+            };
+            if goes_on && !(is_crumbled && name == b"cookie") {
+                sink.pass(name, value);
+            }
+        }
+        if is_crumbled {
+            self.put_cookies(sink);
+        }
+        // gRPC wants to see it; nothing else that it can say is for anybody but us.
+        if self.is_http2 && self.head.fields.first("te") == Some(b"trailers") {
+            sink.put(&TE, b"trailers");
+        }
+        self.put_ours(sink);
+    }
+}
+
+impl ForwardedFields<'_> {
+    /// Over HTTP/2 a client may send its cookies in several fields; elsewhere they are one (RFC 9113
+    /// section 8.2.3).
+    fn put_cookies(&self, sink: &mut impl FieldSink) {
+        let crumbs: Vec<&[u8]> = self.head.fields.all("cookie").collect();
+        sink.pass(COOKIE.as_str().as_bytes(), &crumbs.join(&b"; "[..]));
+    }
+
+    /// Ours are put in last: nothing that a client nominates can take them away again. Always all of them, also
+    /// empty ones: a field that is absent could be somebody else's.
+    fn put_ours(&self, sink: &mut impl FieldSink) {
+        let (key, user) = match self.identity {
+            Identity::Anonymous => ("", ""),
+            Identity::Key(key, _) => (&*key.id, ""),
+            Identity::Token(token, _) => ("", &*token.user),
         };
-        if goes_on {
-            fields.append(name.clone(), value.clone());
-        }
-    }
-    if head.version == Version::HTTP_2 {
-        join_cookies(&mut fields)?;
-    }
-    // Over HTTP/2 the host is not among the fields; it is forwarded as it was named.
-    if let Some(authority) = head.uri.authority().filter(|_| !fields.contains_key(HOST)) {
-        let host = HeaderValue::from_str(authority.as_str());
-        fields.insert(HOST, host.or_err(ErrorType::InternalError, "an authority is a field value")?);
-    }
-    frame(&mut fields, head, shape);
-    add_our_fields(&mut fields, upstream, identity, origin)?;
-    // Canonical, so ASCII: Pingora keeps no other bytes of it beside its parts.
-    let request = RequestHeader::build_no_case(head.method.clone(), path_and_query.as_bytes(), Some(0))?;
-    let mut parts = http::request::Parts::from(request);
-    parts.headers = fields;
-    Ok(RequestHeader::from(parts))
-}
-
-/// Adds the fields of the connection to a backend.
-fn frame(fields: &mut HeaderMap, head: &RequestHeader, shape: Shape) {
-    match shape.framing {
-        // RFC 9110 section 8.6: where content is expected, none is said to be none.
-        Framing::None if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {
-            fields.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        Framing::None => {}
-        Framing::Length(length) => {
-            fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        Framing::Unknown if shape.may_be_http2 => {}
-        Framing::Unknown => {
-            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-    }
-    if shape.is_upgrade {
-        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    }
-    // gRPC wants to see it; nothing else that it can say is for anybody but us.
-    if shape.may_be_http2 && head.headers.get(TE).is_some_and(|te| te.as_bytes() == b"trailers") {
-        fields.insert(TE, HeaderValue::from_static("trailers"));
+        let organization = self.identity.organization().map_or("", |organization| &*organization.id);
+        let environment = match self.identity {
+            Identity::Anonymous => "",
+            Identity::Key(..) | Identity::Token(..) => self.identity.environment().as_str(),
+        };
+        sink.put(&names::KEY_ID, key.as_bytes());
+        sink.put(&names::ORG, organization.as_bytes());
+        sink.put(&names::USER, user.as_bytes());
+        sink.write(&names::SCOPES, Indexing::Usual, |value| {
+            for (i, scope) in self.identity.effective_scopes().enumerate() {
+                value.extend_from_slice(if i > 0 { b" " } else { b"" });
+                value.extend_from_slice(scope.as_str().as_bytes());
+            }
+        });
+        sink.put(&names::ENV, environment.as_bytes());
+        sink.put(&names::REQUEST_ID, self.client.request_id.as_bytes());
+        sink.write(&names::FORWARDED_FOR, Indexing::Usual, |value| write_address(value, self.client.address));
+        sink.put(&names::FORWARDED_PROTO, if self.client.is_https { b"https" } else { b"http" });
+        sink.put(&names::FORWARDED_HOST, self.client.host.as_bytes());
     }
 }
 
-/// Over HTTP/2 a client may send its cookies in several fields; elsewhere they are one (RFC 9113
-/// section 8.2.3).
-fn join_cookies(fields: &mut HeaderMap) -> pingora::Result<()> {
-    let mut crumbs = fields.get_all(COOKIE).iter();
-    let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) else { return Ok(()) };
-    let crumbs: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
-    fields.insert(COOKIE, joined.or_err(ErrorType::InternalError, "cookies are field values")?);
-    Ok(())
+/// An address, without the detours of formatting where it is a short one.
+fn write_address(value: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (i, octet) in address.octets().into_iter().enumerate() {
+                value.extend_from_slice(if i > 0 { b"." } else { b"" });
+                value.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(address) => {
+            let mut text = String::new();
+            let _ = write!(text, "{address}");
+            value.extend_from_slice(text.as_bytes());
+        }
+    }
 }
 
 /// Fields that a `Connection` field calls its own (RFC 9110 section 7.6.1).
-pub struct Nominations<'a>(Vec<&'a str>);
+#[derive(Clone, Copy)]
+pub struct Nominations<'a> {
+    fields: Fields<'a>,
+    /// Mostly there are none.
+    are_any: bool,
+}
 
 impl<'a> Nominations<'a> {
     /// Reads the fields of a message.
-    pub fn of(fields: &'a HeaderMap) -> Self {
-        let values = fields.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
-        let names = values.flat_map(|value| value.split(',')).map(str::trim);
-        let is_option = |name: &&str| name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close");
-        Nominations(names.filter(|name| !is_option(name)).collect())
+    pub fn of(fields: Fields<'a>) -> Self {
+        let are_any = Self::names(fields).next().is_some();
+        Nominations { fields, are_any }
     }
 
-    /// Whether it is one of them.
-    pub fn contain(&self, name: &str) -> bool {
-        self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+    fn names(fields: Fields<'a>) -> impl Iterator<Item = &'a [u8]> {
+        let names = fields.all("connection").flat_map(http1::framing::options);
+        names.filter(|name| !name.eq_ignore_ascii_case(b"keep-alive") && !name.eq_ignore_ascii_case(b"close"))
+    }
+
+    /// Whether a name in lower case is one of them.
+    pub fn contain(&self, name: &[u8]) -> bool {
+        self.are_any && Self::names(self.fields).any(|nominated| nominated.eq_ignore_ascii_case(name))
     }
 }
 
 /// Whether a message asks for, or grants, a WebSocket on its connection.
-pub fn is_websocket(fields: &HeaderMap) -> bool {
-    let mut protocols = fields.get_all(UPGRADE).iter();
-    let is_one = protocols.next().is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    is_one && protocols.next().is_none() && Nominations::of(fields).contain("upgrade")
+pub fn is_websocket(fields: Fields<'_>) -> bool {
+    let mut protocols = fields.all("upgrade");
+    let is_one = protocols.next().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+    is_one && protocols.next().is_none() && Nominations::of(fields).contain(b"upgrade")
 }
 
 /// `Content-Length`, if sent; the head was checked.
-pub fn content_length(fields: &HeaderMap) -> Option<u64> {
-    fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+pub fn content_length(fields: Fields<'_>) -> Option<u64> {
+    std::str::from_utf8(fields.first("content-length")?).ok()?.parse().ok()
 }
 
-/// Fields of one connection, not of the message (RFC 9110 section 7.6.1), and those that frame it.
-fn is_hop_by_hop(name: &str) -> bool {
+/// Fields of one connection, not of the message (RFC 9110 section 7.6.1), those that frame it, and the host, which
+/// the upstream is told as its own.
+fn is_hop_by_hop(name: &[u8]) -> bool {
     matches!(
         name,
-        "connection"
-            | "content-length"
-            | "expect"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
+        b"connection"
+            | b"content-length"
+            | b"expect"
+            | b"host"
+            | b"http2-settings"
+            | b"keep-alive"
+            | b"proxy-authenticate"
+            | b"proxy-authorization"
+            | b"proxy-connection"
+            | b"te"
+            | b"trailer"
+            | b"transfer-encoding"
+            | b"upgrade"
     )
-}
-
-fn add_our_fields(
-    fields: &mut HeaderMap,
-    upstream: &Upstream,
-    identity: Identity<'_>,
-    origin: &ClientInfo<'_>,
-) -> pingora::Result<()> {
-    let mut values = Values::with_capacity(VALUES_BYTES);
-    if let Some(host) = &upstream.host {
-        fields.insert(HOST, values.text(host)?);
-    } else if !fields.contains_key(HOST) {
-        fields.insert(HOST, values.text(origin.host)?);
-    }
-    let (key, user) = match identity {
-        Identity::Anonymous => ("", ""),
-        Identity::Key(key, _) => (&*key.id, ""),
-        Identity::Token(token, _) => ("", &*token.user),
-    };
-    let organization = identity.organization().map_or("", |organization| &*organization.id);
-    let environment = match identity {
-        Identity::Anonymous => "",
-        Identity::Key(..) | Identity::Token(..) => identity.environment().as_str(),
-    };
-    let scopes = values.list(identity.effective_scopes().map(policy::Scope::as_str))?;
-    // Always all of them, also empty ones: a field that is absent could be somebody else's.
-    fields.insert(names::KEY_ID, values.text(key)?);
-    fields.insert(names::ORG, values.text(organization)?);
-    fields.insert(names::USER, values.text(user)?);
-    fields.insert(names::SCOPES, scopes);
-    fields.insert(names::ENV, HeaderValue::from_static(environment));
-    fields.insert(names::REQUEST_ID, values.text(origin.request_id)?);
-    fields.insert(names::FORWARDED_FOR, values.address(origin.address)?);
-    fields.insert(names::FORWARDED_PROTO, HeaderValue::from_static(if origin.is_https { "https" } else { "http" }));
-    fields.insert(names::FORWARDED_HOST, values.text(origin.host)?);
-    Ok(())
 }

@@ -1,37 +1,35 @@
 //! When forwarding fails: whose fault it is, and whether the request may be tried once more.
 
-use pingora::protocols::http::ServerSession as Session;
-use pingora::{Error, ErrorSource, ErrorType};
-
 use super::Exchanges;
-use super::connection::has_begun;
+use super::failure::Failure;
 use super::request_body::RequestBody;
 use super::state::Exchange;
 use crate::admit::denial::Denial;
+use crate::downstream::Session;
 use crate::upstream::Endpoint;
 use crate::upstream::backend::Again;
-use crate::upstream::http1::kind_of;
+use crate::upstream::fault::BackendFault;
 
 impl Exchanges {
     /// Tells the operator of an upstream that failed.
-    pub(super) fn log_trouble(&self, exchange: &Exchange, error: &Error, denial: &Denial, has_begun: bool) {
+    pub(super) fn log_trouble(&self, exchange: &Exchange, failure: &Failure, denial: &Denial, has_begun: bool) {
         let api = exchange.api_name();
         let address = exchange.chosen.as_ref().map_or_else(String::new, |endpoint| format!(" at {}", endpoint.address));
-        let (when, kind) = (if has_begun { ", in the middle of its answer" } else { "" }, kind_of(error));
+        let when = if has_begun { ", in the middle of its answer" } else { "" };
         tracing::warn!(
             target: "tollgate::upstream",
-            "{api}: {}{address}{when} ({kind}), request {}", denial.code(), exchange.known.request_id
+            "{api}: {}{address}{when} ({failure}), request {}", denial.code(), exchange.known.request_id
         );
     }
 
     /// No connection to an address could be made: it is passed over for a while. Nothing was sent,
     /// so that this costs no retry and any method may go elsewhere.
-    pub(super) fn failed_to_connect(&self, exchange: &Exchange, endpoint: &Endpoint, error: &Error) {
+    pub(super) fn failed_to_connect(&self, exchange: &Exchange, endpoint: &Endpoint, fault: &BackendFault) {
         endpoint.eject(self.gate.shared.clock.steady_us());
         let api = exchange.api_name();
         tracing::warn!(
             target: "tollgate::upstream",
-            "{api}: no connection to {} ({}), request {}", endpoint.address, error.etype().as_str(), exchange.known.request_id
+            "{api}: no connection to {} ({fault}), request {}", endpoint.address, exchange.known.request_id
         );
         self.count_retry(exchange);
     }
@@ -46,45 +44,20 @@ impl Exchanges {
         session: &Session,
         exchange: &mut Exchange,
         body: &mut RequestBody,
-        error: &Error,
         again: Again,
     ) -> bool {
         let allows = match again {
             Again::No => false,
-            Again::IfIdempotent => session.req_header().method.is_idempotent(),
+            Again::IfIdempotent => session.head().is_idempotent(),
             Again::Yes | Again::OverHttp1 => true,
         };
         let environment = exchange.known.identity().environment();
         let most = exchange.place().map_or(0, |(api, _)| api.upstream(environment).retries);
-        let is_again = allows
-            && exchange.tries < most
-            && *error.esource() == ErrorSource::Upstream
-            && !has_begun(session)
-            && body.rewind();
+        let is_again = allows && exchange.tries < most && !session.has_begun() && body.rewind();
         if is_again {
             exchange.tries += 1;
             self.count_retry(exchange);
         }
         is_again
-    }
-}
-
-/// Whose fault an error is, as a denial; `None` when the client is gone.
-pub(super) fn denial_of(error: &Error) -> Option<Denial> {
-    match (error.esource(), error.etype()) {
-        (
-            ErrorSource::Upstream,
-            ErrorType::ConnectTimedout
-            | ErrorType::ReadTimedout
-            | ErrorType::WriteTimedout
-            | ErrorType::TLSHandshakeTimedout,
-        ) => Some(Denial::UpstreamTimeout),
-        (ErrorSource::Upstream, _) => Some(Denial::UpstreamUnreachable),
-        (ErrorSource::Downstream, ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed) => {
-            None
-        }
-        (ErrorSource::Downstream, _) => Some(Denial::BrokenBody),
-        (ErrorSource::Internal | ErrorSource::Unset, ErrorType::ConnectNoRoute) => Some(Denial::UpstreamUnreachable),
-        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Denial::NotPermitted),
     }
 }

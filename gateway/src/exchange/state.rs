@@ -4,14 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::{Error, ErrorType};
-
 use super::Shared;
+use super::failure::Failure;
 use super::stream_guard::{self, StreamGuard};
 use crate::admit::answers::AnswerContext;
-use crate::admit::denial::Denial;
 use crate::admit::{Known, Permit};
 use crate::base::answer::Answer;
+use crate::downstream::ClientFault;
 use crate::snapshot::Snapshot;
 use crate::upstream::Endpoint;
 
@@ -43,11 +42,11 @@ pub(super) struct Exchange {
     pub(super) first_byte: Option<Duration>,
     pub(super) chosen: Option<Arc<Endpoint>>,
     pub(super) tries: u32,
-    /// A denial that was decided after forwarding began.
-    pub(super) late_denial: Option<Denial>,
     pub(super) status: u16,
     /// Ties an exchange that outlasts its request to its credential.
     pub(super) guard: Option<StreamGuard>,
+    /// The protocol of its answer, if that may go on for ever.
+    pub(super) outlasts: Option<&'static str>,
     /// How many changes there had been before the credential was looked up.
     pub(super) changes: u64,
 }
@@ -64,9 +63,9 @@ impl Exchange {
             first_byte: None,
             chosen: None,
             tries: 0,
-            late_denial: None,
             status: 0,
             guard: None,
+            outlasts: None,
             changes: 0,
         }
     }
@@ -82,11 +81,11 @@ impl Exchange {
     }
 
     /// How an answer that had begun ended, when the exchange failed.
-    pub(super) fn cut(&self, error: &Error, denial: Option<&Denial>) -> Outcome {
+    pub(super) fn cut(&self, failure: &Failure) -> Outcome {
         let is_over = self.guard.as_ref().is_some_and(StreamGuard::has_ended);
-        match denial {
+        match failure.denial() {
             Some(denial) if denial.status() >= 500 => Outcome::BrokenOff,
-            Some(_) if *error.etype() != ErrorType::ReadError => Outcome::CutOff,
+            Some(_) if !matches!(failure, Failure::Client(ClientFault::BodyCut)) => Outcome::CutOff,
             Some(_) | None if is_over => Outcome::CutOff,
             Some(_) | None => Outcome::Open,
         }

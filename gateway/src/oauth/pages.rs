@@ -110,7 +110,7 @@ const STYLE: &str = include_str!("../../templates/style.css");
 const STYLE_MAX_AGE_S: u64 = 3_600;
 
 pub(super) fn style(request: &Request<'_>) -> Answer {
-    let if_none_match = request.headers.get(header::IF_NONE_MATCH);
+    let if_none_match = request.headers.get(header::IF_NONE_MATCH).map(http::HeaderValue::as_bytes);
     Answer::public("text/css; charset=utf-8", STYLE, STYLE_MAX_AGE_S, if_none_match)
 }
 

@@ -191,7 +191,7 @@ fn is_for_clients(path: &str) -> bool {
 }
 
 fn document(request: &Request<'_>, value: &serde_json::Value) -> Answer {
-    let if_none_match = request.headers.get(header::IF_NONE_MATCH);
+    let if_none_match = request.headers.get(header::IF_NONE_MATCH).map(http::HeaderValue::as_bytes);
     Answer::public("application/json", value.to_string(), PUBLISHED_MAX_AGE_S, if_none_match)
 }
 

@@ -19,10 +19,9 @@ use crate::base::clock::{Clock, System};
 use crate::base::http_client::HttpClient;
 use crate::base::random::{RequestIds, base62};
 use crate::config::{Config, ListenKind};
-use crate::edge::deadlines::Deadlines;
+use crate::downstream::{Deadlines, http2};
 use crate::edge::tls::{Resolver, acceptor};
 use crate::edge::{Caps, Edge};
-use crate::exchange::http2;
 use crate::exchange::{Exchanges, Shared};
 use crate::identify::{Bounds, FailureBudget, Identities};
 use crate::limit::{Embedded, Leasing, Limiter};
@@ -231,7 +230,6 @@ fn shared(
         access_log: access_log.map_err(system("cannot start the access log"))?,
         request_ids: RequestIds::new()?,
         trusted_proxies: config.trusted_proxies.clone(),
-        idle_s: config.bounds.idle.as_secs().max(1),
         drain: config.bounds.drain,
     }))
 }
@@ -317,13 +315,16 @@ fn server(
             connections: connections.clone(),
             h2_options: h2,
             is_h2c,
-            idle: config.bounds.idle,
+            deadlines: Deadlines {
+                head: config.bounds.head,
+                idle: config.bounds.idle,
+                body_rate: config.bounds.body_rate,
+            },
         };
         let edge = Edge {
             app: Arc::new(exchanges),
             acceptor,
             handshake: config.bounds.handshake,
-            deadlines: Deadlines { head: config.bounds.head, body_rate: config.bounds.body_rate },
             caps: caps.clone(),
             metrics: shared.admit.metrics.clone(),
         };

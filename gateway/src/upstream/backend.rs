@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
-use http::{HeaderMap, StatusCode, Version};
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::Version;
+use http::header::{CONTENT_LENGTH, HeaderMap};
+use pingora::http::RequestHeader;
 use pingora::protocols::http::v2::client::Http2Session as Http2;
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, OrErr as _};
 
 use super::connection::BackendConnection;
+use super::fault::BackendFault;
 use super::http1::Http1;
 use super::outbound::{Framing, Outbound};
+use super::request::BackendRequest;
+use crate::base::field_sink::{BadValue, FieldMap, FieldSource};
+use crate::base::message::{Fields, ResponseHead};
 
 /// A backend at the other end of a connection.
 pub enum Backend {
@@ -23,29 +26,21 @@ pub enum Backend {
 }
 
 /// Bytes of an answer's body.
-pub enum Piece<'b> {
+#[derive(Debug)]
+pub struct Piece<'b> {
+    /// The bytes.
+    pub data: Data<'b>,
+    /// Whether the answer ends with them.
+    pub is_last: bool,
+}
+
+/// Where the bytes of a piece stand.
+#[derive(Debug)]
+pub enum Data<'b> {
     /// In the backend's buffer.
     Lent(&'b [u8]),
     /// Ours.
     Owned(Bytes),
-}
-
-impl Piece<'_> {
-    /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        match self {
-            Piece::Lent(bytes) => bytes,
-            Piece::Owned(bytes) => bytes,
-        }
-    }
-
-    /// The bytes, to keep.
-    pub fn into_bytes(self) -> Bytes {
-        match self {
-            Piece::Lent(bytes) => Bytes::copy_from_slice(bytes),
-            Piece::Owned(bytes) => bytes,
-        }
-    }
 }
 
 /// Whether a request that failed may be tried on another connection.
@@ -62,12 +57,10 @@ pub enum Again {
     OverHttp1,
 }
 
-impl Backend {
-    /// Begins a request on a connection that speaks HTTP/1.1.
-    pub fn http1(connection: BackendConnection) -> Self {
-        Backend::Http1(Box::new(Http1::new(connection)))
-    }
+/// Most fields that are added to those of a client.
+const OURS_MAX: usize = 12;
 
+impl Backend {
     /// Longest silence while an answer is waited for.
     pub fn set_patience(&mut self, silence: Duration) {
         match self {
@@ -76,84 +69,128 @@ impl Backend {
         }
     }
 
-    /// Sends a head; gives what takes the body. `patience` is the longest time without progress.
+    /// Whether HTTP/2 is spoken.
+    pub fn is_http2(&self) -> bool {
+        matches!(self, Backend::Http2(..))
+    }
+
+    /// Sends a head, and with it the whole body if that is here; gives what takes the rest. `patience` is the
+    /// longest time without progress.
     pub async fn send_head(
         &mut self,
-        head: RequestHeader,
-        framing: Framing,
+        request: &BackendRequest<'_, impl FieldSource>,
+        body: Option<&Bytes>,
         (is_tls, patience): (bool, Duration),
-    ) -> pingora::Result<Outbound> {
+    ) -> Result<Outbound, BackendFault> {
         match self {
             Backend::Http1(session) => {
-                session.send_head(&head, patience).await?;
-                Ok(Outbound::http1(session.connection().clone(), framing, patience))
+                session.send_head(request, body.map_or(&b""[..], |body| body), patience).await?;
+                match body {
+                    Some(_) => Ok(Outbound::none()),
+                    None => Ok(Outbound::http1(session.connection(), request.framing, patience)),
+                }
             }
             Backend::Http2(session, _) => {
-                let is_whole = matches!(framing, Framing::None | Framing::Length(0));
-                session.write_request_header(Box::new(over_http2(head, is_tls)?), is_whole)?;
-                match session.take_request_body_writer().filter(|_| !is_whole) {
-                    Some(stream) => Ok(Outbound::http2(stream, patience)),
-                    None => Ok(Outbound::none()),
+                let is_whole = matches!(request.framing, Framing::None | Framing::Length(0));
+                let head = over_http2(request, is_tls)?;
+                session.write_request_header(Box::new(head), is_whole).map_err(BackendFault::Http2)?;
+                let Some(stream) = session.take_request_body_writer().filter(|_| !is_whole) else {
+                    return Ok(Outbound::none());
+                };
+                let mut outbound = Outbound::http2(stream, patience);
+                if let Some(body) = body {
+                    let sent = outbound.push(body.clone()).and_then(|()| outbound.finish());
+                    sent.map_err(|_| BackendFault::Nonsense("a body of another length"))?;
                 }
+                Ok(outbound)
             }
         }
     }
 
     /// Waits for a head: an informational one, or the final one.
-    pub async fn read_head(&mut self) -> pingora::Result<()> {
+    pub async fn read_head(&mut self) -> Result<(), BackendFault> {
         match self {
             Backend::Http1(session) => session.read_head().await,
-            Backend::Http2(session, _) => session.read_response_header().await,
+            Backend::Http2(session, _) => session.read_response_header().await.map_err(BackendFault::Http2),
         }
     }
 
     /// The head that came last.
-    pub fn head(&self) -> Option<&ResponseHeader> {
+    pub fn head(&self) -> Option<ResponseHead<'_>> {
         match self {
             Backend::Http1(session) => session.head(),
-            Backend::Http2(session, _) => session.response_header(),
+            Backend::Http2(session, _) => session.response_header().map(|head| ResponseHead {
+                status: head.status.as_u16(),
+                reason: b"",
+                length: head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()),
+                fields: Fields::Map(&head.headers),
+            }),
         }
     }
 
     /// Whether another head follows the one that came last.
     pub fn is_informational(&self) -> bool {
-        self.head().is_some_and(|head| head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS)
+        self.head().is_some_and(|head| head.is_informational())
+    }
+
+    /// Whether something of the answer is here without waiting.
+    pub fn has_more(&self) -> bool {
+        match self {
+            Backend::Http1(session) => session.has_more(),
+            Backend::Http2(..) => false,
+        }
     }
 
     /// The next bytes of the body; `None` at its end.
-    pub async fn read_body(&mut self) -> pingora::Result<Option<Piece<'_>>> {
+    pub async fn read_body(&mut self) -> Result<Option<Piece<'_>>, BackendFault> {
         match self {
-            Backend::Http1(session) => Ok(session.read_body().await?.map(Piece::Lent)),
-            Backend::Http2(session, _) => Ok(session.read_response_body().await?.map(Piece::Owned)),
+            Backend::Http1(session) => {
+                let piece = session.read_body().await?;
+                Ok(piece.map(|(data, is_last)| Piece { data: Data::Lent(data), is_last }))
+            }
+            Backend::Http2(session, _) => {
+                let Some(data) = session.read_response_body().await.map_err(BackendFault::Http2)? else {
+                    return Ok(None);
+                };
+                let is_last = session.check_response_end_or_error().map_err(BackendFault::Http2)?;
+                Ok(Some(Piece { data: Data::Owned(data), is_last }))
+            }
         }
     }
 
     /// Whether the answer is over: `false` while there are trailers to read.
-    pub fn is_done(&mut self) -> pingora::Result<bool> {
+    pub fn is_done(&mut self) -> Result<bool, BackendFault> {
         match self {
             Backend::Http1(session) => Ok(session.is_done()),
-            Backend::Http2(session, _) => session.check_response_end_or_error(),
+            Backend::Http2(session, _) => session.check_response_end_or_error().map_err(BackendFault::Http2),
         }
     }
 
     /// The trailers, after the body.
-    pub async fn read_trailers(&mut self) -> pingora::Result<Option<HeaderMap>> {
+    pub async fn read_trailers(&mut self) -> Result<Option<HeaderMap>, BackendFault> {
         match self {
             Backend::Http1(session) => Ok(session.trailers()),
-            Backend::Http2(session, _) => session.read_trailers().await,
+            Backend::Http2(session, _) => session.read_trailers().await.map_err(BackendFault::Http2),
         }
     }
 
     /// Whether a request that failed so may be tried again.
-    pub fn again(&self, error: &Error) -> Again {
-        let is_closed =
-            matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
+    pub fn again(&self, fault: &BackendFault) -> Again {
         match self {
-            Backend::Http1(session) if is_closed && session.connection().received() == 0 => Again::IfIdempotent,
-            Backend::Http1(..) => Again::No,
+            Backend::Http1(session) => match fault {
+                BackendFault::Closed if session.connection().received() == 0 => Again::IfIdempotent,
+                BackendFault::Closed
+                | BackendFault::Connect(_)
+                | BackendFault::Silent
+                | BackendFault::TakesNothing
+                | BackendFault::Malformed(_)
+                | BackendFault::Nonsense(_)
+                | BackendFault::Http2(_)
+                | BackendFault::Ours(_) => Again::No,
+            },
             Backend::Http2(session, _) if session.response_header().is_some() => Again::No,
             Backend::Http2(..) => {
-                let Some(cause) = error.root_cause().downcast_ref::<h2::Error>() else { return Again::No };
+                let Some(cause) = fault.http2() else { return Again::No };
                 let reason = cause.reason();
                 if cause.is_remote() && reason == Some(h2::Reason::HTTP_1_1_REQUIRED) {
                     Again::OverHttp1
@@ -176,52 +213,17 @@ impl Backend {
             Backend::Http2(..) => None,
         }
     }
-
-    /// The connection, if its backend keeps it, and for how long at most.
-    pub(super) fn release(session: Box<Http1>) -> Option<(BackendConnection, Option<Duration>)> {
-        let most = session.head().and_then(|head| keep_alive_timeout(&head.headers));
-        session.into_kept().map(|connection| (connection, most))
-    }
 }
 
-/// The parameter `timeout` of `Keep-Alive` (RFC 2068 section 19.7.1), which many backends send.
-fn keep_alive_timeout(fields: &HeaderMap) -> Option<Duration> {
-    let values = fields.get_all("keep-alive").into_iter().filter_map(|value| value.to_str().ok());
-    let timeout = values.flat_map(|value| value.split(',')).find_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("timeout").then(|| value.trim().trim_matches('"').parse().ok())?
-    });
-    timeout.map(Duration::from_secs)
-}
-
-/// Turns a head for HTTP/1.1 into one for HTTP/2: the host becomes the authority (RFC 9113 section
-/// 8.3.1).
-fn over_http2(mut head: RequestHeader, is_tls: bool) -> pingora::Result<RequestHeader> {
-    let host = head.remove_header(&HOST);
-    let host = host.ok_or_else(|| Error::explain(ErrorType::InternalError, "a request without a host"))?;
-    let target = std::str::from_utf8(head.raw_path()).or_err(ErrorType::InternalError, "a target is text")?;
+/// A request as a head of HTTP/2: the host is the authority (RFC 9113 section 8.3.1).
+fn over_http2(request: &BackendRequest<'_, impl FieldSource>, is_tls: bool) -> Result<RequestHeader, BackendFault> {
+    let mut fields = FieldMap::with_capacity(OURS_MAX);
+    request.fields.put_into(&mut fields);
+    request.put_framing(&mut fields);
     let scheme = if is_tls { "https" } else { "http" };
-    let uri = http::Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(target).build();
-    head.set_uri(uri.or_err(ErrorType::InternalError, "a host and a target make an address")?);
-    head.set_version(Version::HTTP_2);
-    Ok(head)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_backend_says_how_long_it_keeps_a_connection() {
-        let timeout = |value: &str| {
-            let mut fields = HeaderMap::new();
-            fields.insert("keep-alive", value.parse().unwrap());
-            keep_alive_timeout(&fields).map(|timeout| timeout.as_secs())
-        };
-        assert_eq!(timeout("timeout=5"), Some(5));
-        assert_eq!(timeout("max=100, Timeout = 0"), Some(0));
-        assert_eq!(timeout("timeout=\"7\""), Some(7));
-        assert_eq!(timeout("max=1"), None);
-        assert_eq!(timeout("timeout=x"), None);
-    }
+    let uri = http::Uri::builder().scheme(scheme).authority(request.host).path_and_query(request.target).build();
+    let head = http::Request::builder().method(request.method).uri(uri.map_err(|_| BadValue)?).version(Version::HTTP_2);
+    let (mut parts, ()) = head.body(()).map_err(|_| BadValue)?.into_parts();
+    parts.headers = fields.end()?;
+    Ok(RequestHeader::from(parts))
 }

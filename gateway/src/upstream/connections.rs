@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::protocols::Stream;
 use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
 
 use super::backend::Backend;
 use super::connection::BackendConnection;
+use super::fault::BackendFault;
+use super::http1::Http1;
 use super::idle::IDLE;
 use super::{Endpoint, Pool};
+use crate::base::message::Fields;
 
 /// How an exchange leaves its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +29,8 @@ pub enum Left {
 
 impl Left {
     /// After an exchange that failed.
-    pub fn after(error: &Error) -> Self {
-        let cause = error.root_cause().downcast_ref::<h2::Error>();
-        if cause.is_some_and(h2::Error::is_go_away) { Left::GoingAway } else { Left::Midway }
+    pub fn after(fault: &BackendFault) -> Self {
+        if fault.http2().is_some_and(h2::Error::is_go_away) { Left::GoingAway } else { Left::Midway }
     }
 }
 
@@ -64,25 +67,28 @@ impl Connections {
         endpoint: &Endpoint,
         is_http1: bool,
         now_us: u64,
-    ) -> pingora::Result<Backend> {
+    ) -> Result<Backend, BackendFault> {
         // Only connections that speak HTTP/1.1 are kept there.
         if let Some(connection) = endpoint.idle.take(now_us) {
-            return Ok(Backend::http1(connection));
+            return Ok(Backend::Http1(connection));
         }
         let _connecting = endpoint.connect(now_us);
         self.make(pool, endpoint, is_http1).await
     }
 
     /// A new connection, or a stream of one.
-    pub async fn make(&self, pool: &Pool, endpoint: &Endpoint, is_http1: bool) -> pingora::Result<Backend> {
+    pub async fn make(&self, pool: &Pool, endpoint: &Endpoint, is_http1: bool) -> Result<Backend, BackendFault> {
         let peer = pool.peer(endpoint, is_http1);
         if is_http1 {
-            return Ok(Backend::http1(BackendConnection::new(self.http1.new_stream(&peer).await?)));
+            let stream = self.http1.new_stream(&peer).await.map_err(BackendFault::Connect)?;
+            return Ok(http1(stream));
         }
-        match self.http2.get_http_session(&peer).await? {
+        match self.http2.get_http_session(&peer).await.map_err(BackendFault::Connect)? {
             (HttpSession::H2(stream), _) => Ok(Backend::Http2(Box::new(stream), Box::new(peer))),
-            (HttpSession::H1(session), _) => Ok(Backend::http1(BackendConnection::new(session.into_inner()))),
-            (HttpSession::Custom(()), _) => Error::e_explain(ErrorType::InternalError, "a protocol of nobody"),
+            (HttpSession::H1(session), _) => Ok(http1(session.into_inner())),
+            (HttpSession::Custom(()), _) => {
+                Err(BackendFault::Connect(Error::explain(ErrorType::InternalError, "a protocol of nobody")))
+            }
         }
     }
 
@@ -90,10 +96,9 @@ impl Connections {
     /// connection is not.
     pub async fn give_back(&self, endpoint: &Endpoint, backend: Backend, left: Left, now_us: u64) {
         match backend {
-            Backend::Http1(session) if left == Left::Whole => {
-                if let Some((connection, most)) = Backend::release(session) {
-                    endpoint.idle.put(connection, most, now_us);
-                }
+            Backend::Http1(session) if left == Left::Whole && session.is_kept() => {
+                let most = session.head().and_then(|head| keep_alive_timeout(head.fields));
+                endpoint.idle.put(session, most, now_us);
             }
             Backend::Http1(..) => {}
             Backend::Http2(mut stream, peer) => {
@@ -108,5 +113,41 @@ impl Connections {
                 self.http2.release_http_session(HttpSession::H2(*stream), &*peer, idle).await;
             }
         }
+    }
+}
+
+/// A new connection that speaks HTTP/1.1.
+fn http1(stream: Stream) -> Backend {
+    Backend::Http1(Box::new(Http1::new(BackendConnection::new(stream))))
+}
+
+/// The parameter `timeout` of `Keep-Alive` (RFC 2068 section 19.7.1), which many backends send.
+fn keep_alive_timeout(fields: Fields<'_>) -> Option<Duration> {
+    let values = fields.all("keep-alive").filter_map(|value| std::str::from_utf8(value).ok());
+    let timeout = values.flat_map(|value| value.split(',')).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("timeout").then(|| value.trim().trim_matches('"').parse().ok())?
+    });
+    timeout.map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    #[test]
+    fn a_backend_says_how_long_it_keeps_a_connection() {
+        let timeout = |value: &str| {
+            let mut fields = HeaderMap::new();
+            fields.insert("keep-alive", value.parse().unwrap());
+            keep_alive_timeout(Fields::Map(&fields)).map(|timeout| timeout.as_secs())
+        };
+        assert_eq!(timeout("timeout=5"), Some(5));
+        assert_eq!(timeout("max=100, Timeout = 0"), Some(0));
+        assert_eq!(timeout("timeout=\"7\""), Some(7));
+        assert_eq!(timeout("max=1"), None);
+        assert_eq!(timeout("timeout=x"), None);
     }
 }

@@ -1,12 +1,13 @@
 //! Active health checks: made as traffic is made, so that they fail where it would and nowhere else.
 
-use http::header::HOST;
-use pingora::http::RequestHeader;
+use http::header::{HeaderMap, HeaderValue, USER_AGENT};
 use tokio::time::timeout;
 
 use super::backend::Backend;
 use super::connections::Left;
+use super::fault::BackendFault;
 use super::outbound::Framing;
+use super::request::BackendRequest;
 use super::{Endpoint, Pool};
 
 /// Most bodies are read to their end; of a longer one this many pieces.
@@ -29,25 +30,29 @@ pub(super) async fn is_healthy(pool: &Pool, endpoint: &Endpoint, path: Option<&s
     is_healthy
 }
 
-async fn ask(pool: &Pool, backend: &mut Backend, path: &str) -> pingora::Result<bool> {
+async fn ask(pool: &Pool, backend: &mut Backend, path: &str) -> Result<bool, BackendFault> {
     let patience = pool.upstream.connect_timeout;
-    let mut request = RequestHeader::build("GET", path.as_bytes(), Some(2))?;
-    request.insert_header(HOST, pool.upstream.host.as_deref().unwrap_or(&pool.host))?;
-    request.insert_header("user-agent", "tollgate-health-check")?;
-    backend.set_patience(patience);
-    backend.send_head(request, Framing::None, (pool.is_tls(), patience)).await?;
-    let status = loop {
-        backend.read_head().await?;
-        match backend.head().map(|head| head.status) {
-            Some(status) if status.is_informational() => {}
-            status => break status,
-        }
+    let fields = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static("tollgate-health-check"))]);
+    let request = BackendRequest {
+        method: "GET",
+        target: path,
+        host: pool.upstream.host.as_deref().unwrap_or(&pool.host).as_bytes(),
+        fields: &fields,
+        framing: Framing::None,
+        is_upgrade: false,
     };
+    backend.set_patience(patience);
+    backend.send_head(&request, None, (pool.is_tls(), patience)).await?;
+    let mut status = None;
+    while status.is_none_or(|status: u16| matches!(status, 100 | 102..=199)) {
+        backend.read_head().await?;
+        status = backend.head().map(|head| head.status);
+    }
     // Some backends take a connection that is closed under an answer for a fault.
     for _ in 0..PIECES_MAX {
         if backend.is_done()? || backend.read_body().await?.is_none() {
             break;
         }
     }
-    Ok(status.is_some_and(|status| status.is_success()))
+    Ok(status.is_some_and(|status| (200..300).contains(&status)))
 }

@@ -1,26 +1,27 @@
-//! One request and its answer on a connection to a backend that speaks HTTP/1.1, read by the codec of the
+//! Requests and their answers on a connection to a backend that speaks HTTP/1.1, read by the codec of the
 //! crate `http1`.
 //!
 //! Each read can be cancelled and begun again without losing a byte. A connection is used again only when its
 //! answer was whole, its backend goes on, and nothing stands behind the answer: bytes that nobody asked for
-//! would be the answer to somebody else's request.
+//! would be the answer to somebody else's request. Its buffers and its timer live as long as it does.
 
 use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
-use http1::Fault;
+use http::{HeaderMap, HeaderValue};
 use http1::body::Decoder;
-use http1::framing::{Framing, Persistence, of_response};
-use http1::head::{Bounds, ResponseHead, Version as HeadVersion, pairs};
-use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::{Error, ErrorType, OrErr as _};
+use http1::framing::{Framing as Delimited, Persistence, of_response};
+use http1::head::{Bounds, ResponseHead as Spans, pairs};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::connection::BackendConnection;
-use crate::base::clock::within;
+use super::fault::BackendFault;
+use super::outbound::Framing;
+use super::request::BackendRequest;
+use crate::base::field_sink::{FieldLines, FieldSink as _, FieldSource};
+use crate::base::message::{Fields, ResponseHead};
+use crate::base::timer::Timer;
 
 /// Bounds of an answer's head.
 const HEAD: Bounds = Bounds { bytes: 64 * 1024, fields: 256 };
@@ -28,44 +29,52 @@ const HEAD: Bounds = Bounds { bytes: 64 * 1024, fields: 256 };
 const ROOM_MIN: usize = 8 * 1024;
 /// Room for a read once the backend fills what it is given.
 const ROOM_MAX: usize = 64 * 1024;
-/// Room for a request's head: common ones fit.
-const REQUEST_BYTES: usize = 1_024;
+/// Most room that a connection keeps while it waits for a request.
+const KEPT_ROOM_MAX: usize = 2 * ROOM_MIN;
 /// Trailers that are passed on. Others might be taken for fields of the head (RFC 9110 section 6.5.1).
 const TRAILERS: [&str; 6] =
     ["grpc-status", "grpc-message", "grpc-status-details-bin", "server-timing", "content-digest", "repr-digest"];
 
-/// One request on one connection.
+/// A connection, with one request at a time.
+#[derive(Debug)]
 pub struct Http1 {
     connection: BackendConnection,
     /// Longest silence while an answer is waited for.
     pub silence: Duration,
+    timer: Timer,
     /// What was received and is not used up.
     input: BytesMut,
     /// Bytes at the start of `input` that were lent out, and are used up with the next read.
     lent: usize,
     room: usize,
-    spans: ResponseHead,
-    head: Option<ResponseHeader>,
+    spans: Spans,
+    /// The bytes of the head that came last; none before the first.
+    head: Vec<u8>,
+    length: Option<u64>,
     is_head_asked: bool,
     body: Decoder,
     persistence: Persistence,
+    /// What is sent.
+    output: Vec<u8>,
 }
 
 impl Http1 {
-    /// Begins a request.
+    /// On a new connection.
     pub fn new(connection: BackendConnection) -> Self {
-        connection.begin();
         Http1 {
             connection,
             silence: Duration::MAX,
+            timer: Timer::default(),
             input: BytesMut::new(),
             lent: 0,
             room: ROOM_MIN,
-            spans: ResponseHead::default(),
-            head: None,
+            spans: Spans::default(),
+            head: Vec::new(),
+            length: None,
             is_head_asked: false,
-            body: Decoder::new(Framing::None),
+            body: Decoder::new(Delimited::None),
             persistence: Persistence::Close,
+            output: Vec::new(),
         }
     }
 
@@ -74,32 +83,58 @@ impl Http1 {
         &self.connection
     }
 
-    /// Sends a request's head; `patience` is the longest time for that.
-    pub async fn send_head(&mut self, head: &RequestHeader, patience: Duration) -> pingora::Result<()> {
-        self.is_head_asked = head.method == Method::HEAD;
-        let mut bytes = Vec::with_capacity(REQUEST_BYTES);
-        for part in [head.method.as_str().as_bytes(), b" ", head.raw_path(), b" HTTP/1.1\r\n"] {
-            bytes.extend_from_slice(part);
+    /// The connection, to be looked at while it waits.
+    pub(super) fn connection_mut(&mut self) -> &mut BackendConnection {
+        &mut self.connection
+    }
+
+    /// Sends a request's head, and its body if that is here; `patience` is the longest time for that.
+    pub async fn send_head(
+        &mut self,
+        request: &BackendRequest<'_, impl FieldSource>,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<(), BackendFault> {
+        self.connection.begin();
+        self.head.clear();
+        self.is_head_asked = request.method == "HEAD";
+        self.output.clear();
+        for part in [request.method.as_bytes(), b" ", request.target.as_bytes(), b" HTTP/1.1\r\n"] {
+            self.output.extend_from_slice(part);
         }
-        head.header_to_h1_wire(&mut bytes);
-        bytes.extend_from_slice(b"\r\n");
+        let mut lines = FieldLines::new(&mut self.output);
+        lines.pass(b"host", request.host);
+        request.fields.put_into(&mut lines);
+        request.put_framing(&mut lines);
+        match request.framing {
+            Framing::Unknown => lines.pass(b"transfer-encoding", b"chunked"),
+            Framing::None | Framing::Length(_) => {}
+        }
+        if request.is_upgrade {
+            lines.pass(b"connection", b"upgrade");
+            lines.pass(b"upgrade", b"websocket");
+        }
+        lines.end()?;
+        self.output.extend_from_slice(body);
+        let (connection, output) = (&mut self.connection, &self.output);
         let send = async {
-            self.connection.write_all(&bytes).await?;
-            self.connection.flush().await
+            connection.write_all(output).await?;
+            connection.flush().await
         };
-        match within(patience, pin!(send)).await {
-            Some(sent) => sent.or_err(ErrorType::WriteError, "sending a head"),
-            None => Error::e_explain(ErrorType::WriteTimedout, "the backend takes no head"),
+        match self.timer.within(patience, pin!(send)).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(BackendFault::Closed),
+            None => Err(BackendFault::TakesNothing),
         }
     }
 
     /// Receives some bytes; 0 at the end of the connection.
-    async fn receive(&mut self) -> pingora::Result<usize> {
+    async fn receive(&mut self) -> Result<usize, BackendFault> {
         self.input.reserve(self.room);
         let read = self.connection.read_buf(&mut self.input);
-        let read = match within(self.silence, pin!(read)).await {
-            Some(read) => read.or_err(ErrorType::ReadError, "reading an answer")?,
-            None => return Error::e_explain(ErrorType::ReadTimedout, "the backend is silent"),
+        let read = match self.timer.within(self.silence, pin!(read)).await {
+            Some(read) => read.map_err(|_| BackendFault::Closed)?,
+            None => return Err(BackendFault::Silent),
         };
         if read >= self.room {
             self.room = ROOM_MAX;
@@ -108,64 +143,61 @@ impl Http1 {
     }
 
     /// Waits for a head: an informational one, or the final one.
-    pub async fn read_head(&mut self) -> pingora::Result<()> {
+    pub async fn read_head(&mut self) -> Result<(), BackendFault> {
         let length = loop {
-            if let Some(length) = self.spans.read(&mut self.input, HEAD).map_err(malformed)? {
+            if !self.input.is_empty()
+                && let Some(length) = self.spans.read(&mut self.input, HEAD)?
+            {
                 break length;
             }
             if self.receive().await? == 0 {
-                return Error::e_explain(ErrorType::ConnectionClosed, "the connection ended before an answer");
+                return Err(BackendFault::Closed);
             }
         };
-        let (version, status) = (self.spans.version(), self.spans.status());
-        let of = of_response((version, status), pairs(self.spans.fields(), &self.input), self.is_head_asked);
-        let of = of.map_err(malformed)?;
-        let mut head = ResponseHeader::build_no_case(status, Some(self.spans.fields().len()))?;
-        head.set_version(match version {
-            HeadVersion::Http10 => Version::HTTP_10,
-            HeadVersion::Http11 => Version::HTTP_11,
-        });
-        let reason = self.input.get(self.spans.reason()).and_then(|reason| std::str::from_utf8(reason).ok());
-        head.set_reason_phrase(reason)?;
-        for (name, value) in pairs(self.spans.fields(), &self.input) {
-            let name = HeaderName::from_bytes(name).or_err(ErrorType::InvalidHTTPHeader, "a field of an answer")?;
-            if name != CONTENT_LENGTH {
-                let value = HeaderValue::from_bytes(value);
-                head.append_header(name, value.or_err(ErrorType::InvalidHTTPHeader, "a field of an answer")?)?;
-            }
-        }
-        // One that has one reading, whatever was sent.
-        if let Some(length) = of.length {
-            head.insert_header(CONTENT_LENGTH, HeaderValue::from(length))?;
-        }
+        self.head.clear();
+        self.head.extend_from_slice(self.input.get(..length).unwrap_or_default());
         self.input.advance(length);
-        (self.head, self.body, self.persistence) = (Some(head), Decoder::new(of.framing), of.persistence);
+        let of = (self.spans.version(), self.spans.status());
+        let of = of_response(of, pairs(self.spans.fields(), &self.head), self.is_head_asked);
+        let of = of.inspect_err(|_| self.head.clear())?;
+        (self.length, self.body, self.persistence) = (of.length, Decoder::new(of.framing), of.persistence);
         Ok(())
     }
 
     /// The head that came last.
-    pub fn head(&self) -> Option<&ResponseHeader> {
-        self.head.as_ref()
+    pub fn head(&self) -> Option<ResponseHead<'_>> {
+        let head = ResponseHead {
+            status: self.spans.status(),
+            reason: self.head.get(self.spans.reason()).unwrap_or_default(),
+            length: self.length,
+            fields: Fields::Spans(self.spans.fields(), &self.head),
+        };
+        (!self.head.is_empty()).then_some(head)
     }
 
-    /// The next bytes of the body; `None` at its end.
-    pub async fn read_body(&mut self) -> pingora::Result<Option<&[u8]>> {
+    /// The next bytes of the body, and whether the answer ends with them; `None` at its end.
+    pub async fn read_body(&mut self) -> Result<Option<(&[u8], bool)>, BackendFault> {
         self.input.advance(std::mem::take(&mut self.lent));
         loop {
             if self.body.is_done() {
                 return Ok(None);
             }
-            let found = self.body.decode(&self.input).map_err(malformed)?;
+            let found = self.body.decode(&self.input)?;
             if !found.data.is_empty() {
                 self.lent = found.used;
-                return Ok(self.input.get(found.data));
+                let is_last = self.is_done();
+                return Ok(self.input.get(found.data).map(|data| (data, is_last)));
             }
             self.input.advance(found.used);
             if !self.body.is_done() && self.receive().await? == 0 {
-                let ended = self.body.end_of_input();
-                ended.or_err(ErrorType::ConnectionClosed, "the connection ended in an answer")?;
+                self.body.end_of_input().map_err(|_| BackendFault::Closed)?;
             }
         }
+    }
+
+    /// Whether something of the answer is here that was not read.
+    pub fn has_more(&self) -> bool {
+        self.input.len() > self.lent
     }
 
     /// Whether the answer is over; `false` while there are trailers to pass on.
@@ -184,7 +216,7 @@ impl Http1 {
 
     fn known_trailers(&self) -> impl Iterator<Item = (&'static str, HeaderValue)> {
         self.body.trailers().filter_map(|(name, value)| {
-            let known = TRAILERS.into_iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()))?;
+            let known = TRAILERS.into_iter().find(|known| name == known.as_bytes())?;
             Some((known, HeaderValue::from_bytes(value).ok()?))
         })
     }
@@ -194,28 +226,28 @@ impl Http1 {
         (self.input.to_vec(), self.connection)
     }
 
-    /// The connection, if its backend keeps it.
-    pub fn into_kept(self) -> Option<BackendConnection> {
-        let is_upgrade = self.head.as_ref().is_none_or(|head| head.status == StatusCode::SWITCHING_PROTOCOLS);
-        let has_more = self.input.len() > self.lent;
+    /// Whether its backend keeps the connection.
+    pub(super) fn is_kept(&self) -> bool {
+        let is_upgrade = self.head.is_empty() || self.spans.status() == 101;
         let goes_on = self.body.is_done() && self.persistence == Persistence::Persistent;
-        (goes_on && !is_upgrade && !has_more).then_some(self.connection)
+        goes_on && !is_upgrade && !self.has_more()
     }
-}
 
-/// An answer that cannot be read is its backend's fault. What was received is not repeated.
-fn malformed(fault: Fault) -> Box<Error> {
-    Error::because(ErrorType::InvalidHTTPHeader, "an answer cannot be read", fault)
-}
-
-/// What an operator should know of a backend's error, without anything that was received.
-pub fn kind_of(error: &Error) -> &str {
-    error.root_cause().downcast_ref::<Fault>().map_or_else(|| error.etype().as_str(), |fault| fault.as_str())
+    /// The exchange is over: makes it ready to wait for another one.
+    pub(super) fn rest(&mut self) {
+        self.input.advance(std::mem::take(&mut self.lent));
+        if self.input.capacity() > KEPT_ROOM_MAX {
+            (self.input, self.room) = (BytesMut::new(), ROOM_MIN);
+        }
+        self.output.shrink_to(KEPT_ROOM_MAX);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::{DuplexStream, duplex};
+
+    use http1::Fault;
 
     use super::*;
 
@@ -230,20 +262,20 @@ mod tests {
         (session, theirs)
     }
 
-    async fn outcome(session: &mut Http1) -> pingora::Result<(u16, Vec<u8>, Option<HeaderMap>)> {
+    async fn outcome(session: &mut Http1) -> Result<(u16, Vec<u8>, Option<HeaderMap>), BackendFault> {
         session.read_head().await?;
-        while session.head().is_some_and(|head| head.status.is_informational()) {
+        while session.head().is_some_and(|head| head.is_informational()) {
             session.read_head().await?;
         }
         let mut body = Vec::new();
-        while let Some(bytes) = session.read_body().await? {
+        while let Some((bytes, _)) = session.read_body().await? {
             body.extend_from_slice(bytes);
         }
-        Ok((session.head().unwrap().status.as_u16(), body, session.trailers()))
+        Ok((session.head().unwrap().status, body, session.trailers()))
     }
 
     /// The answer, which comes in pieces of so many bytes; then the connection ends.
-    fn answered(method: &str, answer: &[u8], piece: usize) -> pingora::Result<Outcome> {
+    fn answered(method: &str, answer: &[u8], piece: usize) -> Result<Outcome, BackendFault> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (mut session, mut theirs) = asked(method);
@@ -256,11 +288,11 @@ mod tests {
             };
             let (_, read) = tokio::join!(send, outcome(&mut session));
             let (status, body, trailers) = read?;
-            Ok((status, body, trailers, session.into_kept().is_some()))
+            Ok((status, body, trailers, session.is_kept()))
         })
     }
 
-    fn of(method: &str, answer: &str) -> pingora::Result<Outcome> {
+    fn of(method: &str, answer: &str) -> Result<Outcome, BackendFault> {
         let whole = answered(method, answer.as_bytes(), answer.len().max(1));
         let bytes = answered(method, answer.as_bytes(), 1);
         match (&whole, &bytes) {
@@ -299,22 +331,20 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_not_whole_or_not_clear_is_a_fault_of_its_backend() {
+        const MALFORMED: BackendFault = BackendFault::Malformed(Fault::Framing);
         for (answer, kind) in [
-            ("", ErrorType::ConnectionClosed),
-            ("HTTP/1.1 200 OK\r\n", ErrorType::ConnectionClosed),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", ErrorType::ConnectionClosed),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", ErrorType::ConnectionClosed),
-            (
-                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
-                ErrorType::InvalidHTTPHeader,
-            ),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", ErrorType::InvalidHTTPHeader),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhello", ErrorType::InvalidHTTPHeader),
-            ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", ErrorType::InvalidHTTPHeader),
-            ("SSH-2.0-x\r\n\r\n", ErrorType::InvalidHTTPHeader),
+            ("", BackendFault::Closed),
+            ("HTTP/1.1 200 OK\r\n", BackendFault::Closed),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", BackendFault::Closed),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", BackendFault::Closed),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n", MALFORMED),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", MALFORMED),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhello", MALFORMED),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", MALFORMED),
+            ("SSH-2.0-x\r\n\r\n", MALFORMED),
         ] {
             let error = of("GET", answer).unwrap_err();
-            assert_eq!(*error.etype(), kind, "{answer:?}");
+            assert_eq!(std::mem::discriminant(&error), std::mem::discriminant(&kind), "{answer:?}");
             assert!(!error.to_string().contains("hell"), "what was received is not repeated: {error}");
         }
     }
@@ -327,14 +357,13 @@ mod tests {
                 let (mut session, mut theirs) = asked("GET");
                 theirs.write_all(answer.as_bytes()).await.unwrap();
                 session.read_head().await.unwrap();
-                let all = session.head().unwrap().headers.get_all(CONTENT_LENGTH);
-                all.iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+                session.head().unwrap().length
             })
         };
-        assert_eq!(length("HTTP/1.1 200 OK\r\nContent-Length: 05, 5\r\nContent-Length: 5\r\n\r\n"), ["5"]);
-        assert_eq!(length("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"), [""; 0]);
-        assert_eq!(length("HTTP/1.1 204 None\r\nContent-Length: 5\r\n\r\n"), [""; 0]);
-        assert_eq!(length("HTTP/1.1 304 Same\r\nContent-Length: 5\r\n\r\n"), ["5"]);
+        assert_eq!(length("HTTP/1.1 200 OK\r\nContent-Length: 05, 5\r\nContent-Length: 5\r\n\r\n"), Some(5));
+        assert_eq!(length("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"), None);
+        assert_eq!(length("HTTP/1.1 204 None\r\nContent-Length: 5\r\n\r\n"), None);
+        assert_eq!(length("HTTP/1.1 304 Same\r\nContent-Length: 5\r\n\r\n"), Some(5));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::connection::BackendConnection;
+use super::http1::Http1;
 use crate::base::clock::micros;
 
 /// Most connections kept to one backend.
@@ -25,16 +25,16 @@ const MARGIN: Duration = Duration::from_millis(500);
 /// Idle connections, the one used last at the back, each with its end on the steady clock.
 #[derive(Debug, Default)]
 pub struct IdlePool {
-    idle: Mutex<VecDeque<(BackendConnection, u64)>>,
+    idle: Mutex<VecDeque<(Box<Http1>, u64)>>,
 }
 
 impl IdlePool {
-    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<(BackendConnection, u64)>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<(Box<Http1>, u64)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last that is still usable. `now_us` is on the steady clock.
-    pub fn take(&self, now_us: u64) -> Option<BackendConnection> {
+    pub fn take(&self, now_us: u64) -> Option<Box<Http1>> {
         loop {
             let (mut connection, end_us) = self.idle().pop_back()?;
             if now_us < end_us && is_quiet(&mut connection) {
@@ -45,10 +45,11 @@ impl IdlePool {
 
     /// Keeps a connection whose exchange ended cleanly, no longer than its backend does (`most`, as
     /// it says). One too many is closed.
-    pub fn put(&self, connection: BackendConnection, most: Option<Duration>, now_us: u64) {
+    pub fn put(&self, mut connection: Box<Http1>, most: Option<Duration>, now_us: u64) {
         let life = most.map_or(IDLE, |most| IDLE.min(most.saturating_sub(MARGIN)));
         let mut idle = self.idle();
         if idle.len() < KEPT_MAX && !life.is_zero() {
+            connection.rest();
             idle.push_back((connection, now_us.saturating_add(micros(life))));
         }
     }
@@ -61,7 +62,8 @@ impl IdlePool {
 
 /// Whether the other side has neither closed an idle connection nor said anything on it. Bytes that
 /// nobody asked for must not be taken for the next answer.
-fn is_quiet(connection: &mut BackendConnection) -> bool {
+fn is_quiet(connection: &mut Http1) -> bool {
+    let connection = connection.connection_mut();
     let mut byte = [0; 1];
     let mut buffer = ReadBuf::new(&mut byte);
     let look = std::future::poll_fn(|cx| Pin::new(&mut *connection).poll_read(cx, &mut buffer));
@@ -75,11 +77,12 @@ mod tests {
     use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
+    use crate::upstream::connection::BackendConnection;
 
     /// Keeps a connection; gives the backend's end of it.
     fn keep(idle: &IdlePool, now_us: u64) -> DuplexStream {
         let (ours, theirs) = duplex(64);
-        idle.put(BackendConnection::new(Box::new(ours)), None, now_us);
+        idle.put(Box::new(Http1::new(BackendConnection::new(Box::new(ours)))), None, now_us);
         theirs
     }
 
@@ -117,7 +120,7 @@ mod tests {
         let idle = IdlePool::default();
         let put = |most: u64| {
             let (ours, theirs) = duplex(64);
-            idle.put(BackendConnection::new(Box::new(ours)), Some(Duration::from_secs(most)), 0);
+            idle.put(Box::new(Http1::new(BackendConnection::new(Box::new(ours)))), Some(Duration::from_secs(most)), 0);
             theirs
         };
         let _ends = (put(0), put(5));

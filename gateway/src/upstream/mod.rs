@@ -10,10 +10,12 @@ pub mod backend;
 pub mod connection;
 mod connections;
 mod endpoint;
+pub mod fault;
 mod health;
 pub mod http1;
 mod idle;
 pub mod outbound;
+pub mod request;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, ToSocketAddrs};

@@ -1,7 +1,5 @@
 //! Links in an upstream's answer that lead its client back to this API.
 
-use http::header::HeaderValue;
-
 /// Under which names a client reaches an API.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnHosts<'a> {
@@ -14,9 +12,9 @@ pub struct OwnHosts<'a> {
 impl OwnHosts<'_> {
     /// A value in which links to these hosts over plain HTTP lead to them over HTTPS: a client that
     /// followed them as they are would show its credential to the network. `None` when there are none.
-    pub(super) fn over_https(&self, value: &HeaderValue) -> Option<HeaderValue> {
+    pub(super) fn over_https(&self, value: &[u8]) -> Option<String> {
         const SCHEME: &str = "http://";
-        let text = value.to_str().ok()?;
+        let text = std::str::from_utf8(value).ok()?;
         let mut rewritten = String::new();
         let mut rest = text;
         while let Some(at) = find_ignoring_case(rest, SCHEME) {
@@ -35,7 +33,7 @@ impl OwnHosts<'_> {
             rest = after;
         }
         rewritten.push_str(rest);
-        (rewritten != text).then(|| HeaderValue::from_str(&rewritten).ok()).flatten()
+        (rewritten != text).then_some(rewritten)
     }
 
     /// The same place over HTTPS, if it is ours: as the client named it, or a host of the API.
@@ -60,10 +58,7 @@ mod tests {
     fn links_to_the_apis_own_hosts_lead_there_over_https() {
         let hosts: Box<[Box<str>]> = ["api.example.com".into(), "eu.example.com".into()].into();
         let own = OwnHosts { hosts: &hosts, named: "api.example.com:8443" };
-        let over_https = |value: &str| {
-            let value = HeaderValue::from_str(value).unwrap();
-            own.over_https(&value).map(|value| value.to_str().unwrap().to_owned())
-        };
+        let over_https = |value: &str| own.over_https(value.as_bytes());
         for (value, rewritten) in [
             ("http://api.example.com/v2/7?x=1", Some("https://api.example.com/v2/7?x=1")),
             ("HTTP://API.example.com:80/", Some("https://API.example.com/")),

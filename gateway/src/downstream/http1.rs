@@ -1,0 +1,350 @@
+//! A client's connection over HTTP/1.1 and HTTP/1.0: its requests one after the other, read by the codec of the
+//! crate `http1`, and their answers.
+//!
+//! Three buffers live as long as the connection: what came and is not used up, the head of the request under way,
+//! and what waits to be sent. They are given back while the connection is idle. The head of an answer and the
+//! first bytes of its body leave in one send. Each wait can be dropped and begun again without losing a byte.
+
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http1::Fault;
+use http1::body::Decoder;
+use http1::framing::{Framing, Persistence, of_request};
+use http1::head::{Bounds, RequestHead as Spans, pairs};
+use pingora::protocols::Stream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
+
+use super::output::Output;
+use super::rate::{BodyRate, TooSlow};
+use super::{AnswerHead, ClientFault, Deadlines, Delimited, LEAVE, peer_address};
+use crate::base::field_sink::{BadValue, FieldSource};
+use crate::base::message::{Fields, RequestHead, Version};
+use crate::base::timer::Timer;
+
+/// Most requests on one connection.
+const REQUESTS_MAX: u32 = 10_000;
+/// Room for a read, in bytes.
+const ROOM: usize = 8 * 1024;
+/// Room for a read of a body that is larger than that.
+const BODY_ROOM: usize = 64 * 1024;
+/// A piece of a body that is no larger is copied out of the buffer: a view of it would hold all of the buffer.
+const COPIED_MAX: usize = 4 * 1024;
+/// Most bytes that a client may send ahead while its request is under way; then it is not watched.
+const AHEAD_MAX: usize = 16 * 1024;
+/// Buffers are given back when no request has come for so long.
+const BUSY: Duration = Duration::from_secs(1);
+/// A client that says that it sends no more may still wait for its answer, for so long: whether it has left or
+/// only closed its half cannot be told.
+const HALF_CLOSED: Duration = Duration::from_secs(1);
+
+/// What came on a connection that waited for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A request.
+    Request,
+    /// A head that has another reading, or none.
+    Faulty(Fault),
+    /// Nothing more: the connection ends.
+    End,
+}
+
+/// A client's connection.
+pub struct Http1 {
+    stream: Stream,
+    peer: IpAddr,
+    deadlines: Deadlines,
+    bounds: Bounds,
+    timer: Timer,
+    input: BytesMut,
+    head: Vec<u8>,
+    spans: Spans,
+    framing: Framing,
+    body: Decoder,
+    rate: BodyRate,
+    output: Output,
+    /// Whether another request may follow.
+    goes_on: bool,
+    /// Until when the head must have come; none before its first byte, but for a new connection.
+    head_until: Option<Instant>,
+    /// When the client said that it sends no more.
+    half_closed: Option<Instant>,
+    /// Whether the client was told to send its body.
+    was_told: bool,
+    requests: u32,
+    bytes_in: usize,
+}
+
+impl Http1 {
+    /// A new connection; the time of its first head starts now.
+    pub fn new(stream: Stream, deadlines: Deadlines, bounds: Bounds) -> Self {
+        Http1 {
+            peer: peer_address(&stream),
+            stream,
+            deadlines,
+            bounds,
+            timer: Timer::default(),
+            input: BytesMut::new(),
+            head: Vec::new(),
+            spans: Spans::default(),
+            framing: Framing::None,
+            body: Decoder::new(Framing::None),
+            rate: BodyRate::default(),
+            output: Output::default(),
+            goes_on: true,
+            head_until: Some(Instant::now() + deadlines.head),
+            half_closed: None,
+            was_told: false,
+            requests: 0,
+            bytes_in: 0,
+        }
+    }
+
+    /// Waits for a request. `stop` ends a connection that waits between two.
+    pub async fn read_head(&mut self, mut stop: Pin<&mut impl Future<Output = ()>>) -> Incoming {
+        self.begin();
+        let idle_since = Instant::now();
+        loop {
+            if !self.input.is_empty() {
+                match self.spans.read(&mut self.input, self.bounds) {
+                    Ok(Some(length)) => return self.take_head(length),
+                    Ok(None) => {}
+                    Err(fault) => {
+                        let end = self.spans.method().end;
+                        self.head.extend_from_slice(self.input.get(..end).unwrap_or_default());
+                        self.goes_on = false;
+                        return Incoming::Faulty(fault);
+                    }
+                }
+                self.head_until.get_or_insert_with(|| Instant::now() + self.deadlines.head);
+            }
+            let is_between = self.input.is_empty() && self.head_until.is_none();
+            let holds_buffers = is_between && self.input.capacity() > 0;
+            let until = match self.head_until {
+                Some(until) => until,
+                None if holds_buffers => idle_since + self.deadlines.idle.min(BUSY),
+                None => idle_since + self.deadlines.idle,
+            };
+            self.input.reserve(if holds_buffers || !is_between { ROOM } else { 1 });
+            let mut receive = pin!(self.stream.read_buf(&mut self.input));
+            let read = tokio::select! {
+                biased;
+                read = self.timer.by(until, receive.as_mut()) => read,
+                () = stop.as_mut(), if self.requests == 0 || is_between => return Incoming::End,
+            };
+            match read {
+                Some(Ok(1..)) => {}
+                None if holds_buffers && Instant::now() < idle_since + self.deadlines.idle => self.give_buffers_back(),
+                Some(Ok(0) | Err(_)) | None => return Incoming::End,
+            }
+        }
+    }
+
+    /// Forgets the exchange before.
+    fn begin(&mut self) {
+        self.head.clear();
+        self.output.begin();
+        (self.rate, self.was_told, self.bytes_in) = (BodyRate::default(), false, 0);
+    }
+
+    fn give_buffers_back(&mut self) {
+        (self.input, self.head, self.output) = (BytesMut::new(), Vec::new(), Output::default());
+        (self.spans, self.body) = (Spans::default(), Decoder::new(Framing::None));
+    }
+
+    /// Takes a head that was read.
+    fn take_head(&mut self, length: usize) -> Incoming {
+        self.head.extend_from_slice(self.input.get(..length).unwrap_or_default());
+        self.input.advance(length);
+        (self.head_until, self.requests) = (None, self.requests + 1);
+        match of_request(self.spans.version(), pairs(self.spans.fields(), &self.head)) {
+            Ok(of) => {
+                self.goes_on &= of.persistence == Persistence::Persistent && self.requests < REQUESTS_MAX;
+                (self.framing, self.body) = (of.framing, Decoder::new(of.framing));
+                Incoming::Request
+            }
+            Err(fault) => {
+                // A head that has two readings may have two ends: nothing after it is a request.
+                self.goes_on = false;
+                Incoming::Faulty(fault)
+            }
+        }
+    }
+
+    /// The head of the request.
+    pub fn head(&self) -> RequestHead<'_> {
+        let part = |range: std::ops::Range<usize>| self.head.get(range).unwrap_or_default();
+        RequestHead {
+            method: std::str::from_utf8(part(self.spans.method())).unwrap_or_default(),
+            version: Version::from(self.spans.version()),
+            target: part(self.spans.target()),
+            authority: None,
+            fields: Fields::Spans(self.spans.fields(), &self.head),
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
+    /// Whether the request has no body.
+    pub fn is_body_empty(&self) -> bool {
+        matches!(self.framing, Framing::None | Framing::Length(0))
+    }
+
+    /// Whether all of the request's body was read.
+    pub fn is_body_read(&self) -> bool {
+        self.body.is_done()
+    }
+
+    /// The next piece of the body; `None` at its end.
+    pub async fn read_body(&mut self) -> Result<Option<Bytes>, ClientFault> {
+        loop {
+            if self.body.is_done() {
+                return Ok(None);
+            }
+            let found = self.body.decode(&self.input).map_err(|_| ClientFault::BodyMalformed)?;
+            let length = found.data.len();
+            if length > 0 {
+                let behind = found.used - found.data.end;
+                self.input.advance(found.data.start);
+                let piece = match self.input.get(..length) {
+                    Some(small) if length <= COPIED_MAX => {
+                        let piece = Bytes::copy_from_slice(small);
+                        self.input.advance(length);
+                        piece
+                    }
+                    Some(_) | None => self.input.split_to(length).freeze(),
+                };
+                self.input.advance(behind);
+                self.bytes_in += length;
+                return Ok(Some(piece));
+            }
+            self.input.advance(found.used);
+            if !self.body.is_done() {
+                self.receive_body().await?;
+            }
+        }
+    }
+
+    async fn receive_body(&mut self) -> Result<(), ClientFault> {
+        // One that has filled what it was given has more.
+        self.input.reserve(if self.bytes_in >= ROOM { BODY_ROOM } else { ROOM });
+        let mut read = pin!(self.stream.read_buf(&mut self.input));
+        let (timer, rate) = (&mut self.timer, &mut self.rate);
+        let read = std::future::poll_fn(|cx| match read.as_mut().poll(cx) {
+            std::task::Poll::Ready(read) => std::task::Poll::Ready(Some(read)),
+            std::task::Poll::Pending => timer.poll_until(cx, rate.wait(Instant::now)).map(|()| None),
+        });
+        let came = match read.await {
+            None => 0,
+            Some(Ok(came @ 1..)) => came,
+            Some(Ok(0) | Err(_)) => return Err(ClientFault::BodyCut),
+        };
+        self.rate.came(came, self.deadlines.body_rate, Instant::now).map_err(|TooSlow| ClientFault::BodySlow)
+    }
+
+    /// Waits until the client leaves.
+    pub async fn left(&mut self) -> ClientFault {
+        loop {
+            if let Some(since) = self.half_closed {
+                let _ = self.timer.by(since + HALF_CLOSED, pin!(std::future::pending::<()>())).await;
+                return ClientFault::Gone;
+            }
+            if !self.body.is_done() || self.input.len() >= AHEAD_MAX {
+                return std::future::pending().await;
+            }
+            self.input.reserve(1);
+            match self.stream.read_buf(&mut self.input).await {
+                Ok(0) => (self.half_closed, self.goes_on) = (Some(Instant::now()), false),
+                Ok(_) => {}
+                Err(_) => return ClientFault::Gone,
+            }
+        }
+    }
+
+    /// Whether the client was told to send its body.
+    pub fn was_told(&self) -> bool {
+        self.was_told
+    }
+
+    /// No other request follows.
+    pub fn close_after(&mut self) {
+        self.goes_on = false;
+    }
+
+    /// Tells the client to send its body.
+    pub async fn write_continue(&mut self) -> Result<(), ClientFault> {
+        self.was_told = true;
+        self.output.write_continue();
+        self.flush().await
+    }
+
+    /// Writes a head, which is sent with what follows it.
+    ///
+    /// # Errors
+    /// A field of ours is none; nothing was written.
+    pub fn write_head(&mut self, head: &AnswerHead<'_, impl FieldSource>) -> Result<(), BadValue> {
+        self.output.write_head(head, !self.goes_on)?;
+        self.goes_on &= !matches!(head.delimited, Delimited::Close | Delimited::Tunnel);
+        Ok(())
+    }
+
+    /// Sends bytes of the body, and all that waits; `is_last` when nothing follows.
+    pub async fn write_body(&mut self, data: &[u8], is_last: bool) -> Result<(), ClientFault> {
+        self.output.write_body(&mut self.stream, &mut self.timer, data, is_last).await
+    }
+
+    /// Sends all that waits.
+    pub async fn flush(&mut self) -> Result<(), ClientFault> {
+        self.output.flush(&mut self.stream, &mut self.timer).await
+    }
+
+    /// Whether a final answer has begun.
+    pub fn has_begun(&self) -> bool {
+        self.output.has_begun()
+    }
+
+    /// Bytes of the request's body that were read, and of the answer's that were written.
+    pub fn body_bytes(&self) -> (usize, usize) {
+        (self.bytes_in, self.output.body_bytes())
+    }
+
+    /// An exchange is over. Whether another one may follow; otherwise the client was told goodbye.
+    pub async fn finish(&mut self) -> bool {
+        if self.goes_on && self.body.is_done() && self.flush().await.is_ok() {
+            return true;
+        }
+        if !self.output.is_cut() {
+            self.take_leave().await;
+        }
+        false
+    }
+
+    /// Cuts the client off. One whose answer ends where the connection ends gets no goodbye of TLS: it could not
+    /// tell the two ends apart.
+    pub async fn cut(&mut self) {
+        self.goes_on = false;
+        if self.output.cut() != Some(Delimited::Close) {
+            self.take_leave().await;
+        }
+    }
+
+    async fn take_leave(&mut self) {
+        let leave = async {
+            let _ = self.flush().await;
+            let _ = self.stream.shutdown().await;
+        };
+        // What it does not do in time is done when the connection is dropped.
+        let _ = tokio::time::timeout(LEAVE, leave).await;
+    }
+
+    /// The connection of a WebSocket, and what its client has sent behind its request.
+    pub fn into_tunnel(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.input.to_vec())
+    }
+}

@@ -1,0 +1,199 @@
+//! An answer on its way to a client over HTTP/1.1: what waits to be sent, and how far it has come.
+//!
+//! A head waits for what follows it, so that both leave in one send, and in one record of TLS.
+
+use std::io::IoSlice;
+use std::pin::pin;
+
+use http::StatusCode;
+use http1::chunk::{self, SizeLine};
+use pingora::protocols::Stream;
+use tokio::io::AsyncWriteExt as _;
+
+use super::{AnswerHead, ClientFault, Delimited, WRITE_TIMEOUT};
+use crate::base::clock::http_date;
+use crate::base::field_sink::{BadValue, FieldLines, FieldSink as _, FieldSource};
+use crate::base::timer::Timer;
+
+/// What is sent is put together into one buffer up to this size: one record of TLS.
+const TOGETHER_MAX: usize = 16 * 1024;
+
+/// How far an answer has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    NotBegun,
+    /// Its final head was written, and how its body is delimited.
+    Begun(Delimited),
+    /// All of it was written.
+    Ended,
+    /// It was cut off.
+    Cut,
+}
+
+/// An answer on its way.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    waiting: Vec<u8>,
+    stage: Stage,
+    body_bytes: usize,
+}
+
+impl Output {
+    /// Another exchange begins.
+    pub(super) fn begin(&mut self) {
+        (self.stage, self.body_bytes) = (Stage::NotBegun, 0);
+    }
+
+    /// Whether a final answer has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.stage != Stage::NotBegun
+    }
+
+    /// Whether it was cut off.
+    pub(super) fn is_cut(&self) -> bool {
+        self.stage == Stage::Cut
+    }
+
+    /// Bytes of the body that were written.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body_bytes
+    }
+
+    /// Cuts the answer off. How the body is delimited that was under way.
+    pub(super) fn cut(&mut self) -> Option<Delimited> {
+        match std::mem::replace(&mut self.stage, Stage::Cut) {
+            Stage::Begun(delimited) => Some(delimited),
+            Stage::NotBegun | Stage::Ended | Stage::Cut => None,
+        }
+    }
+
+    /// RFC 9110 section 15.2.1.
+    pub(super) fn write_continue(&mut self) {
+        self.waiting.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+    }
+
+    /// Writes a head; `is_last` when the connection carries no other answer.
+    ///
+    /// # Errors
+    /// A field of ours is none; nothing was written.
+    pub(super) fn write_head(
+        &mut self,
+        head: &AnswerHead<'_, impl FieldSource>,
+        is_last: bool,
+    ) -> Result<(), BadValue> {
+        let start = self.waiting.len();
+        let is_final = !head.is_informational();
+        let written = write_head(&mut self.waiting, head, is_final && is_last);
+        if written.is_err() {
+            self.waiting.truncate(start);
+        } else if is_final {
+            self.stage = Stage::Begun(head.delimited);
+        }
+        written
+    }
+
+    /// Sends bytes of the body, and all that waits; `is_last` when nothing follows.
+    pub(super) async fn write_body(
+        &mut self,
+        stream: &mut Stream,
+        timer: &mut Timer,
+        data: &[u8],
+        is_last: bool,
+    ) -> Result<(), ClientFault> {
+        let Stage::Begun(delimited) = self.stage else { return self.flush(stream, timer).await };
+        let (data, is_chunked) = match delimited {
+            Delimited::NoBody => (&b""[..], false),
+            Delimited::Length | Delimited::Close | Delimited::Tunnel => (data, false),
+            Delimited::Itself => (data, true),
+        };
+        let size = SizeLine::of(data.len() as u64).filter(|_| is_chunked);
+        let end: &[u8] = match (is_chunked, is_last, size.is_some()) {
+            (true, true, true) => chunk::END_AND_LAST,
+            (true, true, false) => chunk::LAST,
+            (true, false, true) => chunk::END,
+            (true, false, false) | (false, _, _) => b"",
+        };
+        self.waiting.extend_from_slice(size.as_ref().map_or(&b""[..], SizeLine::as_bytes));
+        if self.waiting.len() + data.len() <= TOGETHER_MAX {
+            self.waiting.extend_from_slice(data);
+            self.waiting.extend_from_slice(end);
+            self.flush(stream, timer).await?;
+        } else {
+            self.send(stream, timer, (data, end)).await?;
+        }
+        self.body_bytes += data.len();
+        if is_last {
+            self.stage = Stage::Ended;
+        }
+        Ok(())
+    }
+
+    /// Sends all that waits.
+    pub(super) async fn flush(&mut self, stream: &mut Stream, timer: &mut Timer) -> Result<(), ClientFault> {
+        if self.waiting.is_empty() { Ok(()) } else { self.send(stream, timer, (b"", b"")).await }
+    }
+
+    /// Sends what waits, and these bytes behind it.
+    async fn send(
+        &mut self,
+        stream: &mut Stream,
+        timer: &mut Timer,
+        (data, end): (&[u8], &[u8]),
+    ) -> Result<(), ClientFault> {
+        let mut parts = [IoSlice::new(&self.waiting), IoSlice::new(data), IoSlice::new(end)];
+        let mut parts = &mut parts[..];
+        let send = async {
+            IoSlice::advance_slices(&mut parts, 0);
+            while !parts.is_empty() {
+                // A slice alone goes the short way.
+                let sent = match &*parts {
+                    [only] => stream.write(only).await?,
+                    several => stream.write_vectored(several).await?,
+                };
+                if sent == 0 {
+                    return Err(std::io::ErrorKind::WriteZero.into());
+                }
+                IoSlice::advance_slices(&mut parts, sent);
+            }
+            stream.flush().await
+        };
+        let sent: Option<std::io::Result<()>> = timer.within(WRITE_TIMEOUT, pin!(send)).await;
+        self.waiting.clear();
+        match sent {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(ClientFault::Gone),
+            None => Err(ClientFault::TakesNothing),
+        }
+    }
+}
+
+/// Writes a head behind what is there.
+fn write_head(bytes: &mut Vec<u8>, head: &AnswerHead<'_, impl FieldSource>, is_close: bool) -> Result<(), BadValue> {
+    bytes.extend_from_slice(b"HTTP/1.1 ");
+    bytes.extend_from_slice(itoa::Buffer::new().format(head.status).as_bytes());
+    bytes.push(b' ');
+    let usual = || StatusCode::from_u16(head.status).ok().and_then(|status| status.canonical_reason());
+    match head.reason {
+        b"" => bytes.extend_from_slice(usual().unwrap_or_default().as_bytes()),
+        reason => bytes.extend_from_slice(reason),
+    }
+    bytes.extend_from_slice(b"\r\n");
+    let mut lines = FieldLines::new(bytes);
+    head.fields.put_into(&mut lines);
+    if !lines.has_date() && !head.is_informational() && head.delimited != Delimited::Tunnel {
+        lines.pass(b"date", &http_date(head.now_ms));
+    }
+    match head.delimited {
+        Delimited::Itself => lines.pass(b"transfer-encoding", b"chunked"),
+        Delimited::Tunnel => {
+            lines.pass(b"connection", b"upgrade");
+            lines.pass(b"upgrade", b"websocket");
+        }
+        Delimited::NoBody | Delimited::Length | Delimited::Close => {}
+    }
+    if head.delimited == Delimited::Close || is_close && head.delimited != Delimited::Tunnel {
+        lines.pass(b"connection", b"close");
+    }
+    lines.end()
+}
