@@ -8,6 +8,8 @@ impl Class {
     /// Letters and digits.
     pub const ALPHANUMERIC: Class =
         Class([false; 256]).with_range(b'0', b'9').with_range(b'A', b'Z').with_range(b'a', b'z');
+    /// Letters in lower case.
+    pub const LOWER: Class = Class([false; 256]).with_range(b'a', b'z');
     /// RFC 9110 section 5.6.2, `tchar`.
     pub const TOKEN: Class = Class::ALPHANUMERIC.with(b"!#$%&'*+-.^_`|~");
     /// RFC 6750 section 2.1, `b64token` without its padding.

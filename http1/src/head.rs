@@ -33,6 +33,30 @@ pub struct FieldSpan {
     pub value: Range<usize>,
 }
 
+/// Which names the fields of a head may have: a name that is not in the set is none of them. So that asking for a
+/// field that is not there does not take a walk over those that are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NameSet(u64);
+
+impl NameSet {
+    /// Adds a name in lower case.
+    pub fn add(&mut self, name: &[u8]) {
+        self.0 |= Self::bit(name);
+    }
+
+    /// Whether a name in lower case may be one of them.
+    pub fn may_have(self, name: &[u8]) -> bool {
+        self.0 & Self::bit(name) != 0
+    }
+
+    /// The length and the bytes at both ends tell common names apart well enough.
+    fn bit(name: &[u8]) -> u64 {
+        let first = name.first().copied().unwrap_or_default();
+        let last = name.last().copied().unwrap_or_default();
+        1 << ((name.len() as u64 * 7 + u64::from(first) * 3 + u64::from(last) * 5) & 63)
+    }
+}
+
 /// Version of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
@@ -98,6 +122,11 @@ impl RequestHead {
     pub fn fields(&self) -> &[FieldSpan] {
         &self.lines.fields
     }
+
+    /// Which names they may have.
+    pub fn names(&self) -> NameSet {
+        self.lines.names
+    }
 }
 
 /// A response's head as spans. It is made once for a connection and used for each head on it.
@@ -149,6 +178,11 @@ impl ResponseHead {
     pub fn fields(&self) -> &[FieldSpan] {
         &self.lines.fields
     }
+
+    /// Which names they may have.
+    pub fn names(&self) -> NameSet {
+        self.lines.names
+    }
 }
 
 /// Fields as names and values, out of the bytes that were read.
@@ -168,6 +202,7 @@ struct Lines {
     has_first: bool,
     is_whole: bool,
     fields: Vec<FieldSpan>,
+    names: NameSet,
 }
 
 impl Lines {
@@ -178,6 +213,7 @@ impl Lines {
         }
         if !self.has_first {
             self.fields.clear();
+            self.names = NameSet::default();
         }
     }
 
@@ -212,7 +248,9 @@ impl Lines {
             return Err(Fault::TooManyFields);
         }
         let field = field(input, line)?;
-        input.get_mut(field.name.clone()).unwrap_or_default().make_ascii_lowercase();
+        let name = input.get_mut(field.name.clone()).unwrap_or_default();
+        name.make_ascii_lowercase();
+        self.names.add(name);
         self.fields.push(field);
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! A name is compared by its alias: lower case, with every byte outside `a-z 0-9` read as `-`,
 //! because CGI, WSGI and PHP upstreams spell `-`, `_` and `.` alike.
 
+use http1::bytes::Class;
+
 /// What to do with a field a client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
@@ -15,70 +17,76 @@ pub enum Treatment {
 }
 
 /// Names always removed, compared by alias.
-fn is_protected_name(alias: &str) -> bool {
+fn is_protected_name(alias: &[u8]) -> bool {
     matches!(
         alias,
-        "authorization"
-            | "cf-connecting-ip"
-            | "client-ip"
-            | "fastly-client-ip"
-            | "forwarded"
-            | "proxy"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "remote-user"
-            | "true-client-ip"
-            | "x-client-ip"
-            | "x-cluster-client-ip"
-            | "x-http-method"
-            | "x-http-method-override"
-            | "x-method-override"
-            | "x-real-ip"
-            | "x-remote-user"
-            | "x-request-id"
-            | "x-rewrite-url"
+        b"authorization"
+            | b"cf-connecting-ip"
+            | b"client-ip"
+            | b"fastly-client-ip"
+            | b"forwarded"
+            | b"proxy"
+            | b"proxy-authorization"
+            | b"proxy-connection"
+            | b"remote-user"
+            | b"true-client-ip"
+            | b"x-client-ip"
+            | b"x-cluster-client-ip"
+            | b"x-http-method"
+            | b"x-http-method-override"
+            | b"x-method-override"
+            | b"x-real-ip"
+            | b"x-remote-user"
+            | b"x-request-id"
+            | b"x-rewrite-url"
     )
 }
 
 /// Prefixes always removed, compared by alias.
-const PROTECTED_PREFIXES: &[&str] = &[
-    "x-tollgate-",
-    "x-forwarded-",
-    "x-original-",
-    "x-auth-",
-    "x-user-",
-    "x-org-",
-    "x-consumer-",
-    "x-credential-",
-    "x-ratelimit-",
+const PROTECTED_PREFIXES: &[&[u8]] = &[
+    b"x-tollgate-",
+    b"x-forwarded-",
+    b"x-original-",
+    b"x-auth-",
+    b"x-user-",
+    b"x-org-",
+    b"x-consumer-",
+    b"x-credential-",
+    b"x-ratelimit-",
 ];
 
 /// `X-Auth*-*` of the rules: `x-auth`, then anything, then a hyphen and more.
-fn is_auth_family(alias: &str) -> bool {
-    alias.strip_prefix("x-auth").is_some_and(|rest| rest.contains('-'))
+fn is_auth_family(alias: &[u8]) -> bool {
+    alias.strip_prefix(b"x-auth").is_some_and(|rest| rest.contains(&b'-'))
 }
 
 /// Whether a name in lower case, with `-` only, is protected.
-pub fn is_protected(alias: &str) -> bool {
-    if !matches!(alias.as_bytes().first(), Some(b'a' | b'c' | b'f' | b'p' | b'r' | b't' | b'x')) {
-        return false;
+pub fn is_protected(alias: &[u8]) -> bool {
+    match alias.first() {
+        Some(b'x') => {
+            let has_prefix = |prefix: &&[u8]| alias.starts_with(prefix);
+            is_protected_name(alias) || PROTECTED_PREFIXES.iter().any(has_prefix) || is_auth_family(alias)
+        }
+        Some(b'a' | b'c' | b'f' | b'p' | b'r' | b't') => is_protected_name(alias),
+        Some(_) | None => false,
     }
-    is_protected_name(alias)
-        || (alias.starts_with("x-")
-            && (PROTECTED_PREFIXES.iter().any(|p| alias.starts_with(p)) || is_auth_family(alias)))
+}
+
+/// Bytes of names that all programs read alike.
+const PLAIN: Class = Class::LOWER.with(b"0123456789-");
+
+/// A name as programs see it that read all punctuation alike.
+pub(crate) fn alias(name: &[u8]) -> Vec<u8> {
+    name.iter().map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }).collect()
 }
 
 /// Decides over one field name. The name must be a token (RFC 9110 section 5.6.2).
 pub fn treatment(name: &[u8]) -> Treatment {
-    // One that is no text is no token.
-    let Ok(name) = std::str::from_utf8(name) else { return Treatment::Refuse };
-    if name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+    if PLAIN.has_all(name) {
         return if is_protected(name) { Treatment::Drop } else { Treatment::Forward };
     }
-    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let alias: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-    match (plain, is_protected(&alias)) {
+    let is_plain = name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
+    match (is_plain, is_protected(&alias(name))) {
         (true, true) => Treatment::Drop,
         (true, false) => Treatment::Forward,
         (false, true) => Treatment::Refuse,

@@ -5,6 +5,8 @@
 use http1::Fault;
 use http1::bytes::Class;
 
+use crate::fields::{alias, is_protected};
+
 /// Largest head accepted, in bytes.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Most tokens in `Connection`.
@@ -77,12 +79,10 @@ pub fn check_connection(value: &[u8]) -> Result<(), HeadFault> {
         if count >= CONNECTION_TOKENS_MAX || !Class::TOKEN.has_all(token) {
             return Err(HeadFault::Connection);
         }
-        let Ok(name) = std::str::from_utf8(token) else { return Err(HeadFault::Connection) };
-        let alias: String =
-            name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-        let essential = matches!(alias.as_str(), "host" | "content-length" | "content-type" | "origin" | "cookie");
-        let removed_anyway = alias == "proxy-connection" || alias == "proxy-authorization";
-        if essential || (crate::fields::is_protected(&alias) && !removed_anyway) {
+        let alias = alias(token);
+        let essential = matches!(&*alias, b"host" | b"content-length" | b"content-type" | b"origin" | b"cookie");
+        let removed_anyway = matches!(&*alias, b"proxy-connection" | b"proxy-authorization");
+        if essential || (is_protected(&alias) && !removed_anyway) {
             return Err(HeadFault::Connection);
         }
     }

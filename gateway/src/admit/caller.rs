@@ -53,10 +53,11 @@ impl Gate {
                     return Err(Denial::TooManyFailures { retry_after_s });
                 }
                 shared.metrics.store_round_trips.with_label_values(&[shared.store_kind]).inc();
+                // Seldom, and large: it must not make every decision as large.
                 match kind {
-                    CredentialKind::Key(_) | CredentialKind::Junk => shared.identities.identify(secret).await,
+                    CredentialKind::Key(_) | CredentialKind::Junk => Box::pin(shared.identities.identify(secret)).await,
                     CredentialKind::Token | CredentialKind::ForeignToken => {
-                        shared.identities.tokens.identify(api, secret).await
+                        Box::pin(shared.identities.tokens.identify(api, secret)).await
                     }
                 }
             }

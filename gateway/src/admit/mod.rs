@@ -100,7 +100,7 @@ impl Gate {
 
     async fn admit(&self, head: &Head<'_>, snapshot: &Snapshot, known: &mut Known) -> Result<Decision, Denial> {
         if self.listener == ListenKind::Plain {
-            self.note_exposed_over_plain_http(head, known.address, snapshot).await;
+            Box::pin(self.note_exposed_over_plain_http(head, known.address, snapshot)).await;
             return Err(Denial::HttpsRequired);
         }
         let target = head.target().map_err(Denial::Target)?;
@@ -126,7 +126,7 @@ impl Gate {
         }
         let circumstances = circumstances(head, known.address);
         if is_inspection {
-            return self.inspect(api, &circumstances, snapshot, known).await;
+            return Box::pin(self.inspect(api, &circumstances, snapshot, known)).await;
         }
         let grant = match authorize(api, (&target, copied_to.as_ref()), known.identity(), &circumstances) {
             Ok(grant) => grant,

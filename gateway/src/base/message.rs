@@ -4,7 +4,7 @@
 
 use http::header::HeaderMap;
 use http::{HeaderName, HeaderValue};
-use http1::head::FieldSpan;
+use http1::head::{FieldSpan, NameSet};
 
 /// Version of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,8 +29,8 @@ impl From<http1::head::Version> for Version {
 /// The fields of a head, in order.
 #[derive(Clone, Copy, Debug)]
 pub enum Fields<'a> {
-    /// In the bytes of a head.
-    Spans(&'a [FieldSpan], &'a [u8]),
+    /// In the bytes of a head, and which names they may have.
+    Spans(&'a [FieldSpan], &'a [u8], NameSet),
     /// In a map.
     Map(&'a HeaderMap),
 }
@@ -39,7 +39,7 @@ impl<'a> Fields<'a> {
     /// Names and values.
     pub fn iter(self) -> Iter<'a> {
         match self {
-            Fields::Spans(spans, bytes) => Iter::Spans(spans.iter(), bytes),
+            Fields::Spans(spans, bytes, _) => Iter::Spans(spans.iter(), bytes),
             Fields::Map(map) => Iter::Map(map.iter()),
         }
     }
@@ -47,7 +47,7 @@ impl<'a> Fields<'a> {
     /// How many there are.
     pub fn len(self) -> usize {
         match self {
-            Fields::Spans(spans, _) => spans.len(),
+            Fields::Spans(spans, ..) => spans.len(),
             Fields::Map(map) => map.len(),
         }
     }
@@ -59,7 +59,12 @@ impl<'a> Fields<'a> {
 
     /// All values of a name in lower case.
     pub fn all<'n>(self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
-        self.iter().filter(move |(other, _)| *other == name.as_bytes()).map(|(_, value)| value)
+        let may_have = match self {
+            Fields::Spans(_, _, names) => names.may_have(name.as_bytes()),
+            Fields::Map(map) => map.contains_key(name),
+        };
+        let matching = self.iter().filter(move |(other, _)| *other == name.as_bytes()).map(|(_, value)| value);
+        may_have.then_some(matching).into_iter().flatten()
     }
 
     /// The first value of a name.
@@ -161,7 +166,7 @@ mod tests {
         let mut bytes = b"GET / HTTP/1.1\r\nA: 1\r\nB: x\r\na: 2\r\n\r\n".to_vec();
         let mut head = RequestHead::default();
         head.read(&mut bytes, Bounds { bytes: 100, fields: 5 }).unwrap().unwrap();
-        let spans = Fields::Spans(head.fields(), &bytes);
+        let spans = Fields::Spans(head.fields(), &bytes, head.names());
         let map = spans.to_map();
         for fields in [spans, Fields::Map(&map)] {
             assert_eq!(fields.len(), 3);

@@ -61,6 +61,8 @@ pub struct Http1 {
     timer: Timer,
     input: BytesMut,
     head: Vec<u8>,
+    /// Its method, as far as it could be read.
+    method: String,
     spans: Spans,
     framing: Framing,
     body: Decoder,
@@ -89,6 +91,7 @@ impl Http1 {
             timer: Timer::default(),
             input: BytesMut::new(),
             head: Vec::new(),
+            method: String::new(),
             spans: Spans::default(),
             framing: Framing::None,
             body: Decoder::new(Framing::None),
@@ -113,8 +116,8 @@ impl Http1 {
                     Ok(Some(length)) => return self.take_head(length),
                     Ok(None) => {}
                     Err(fault) => {
-                        let end = self.spans.method().end;
-                        self.head.extend_from_slice(self.input.get(..end).unwrap_or_default());
+                        self.head.extend_from_slice(self.input.get(..self.spans.method().end).unwrap_or_default());
+                        self.take_method();
                         self.goes_on = false;
                         return Incoming::Faulty(fault);
                     }
@@ -159,6 +162,7 @@ impl Http1 {
     fn take_head(&mut self, length: usize) -> Incoming {
         self.head.extend_from_slice(self.input.get(..length).unwrap_or_default());
         self.input.advance(length);
+        self.take_method();
         (self.head_until, self.requests) = (None, self.requests + 1);
         match of_request(self.spans.version(), pairs(self.spans.fields(), &self.head)) {
             Ok(of) => {
@@ -174,21 +178,35 @@ impl Http1 {
         }
     }
 
+    fn take_method(&mut self) {
+        let method = self.head.get(self.spans.method()).unwrap_or_default();
+        self.method.clear();
+        self.method.push_str(std::str::from_utf8(method).unwrap_or_default());
+    }
+
     /// The head of the request.
     pub fn head(&self) -> RequestHead<'_> {
         let part = |range: std::ops::Range<usize>| self.head.get(range).unwrap_or_default();
         RequestHead {
-            method: std::str::from_utf8(part(self.spans.method())).unwrap_or_default(),
+            method: &self.method,
             version: Version::from(self.spans.version()),
             target: part(self.spans.target()),
             authority: None,
-            fields: Fields::Spans(self.spans.fields(), &self.head),
+            fields: Fields::Spans(self.spans.fields(), &self.head, self.spans.names()),
         }
     }
 
     /// Who is at the other end.
     pub fn peer(&self) -> IpAddr {
         self.peer
+    }
+
+    /// The length of the request's body, if it is said.
+    pub fn content_length(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Length(length) => Some(length),
+            Framing::None | Framing::Chunked | Framing::UntilClose => None,
+        }
     }
 
     /// Whether the request has no body.

@@ -135,6 +135,11 @@ impl Http2 {
         self.peer
     }
 
+    /// The length of the request's body, if it is said.
+    pub fn content_length(&self) -> Option<u64> {
+        self.request.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
     /// Whether the request has no body.
     pub fn is_body_empty(&self) -> bool {
         let says_none = || self.request.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");

@@ -147,6 +147,14 @@ impl Session {
         !was_told && head.version >= Version::Http11 && head.fields.has("expect")
     }
 
+    /// The length of the request's body, if it is said; the head was checked.
+    pub fn content_length(&self) -> Option<u64> {
+        match self {
+            Session::Http1(session) => session.content_length(),
+            Session::Http2(session) => session.content_length(),
+        }
+    }
+
     /// Whether the request has no body at all.
     pub fn is_body_empty(&self) -> bool {
         match self {

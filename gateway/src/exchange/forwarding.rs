@@ -8,6 +8,7 @@ use policy::route::Api;
 use super::Exchanges;
 use super::failure::Failure;
 use super::state::{Exchange, Outcome};
+use super::stream_guard::outlasts;
 use crate::base::message::{RequestHead, ResponseHead};
 use crate::config::ListenKind;
 use crate::downstream::Session;
@@ -57,7 +58,9 @@ impl Exchanges {
     /// The final head of an answer has come: ties it to its credential if it may outlast it, and
     /// notes the time.
     pub(super) async fn begin_answer(&self, session: &Session, response: &ResponseHead<'_>, exchange: &mut Exchange) {
-        self.guard(session, response, exchange).await;
+        if let Some(protocol) = outlasts(response) {
+            Box::pin(self.guard(session, protocol, exchange)).await;
+        }
         exchange.first_byte = Some(self.gate.shared.clock.since(exchange.known.now));
         (exchange.outcome, exchange.status) = (Outcome::Forwarded, response.status);
     }

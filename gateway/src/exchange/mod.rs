@@ -92,12 +92,12 @@ impl Exchanges {
                 self.relay(session, &mut exchange).await
             }
             Decision::Answer(answer) => self.answer(session, &mut exchange, *answer).await,
-            Decision::Issuer => self.answer_as_issuer(session, &mut exchange).await,
+            Decision::Issuer => Box::pin(self.answer_as_issuer(session, &mut exchange)).await,
         };
         match end {
             Ok(End::Answered) => {}
             Ok(End::Upgraded(backend)) => return Then::Tunnel(backend, Box::new(exchange)),
-            Err(failure) => self.fail(session, &failure, &mut exchange).await,
+            Err(failure) => Box::pin(self.fail(session, &failure, &mut exchange)).await,
         }
         self.record(&Facts::of(session), &exchange);
         Then::Finish

@@ -67,9 +67,10 @@ impl Exchanges {
         // Over HTTP/2 the head itself ends the stream.
         let is_whole = !is_tunnel && !is_informational && (!has_body || is_done);
         // Copied: the head is written into the session that it stands in. Most answers have no links.
-        let named = if has_links(theirs.fields) { host_of(&request).to_owned() } else { String::new() };
+        let has_links = has_links(theirs.fields);
+        let named = if has_links { host_of(&request).to_owned() } else { String::new() };
         let own = OwnHosts { hosts: &exchange.place()?.0.hosts, named: &named };
-        let fields = PassedOn { theirs, own, context: exchange.answer_context() };
+        let fields = PassedOn { theirs, own, has_links, context: exchange.answer_context() };
         let now_ms = exchange.known.now.wall_ms;
         let head = AnswerHead { status: theirs.status, reason: theirs.reason, fields: &fields, delimited, now_ms };
         session.write_head(&head, is_whole)?;

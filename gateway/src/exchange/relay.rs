@@ -90,13 +90,13 @@ impl Exchanges {
                 Err(Failure::Backend(fault)) => (Left::after(fault), backend.again(fault)),
                 Ok(Done::Answered) | Err(_) => (Left::Midway, Again::No),
             };
-            self.connections.give_back(&endpoint, backend, left, self.gate.shared.clock.steady_us()).await;
+            self.connections.give_back(&endpoint, backend, left, exchange.answered_us()).await;
             match done {
                 Ok(_) => {
                     // What is left of a request would be the start of the next one.
                     if !body.is_read() {
                         session.close_after();
-                        answer::drain(session).await;
+                        Box::pin(answer::drain(session)).await;
                     }
                     return Ok(End::Answered);
                 }
@@ -117,7 +117,8 @@ impl Exchanges {
     ) -> Result<(Arc<Endpoint>, Backend), Failure> {
         let mut failed: Vec<SocketAddr> = Vec::new();
         let mut last = None;
-        let mut now_us = self.gate.shared.clock.steady_us();
+        // The decision has just been made.
+        let mut now_us = exchange.decided_us();
         while let Some(endpoint) = pool.pick(now_us, &failed) {
             exchange.chosen = Some(endpoint.clone());
             match self.connections.reach(pool, &endpoint, is_http1, now_us).await {
@@ -191,7 +192,7 @@ impl Exchanges {
                     break;
                 }
                 Event::Ended => {
-                    self.close_gracefully(session, exchange).await?;
+                    Box::pin(self.close_gracefully(session, exchange)).await?;
                     return Ok(Done::Answered);
                 }
             }
@@ -303,7 +304,7 @@ fn is_upgrade(session: &Session, body: &RequestBody) -> bool {
 
 /// How a request's body is framed.
 fn framing(session: &Session, body: &RequestBody) -> Framing {
-    match request_fields::content_length(session.head().fields) {
+    match session.content_length() {
         Some(length) => Framing::Length(length),
         None if body.is_empty() => Framing::None,
         None => Framing::Unknown,

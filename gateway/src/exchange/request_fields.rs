@@ -152,11 +152,6 @@ pub fn is_websocket(fields: Fields<'_>) -> bool {
     is_one && protocols.next().is_none() && Nominations::of(fields).contain(b"upgrade")
 }
 
-/// `Content-Length`, if sent; the head was checked.
-pub fn content_length(fields: Fields<'_>) -> Option<u64> {
-    std::str::from_utf8(fields.first("content-length")?).ok()?.parse().ok()
-}
-
 /// Fields of one connection, not of the message (RFC 9110 section 7.6.1), those that frame it, and the host, which
 /// the upstream is told as its own.
 fn is_hop_by_hop(name: &[u8]) -> bool {

@@ -10,6 +10,7 @@ use super::stream_guard::{self, StreamGuard};
 use crate::admit::answers::AnswerContext;
 use crate::admit::{Known, Permit};
 use crate::base::answer::Answer;
+use crate::base::clock::micros;
 use crate::downstream::ClientFault;
 use crate::snapshot::Snapshot;
 use crate::upstream::Endpoint;
@@ -89,6 +90,16 @@ impl Exchange {
             Some(_) | None if is_over => Outcome::CutOff,
             Some(_) | None => Outcome::Open,
         }
+    }
+
+    /// When it was decided, on the steady clock.
+    pub(super) fn decided_us(&self) -> u64 {
+        self.known.now.steady_us + micros(self.decided.unwrap_or_default())
+    }
+
+    /// When its answer began, on the steady clock; before that, when it was decided.
+    pub(super) fn answered_us(&self) -> u64 {
+        self.first_byte.map_or_else(|| self.decided_us(), |first_byte| self.known.now.steady_us + micros(first_byte))
     }
 
     /// What an answer says of the request.

@@ -61,10 +61,8 @@ pub(super) async fn before_the_end<T>(
 impl Exchanges {
     /// Guards an exchange when its answer begins: if it is one that outlasts its request, on a route that
     /// ends such with their credential.
-    pub(super) async fn guard(&self, session: &Session, response: &ResponseHead<'_>, exchange: &mut Exchange) {
-        let is_upgrade = response.status == 101;
-        let protocol = if is_upgrade { Some("websocket") } else { outlasts(response) };
-        let (Some(protocol), Some((caller, _))) = (protocol, &exchange.known.caller) else { return };
+    pub(super) async fn guard(&self, session: &Session, protocol: &'static str, exchange: &mut Exchange) {
+        let Some((caller, _)) = &exchange.known.caller else { return };
         if exchange.guard.is_some() || !exchange.place().is_ok_and(|(_, route)| route.ends_with_credential()) {
             return;
         }
@@ -83,7 +81,7 @@ impl Exchanges {
         {
             identities.live.end(registered.number());
         }
-        exchange.outlasts = outlasts(response);
+        exchange.outlasts = Some(protocol);
         exchange.guard = Some(StreamGuard { signal, _registered: registered });
     }
 
@@ -110,7 +108,10 @@ impl Exchanges {
 }
 
 /// The protocol of an answer that may go on for ever. Any other one ends by itself.
-fn outlasts(response: &ResponseHead<'_>) -> Option<&'static str> {
+pub(super) fn outlasts(response: &ResponseHead<'_>) -> Option<&'static str> {
+    if response.status == 101 {
+        return Some("websocket");
+    }
     let kinds = [("sse", &b"text/event-stream"[..]), ("grpc", b"application/grpc")];
     let kind = response.fields.first("content-type")?;
     kinds.into_iter().find(|(_, known)| kind.starts_with(known)).map(|(name, _)| name)

@@ -73,7 +73,8 @@ impl Connections {
             return Ok(Backend::Http1(connection));
         }
         let _connecting = endpoint.connect(now_us);
-        self.make(pool, endpoint, is_http1).await
+        // Seldom, and large: it must not make every exchange as large.
+        Box::pin(self.make(pool, endpoint, is_http1)).await
     }
 
     /// A new connection, or a stream of one.

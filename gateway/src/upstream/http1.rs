@@ -170,7 +170,7 @@ impl Http1 {
             status: self.spans.status(),
             reason: self.head.get(self.spans.reason()).unwrap_or_default(),
             length: self.length,
-            fields: Fields::Spans(self.spans.fields(), &self.head),
+            fields: Fields::Spans(self.spans.fields(), &self.head, self.spans.names()),
         };
         (!self.head.is_empty()).then_some(head)
     }

@@ -39,14 +39,12 @@ fn is_replaced(name: &[u8]) -> bool {
     matches!(name.first(), Some(b'a' | b'r' | b'x')) && REPLACED.binary_search(&name).is_ok()
 }
 
-/// Whether a field holds links.
-fn is_link(name: &[u8]) -> bool {
-    matches!(name, b"location" | b"link" | b"content-location" | b"refresh")
-}
+/// Fields that hold links.
+const LINKS: [&str; 4] = ["location", "link", "content-location", "refresh"];
 
 /// Whether any field holds links.
 pub fn has_links(fields: Fields<'_>) -> bool {
-    fields.iter().any(|(name, _)| is_link(name))
+    LINKS.iter().any(|name| fields.has(name))
 }
 
 /// The fields of an upstream's answer made anew for the client: without those of its connection, and with ours.
@@ -56,6 +54,8 @@ pub struct PassedOn<'a> {
     pub theirs: ResponseHead<'a>,
     /// Where links lead that are the API's own.
     pub own: OwnHosts<'a>,
+    /// Whether there are any.
+    pub has_links: bool,
     /// What every answer says.
     pub context: AnswerContext<'a>,
 }
@@ -71,10 +71,12 @@ impl FieldSource for PassedOn<'_> {
                 // RFC 9110 section 15.5.22 wants it there.
                 b"upgrade" if status != StatusCode::UPGRADE_REQUIRED.as_u16() => {}
                 name if is_replaced(name) || nominations.contain(name) => {}
-                name if is_link(name) => match self.own.over_https(value) {
-                    Some(link) => sink.pass(name, link.as_bytes()),
-                    None => sink.pass(name, value),
-                },
+                b"location" | b"link" | b"content-location" | b"refresh" if self.has_links => {
+                    match self.own.over_https(value) {
+                        Some(link) => sink.pass(name, link.as_bytes()),
+                        None => sink.pass(name, value),
+                    }
+                }
                 name => sink.pass(name, value),
             }
         }
