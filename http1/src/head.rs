@@ -35,18 +35,31 @@ pub struct FieldSpan {
 
 /// Which names the fields of a head may have: a name that is not in the set is none of them. So that asking for a
 /// field that is not there does not take a walk over those that are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NameSet(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameSet {
+    bits: u64,
+    are_plain: bool,
+}
+
+impl Default for NameSet {
+    fn default() -> Self {
+        NameSet { bits: 0, are_plain: true }
+    }
+}
 
 impl NameSet {
-    /// Adds a name in lower case.
-    pub fn add(&mut self, name: &[u8]) {
-        self.0 |= Self::bit(name);
+    fn add(&mut self, name: &[u8]) {
+        self.bits |= Self::bit(name);
+    }
+
+    /// Whether all names have only letters in lower case, digits and `-`, which all programs read alike.
+    pub fn are_plain(self) -> bool {
+        self.are_plain
     }
 
     /// Whether a name in lower case may be one of them.
     pub fn may_have(self, name: &[u8]) -> bool {
-        self.0 & Self::bit(name) != 0
+        self.bits & Self::bit(name) != 0
     }
 
     /// The length and the bytes at both ends tell common names apart well enough.
@@ -247,11 +260,17 @@ impl Lines {
         if self.fields.len() >= fields_max {
             return Err(Fault::TooManyFields);
         }
-        let field = field(input, line)?;
-        let name = input.get_mut(field.name.clone()).unwrap_or_default();
-        name.make_ascii_lowercase();
-        self.names.add(name);
-        self.fields.push(field);
+        let text = input.get_mut(line.clone()).unwrap_or_default();
+        let name = take_name(text)?;
+        self.names.add(text.get(..name.length).unwrap_or_default());
+        self.names.are_plain &= name.is_plain;
+        let value = text.get(name.length + 1..).unwrap_or_default();
+        let is_white = |byte: &u8| matches!(byte, b' ' | b'\t');
+        let before = value.iter().take_while(|byte| is_white(byte)).count();
+        let after = value.iter().rev().take_while(|byte| is_white(byte)).count();
+        let start = line.start + name.length + 1 + before;
+        let value = start..start.max(line.end - after);
+        self.fields.push(FieldSpan { name: line.start..line.start + name.length, value });
         Ok(())
     }
 }
@@ -314,17 +333,45 @@ pub(crate) fn read_trailers(input: &mut [u8], bounds: Bounds, fields: &mut Vec<F
     }
 }
 
-fn field(input: &[u8], line: Range<usize>) -> Result<FieldSpan, Fault> {
-    let text = input.get(line.clone()).unwrap_or_default();
-    let colon = memchr(b':', text).ok_or(Fault::Field)?;
-    let (name, rest) = text.split_at(colon);
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !Class::TOKEN.has_all(name) {
-        return Err(Fault::Field);
+/// The name at the start of a line.
+struct Name {
+    length: usize,
+    /// Whether it has only letters, digits and `-`.
+    is_plain: bool,
+}
+
+/// For each byte what it is in a name: itself in lower case, or 0 where no token has it.
+const IN_NAME: [u8; 256] = in_name();
+/// Added to a byte of a name that not all programs read alike.
+const ODD: u8 = 0x80;
+
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a byte is an index of 256")]
+const fn in_name() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        if Class::TOKEN.has(byte as u8) {
+            let lower = (byte as u8).to_ascii_lowercase();
+            let is_plain = lower.is_ascii_lowercase() || lower.is_ascii_digit() || lower == b'-';
+            table[byte] = if is_plain { lower } else { lower | ODD };
+        }
+        byte += 1;
     }
-    let value = rest.get(1..).unwrap_or_default();
-    let is_white = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let before = value.iter().take_while(|byte| is_white(byte)).count();
-    let after = value.iter().rev().take_while(|byte| is_white(byte)).count();
-    let start = line.start + colon + 1 + before;
-    Ok(FieldSpan { name: line.start..line.start + colon, value: start..start.max(line.end - after) })
+    table
+}
+
+/// Reads a name up to its colon, and puts it into lower case: all in one walk over its bytes.
+#[expect(clippy::indexing_slicing, reason = "a byte is an index of 256")]
+fn take_name(line: &mut [u8]) -> Result<Name, Fault> {
+    let mut seen = 0;
+    for (length, byte) in line.iter_mut().enumerate() {
+        let known = IN_NAME[usize::from(*byte)];
+        if known == 0 {
+            let is_end = *byte == b':' && (1..=NAME_BYTES_MAX).contains(&length);
+            return if is_end { Ok(Name { length, is_plain: seen < ODD }) } else { Err(Fault::Field) };
+        }
+        seen |= known;
+        *byte = known & !ODD;
+    }
+    Err(Fault::Field)
 }

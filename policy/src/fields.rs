@@ -80,10 +80,15 @@ pub(crate) fn alias(name: &[u8]) -> Vec<u8> {
     name.iter().map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }).collect()
 }
 
+/// Decides over one field name that has only letters in lower case, digits and `-`.
+pub fn treatment_of_plain(name: &[u8]) -> Treatment {
+    if is_protected(name) { Treatment::Drop } else { Treatment::Forward }
+}
+
 /// Decides over one field name. The name must be a token (RFC 9110 section 5.6.2).
 pub fn treatment(name: &[u8]) -> Treatment {
     if PLAIN.has_all(name) {
-        return if is_protected(name) { Treatment::Drop } else { Treatment::Forward };
+        return treatment_of_plain(name);
     }
     let is_plain = name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
     match (is_plain, is_protected(&alias(name))) {

@@ -46,8 +46,9 @@ struct Noted<'a> {
 impl<'a> Noted<'a> {
     fn of(fields: Fields<'a>) -> Result<Self, Denial> {
         let mut noted = Noted::default();
+        let are_plain = fields.are_plain();
         for (name, value) in fields.iter() {
-            if treatment(name) == Treatment::Refuse {
+            if !are_plain && treatment(name) == Treatment::Refuse {
                 return Err(Denial::AliasedField);
             }
             match name {

@@ -57,6 +57,14 @@ impl<'a> Fields<'a> {
         self.len() == 0
     }
 
+    /// Whether all names are known to have only letters in lower case, digits and `-`.
+    pub fn are_plain(self) -> bool {
+        match self {
+            Fields::Spans(_, _, names) => names.are_plain(),
+            Fields::Map(_) => false,
+        }
+    }
+
     /// All values of a name in lower case.
     pub fn all<'n>(self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
         let may_have = match self {
@@ -69,7 +77,11 @@ impl<'a> Fields<'a> {
 
     /// The first value of a name.
     pub fn first(self, name: &str) -> Option<&'a [u8]> {
-        self.all(name).next()
+        match self {
+            Fields::Spans(_, _, names) if !names.may_have(name.as_bytes()) => None,
+            Fields::Spans(..) => self.iter().find(|(other, _)| *other == name.as_bytes()).map(|(_, value)| value),
+            Fields::Map(map) => map.get(name).map(HeaderValue::as_bytes),
+        }
     }
 
     /// Whether there is a field of a name.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use http::header::{COOKIE, TE};
 use policy::Identity;
-use policy::fields::{Treatment, treatment};
+use policy::fields::{Treatment, treatment, treatment_of_plain};
 
 use crate::base::field_names as names;
 use crate::base::field_sink::{FieldSink, FieldSource, Indexing};
@@ -44,6 +44,7 @@ impl FieldSource for ForwardedFields<'_> {
     fn put_into(&self, sink: &mut impl FieldSink) {
         let nominations = Nominations::of(self.head.fields);
         let is_crumbled = self.head.version == Version::Http2 && self.head.fields.all("cookie").nth(1).is_some();
+        let treatment = if self.head.fields.are_plain() { treatment_of_plain } else { treatment };
         for (name, value) in self.head.fields.iter() {
             let goes_on = match treatment(name) {
                 Treatment::Forward => !is_hop_by_hop(name) && !nominations.contain(name),
