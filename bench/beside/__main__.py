@@ -44,8 +44,6 @@ def start(name, target, folder, up, redis_port, data):
         given.copy_keys(target, data, store)
         peer.for_redis = Running(ours.tollgate_redis(target, at, data), at.redis_lim, Path(folder) / "tollgate-redis.log")
         return peer
-    if name == "bare":
-        return Peer(name, lists, Running(ours.bare(target, at, data), at.plain, log), ("plain", "tlsplain"))
     make, can = {
         "nginx": (nginx.nginx, WITH_CHECKS), "nginx-lua": (nginx.nginx_lua, (*WITH_CHECKS, "jwt", "redis")),
         "haproxy": (haproxy.haproxy, (*WITH_CHECKS, "jwt")), "envoy": (envoy.envoy, (*WITH_CHECKS, "jwt")),

@@ -1,4 +1,4 @@
-"""Tollgate, and the bare proxy: the same engine with no checks."""
+"""Tollgate, with keys and counters in process and in Redis."""
 
 from common import ROUTES, write
 from data import ALL
@@ -59,8 +59,3 @@ def tollgate_redis(target, ports, data):
     more = "state: state-redis\n"
     write(data.home / "redis.yaml", settings(listen, ports.admin_redis, store, more))
     return [target / "tollgate", "--config", data.home / "redis.yaml", "serve"]
-
-
-def bare(target, ports, data):
-    up = f"127.0.0.1:{ports.upstream}"
-    return [target / "bare-proxy", ports.plain, up, 1, ports.tlsplain, data.cert, data.tls_key]

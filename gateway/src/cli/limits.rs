@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use pingora::connectors::http::Connector;
-use pingora::http::RequestHeader;
+use pingora_http::RequestHeader;
 use pingora::prelude::HttpPeer;
 use policy::Identity;
 use policy::limit::Charge;

@@ -333,7 +333,8 @@ fn server(
         socket.tcp_keepalive = Some(keepalive());
         let buffers = match listen.kind {
             ListenKind::Tls => L4BufferSettings::default().read(READ_AHEAD_TLS),
-            ListenKind::Plain | ListenKind::Trusted { .. } => L4BufferSettings::default().read(READ_AHEAD_PLAIN),
+            // What came is read into the buffers of its connection.
+            ListenKind::Plain | ListenKind::Trusted { .. } => L4BufferSettings::unbuffered(),
         };
         let address = ListenerConfig::tcp(listen.address.to_string());
         service.add_listener(address.tcp_socket_options(socket).l4_buffer(buffers));
@@ -343,8 +344,6 @@ fn server(
     Ok(server)
 }
 
-/// Bytes read ahead from a plain connection. Every open connection holds as many; a body is read past them.
-const READ_AHEAD_PLAIN: usize = 4 * 1024;
 /// Bytes read ahead from a TLS connection: a record, since rustls takes 4 KiB at a time.
 const READ_AHEAD_TLS: usize = 16 * 1024;
 

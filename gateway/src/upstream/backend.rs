@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Version;
 use http::header::{CONTENT_LENGTH, HeaderMap};
-use pingora::http::RequestHeader;
+use pingora_http::RequestHeader;
 use pingora::protocols::http::v2::client::Http2Session as Http2;
 use pingora::upstreams::peer::HttpPeer;
 
