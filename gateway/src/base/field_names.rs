@@ -23,3 +23,7 @@ pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host
 
 /// Fields of a connection, which have no place in a message over HTTP/2 (RFC 9113 section 8.2.2).
 pub const OF_CONNECTION: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+
+/// Trailers that are passed on over HTTP/1.1. Others might be taken for fields of the head (RFC 9110 section 6.5.1).
+pub const TRAILERS: [&str; 6] =
+    ["grpc-status", "grpc-message", "grpc-status-details-bin", "server-timing", "content-digest", "repr-digest"];

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use pingora::connectors::http::Connector;
-use pingora_http::RequestHeader;
 use pingora::prelude::HttpPeer;
+use pingora_http::RequestHeader;
 use policy::Identity;
 use policy::limit::Charge;
 use serde::Deserialize;

@@ -10,9 +10,10 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use http::HeaderMap;
 use http1::Fault;
 use http1::body::Decoder;
-use http1::framing::{Framing, Persistence, of_request};
+use http1::framing::{Framing, Persistence, of_request, options};
 use http1::head::{Bounds, RequestHead as Spans, pairs};
 use pingora::protocols::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -317,6 +318,17 @@ impl Http1 {
         self.output.write_body(&mut self.stream, &mut self.timer, data, is_last).await
     }
 
+    /// Ends the answer with those of the trailers that may be passed on, if the client wants trailers (RFC 9110
+    /// section 6.5.1).
+    pub async fn write_trailers(&mut self, trailers: &HeaderMap) -> Result<(), ClientFault> {
+        let options = self.head().fields.all("te").flat_map(options);
+        let is_wanted = options.into_iter().any(|option| option.eq_ignore_ascii_case(b"trailers"));
+        if is_wanted {
+            self.output.write_trailers(trailers);
+        }
+        self.write_body(b"", true).await
+    }
+
     /// Sends all that waits.
     pub async fn flush(&mut self) -> Result<(), ClientFault> {
         self.output.flush(&mut self.stream, &mut self.timer).await
@@ -366,3 +378,6 @@ impl Http1 {
         (self.stream, self.input.to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests;

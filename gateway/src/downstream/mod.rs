@@ -229,10 +229,10 @@ impl Session {
         }
     }
 
-    /// Ends the answer with trailers. Over HTTP/1.1 they are left out.
+    /// Ends the answer with trailers. Over HTTP/1.1 only known ones are sent, to clients that say that they want them.
     pub async fn write_trailers(&mut self, trailers: http::HeaderMap) -> Result<(), ClientFault> {
         match self {
-            Session::Http1(session) => session.write_body(b"", true).await,
+            Session::Http1(session) => session.write_trailers(&trailers).await,
             Session::Http2(session) => session.write_trailers(trailers),
         }
     }

@@ -5,13 +5,14 @@
 use std::io::IoSlice;
 use std::pin::pin;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, StatusCode};
 use http1::chunk::{self, SizeLine};
 use pingora::protocols::Stream;
 use tokio::io::AsyncWriteExt as _;
 
 use super::{AnswerHead, ClientFault, Delimited, WRITE_TIMEOUT};
 use crate::base::clock::http_date;
+use crate::base::field_names::TRAILERS;
 use crate::base::field_sink::{BadValue, FieldLines, FieldSink as _, FieldSource};
 use crate::base::timer::Timer;
 
@@ -127,6 +128,21 @@ impl Output {
             self.stage = Stage::Ended;
         }
         Ok(())
+    }
+
+    /// Writes the last chunk of a body and known trailers behind it (RFC 9112 section 7.1.2). The end of the body
+    /// is still to be sent.
+    pub(super) fn write_trailers(&mut self, trailers: &HeaderMap) {
+        if self.stage != Stage::Begun(Delimited::Itself) {
+            return;
+        }
+        self.waiting.extend_from_slice(b"0\r\n");
+        let mut lines = FieldLines::new(&mut self.waiting);
+        let is_known = |name: &HeaderName| TRAILERS.contains(&name.as_str());
+        trailers.iter().filter(|(name, _)| is_known(name)).for_each(|(name, value)| lines.copy(name, value));
+        // Values of others, which were read: they are field values.
+        let _ = lines.end();
+        self.stage = Stage::Begun(Delimited::NoBody);
     }
 
     /// Sends all that waits.

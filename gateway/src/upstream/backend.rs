@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Version;
 use http::header::{CONTENT_LENGTH, HeaderMap};
-use pingora_http::RequestHeader;
 use pingora::protocols::http::v2::client::Http2Session as Http2;
 use pingora::upstreams::peer::HttpPeer;
+use pingora_http::RequestHeader;
 
 use super::connection::BackendConnection;
 use super::fault::BackendFault;

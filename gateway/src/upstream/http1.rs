@@ -19,6 +19,7 @@ use super::connection::BackendConnection;
 use super::fault::BackendFault;
 use super::outbound::Framing;
 use super::request::BackendRequest;
+use crate::base::field_names::TRAILERS;
 use crate::base::field_sink::{FieldLines, FieldSink as _, FieldSource};
 use crate::base::message::{Fields, ResponseHead};
 use crate::base::timer::Timer;
@@ -31,9 +32,6 @@ const ROOM_MIN: usize = 8 * 1024;
 const ROOM_MAX: usize = 64 * 1024;
 /// Most room that a connection keeps while it waits for a request.
 const KEPT_ROOM_MAX: usize = 2 * ROOM_MIN;
-/// Trailers that are passed on. Others might be taken for fields of the head (RFC 9110 section 6.5.1).
-const TRAILERS: [&str; 6] =
-    ["grpc-status", "grpc-message", "grpc-status-details-bin", "server-timing", "content-digest", "repr-digest"];
 
 /// A connection, with one request at a time.
 #[derive(Debug)]
