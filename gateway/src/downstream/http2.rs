@@ -3,9 +3,12 @@
 //! Every stream is judged, answered and recorded like a connection's request. The library (h2) has the frames.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{RecvStream, SendStream};
 use http::request::Parts;
@@ -13,11 +16,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 
-use super::active::Active;
 use super::{AnswerHead, ClientFault, Deadlines, HeadError, WRITE_TIMEOUT, peer_address};
 use crate::base::clock::http_date;
 use crate::base::field_sink::{BadValue, FieldMap, FieldSource};
 use crate::base::message::{Fields, RequestHead, Version};
+use crate::base::timer::Timer;
 
 /// First bytes of an HTTP/2 connection (RFC 9113 section 3.4).
 pub const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -29,57 +32,70 @@ const STREAMS_UNDER_WAY_MAX: usize = 300;
 /// hold up the others. The library also counts small frames against it.
 pub const CONNECTION_WINDOW: u32 = 8 << 20;
 
+/// How often a connection with streams under way is looked at though nothing happens on it.
+const BUSY: Duration = Duration::from_secs(60);
 /// Most fields that are added to those of an answer.
 const OURS_MAX: usize = 12;
 
 /// Serves a connection until it ends: its client leaves, nothing happens for a while, or it has
-/// answered everything after a stop. Each stream runs in a task of its own.
+/// answered everything after a stop.
+///
+/// Its streams run in this task, and the connection is looked at behind them: so all answers that are ready leave in
+/// one flush. What its client has begun is ended, and recorded, also when the client is gone.
 pub async fn serve<F>(
     stream: Stream,
     options: &Builder,
     deadlines: Deadlines,
-    mut shutdown: ShutdownWatch,
+    shutdown: ShutdownWatch,
     on_stream: impl Fn(Http2) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (peer, idle) = (peer_address(&stream), deadlines.idle);
+    let peer = peer_address(&stream);
     // The client's preface is in it.
     let handshake = tokio::time::timeout(deadlines.head, options.handshake(stream)).await;
-    let mut connection: Connection<Stream, Bytes> = match handshake {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(_)) | Err(_) => return,
-    };
-    let active = Arc::<Active>::default();
-    let mut is_stopping = *shutdown.borrow();
-    if is_stopping {
-        connection.graceful_shutdown();
-    }
+    let Ok(Ok(mut connection)) = handshake else { return };
+    let mut streams = FuturesUnordered::new();
+    accept(&mut connection, &mut streams, (deadlines, shutdown), |request, respond| {
+        Box::pin(on_stream(Http2::new(request, respond, peer)))
+    })
+    .await;
+    // They learn from it that their client is gone.
+    drop(connection);
+    while streams.next().await.is_some() {}
+}
+
+async fn accept<F: Future<Output = ()>>(
+    connection: &mut Connection<Stream, Bytes>,
+    streams: &mut FuturesUnordered<F>,
+    (deadlines, mut shutdown): (Deadlines, ShutdownWatch),
+    on_stream: impl Fn(http::Request<RecvStream>, SendResponse<Bytes>) -> F,
+) {
+    let mut timer = Timer::default();
+    let mut stop = pin!(shutdown.wait_for(|is_stopping| *is_stopping));
+    let mut is_stopping = false;
     loop {
+        let idle = if streams.is_empty() { deadlines.idle } else { BUSY };
         let accepted = tokio::select! {
             biased;
-            changed = shutdown.changed(), if !is_stopping => {
+            _ = stop.as_mut(), if !is_stopping => {
                 is_stopping = true;
-                if changed.is_ok() {
-                    connection.graceful_shutdown();
-                }
+                connection.graceful_shutdown();
                 continue;
             }
-            accepted = connection.accept() => accepted,
-            () = active.idle_for(idle) => return,
+            Some(()) = streams.next() => continue,
+            accepted = async { timer.within(idle, pin!(connection.accept())).await } => accepted,
         };
-        let Some(Ok((request, respond))) = accepted else { return };
-        // What is reset makes room for more, and what it began ends a little later.
-        if active.count() >= STREAMS_UNDER_WAY_MAX {
-            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-            continue;
+        match accepted {
+            // What is reset makes room for more, and what it began ends a little later.
+            Some(Some(Ok(_))) if streams.len() >= STREAMS_UNDER_WAY_MAX => {
+                connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            }
+            Some(Some(Ok((request, respond)))) => streams.push(on_stream(request, respond)),
+            Some(Some(Err(_)) | None) => return,
+            None if streams.is_empty() => return,
+            None => {}
         }
-        let guard = active.begin();
-        let stream = on_stream(Http2::new(request, respond, peer));
-        tokio::spawn(async move {
-            stream.await;
-            drop(guard);
-        });
     }
 }
 

@@ -4,7 +4,6 @@
 //! read of a request is counted once; each wait for a client has a bound; a connection carries another request only
 //! when both messages on it were whole. Nothing here judges a request.
 
-mod active;
 pub mod http1;
 pub mod http2;
 mod output;

@@ -1,3 +1,5 @@
+//! What the session of HTTP/1.1 promises: byte by byte, and in virtual time.
+
 use std::pin::pin;
 use std::time::Duration;
 
