@@ -49,7 +49,7 @@ async fn requests(session: &mut Http1) -> (Vec<(String, Vec<u8>)>, Incoming) {
                     return (all, Incoming::End);
                 }
             }
-            end => return (all, end),
+            end @ (Incoming::Faulty(_) | Incoming::End) => return (all, end),
         }
     }
 }
