@@ -157,20 +157,13 @@ impl Output {
         timer: &mut Timer,
         (data, end): (&[u8], &[u8]),
     ) -> Result<(), ClientFault> {
-        let mut parts = [IoSlice::new(&self.waiting), IoSlice::new(data), IoSlice::new(end)];
-        let mut parts = &mut parts[..];
+        let waiting = &self.waiting;
         let send = async {
-            IoSlice::advance_slices(&mut parts, 0);
-            while !parts.is_empty() {
-                // A slice alone goes the short way.
-                let sent = match &*parts {
-                    [only] => stream.write(only).await?,
-                    several => stream.write_vectored(several).await?,
-                };
-                if sent == 0 {
-                    return Err(std::io::ErrorKind::WriteZero.into());
-                }
-                IoSlice::advance_slices(&mut parts, sent);
+            if data.is_empty() && end.is_empty() {
+                stream.write_all(waiting).await?;
+            } else {
+                let mut parts = [IoSlice::new(waiting), IoSlice::new(data), IoSlice::new(end)];
+                write_all_vectored(stream, &mut parts).await?;
             }
             stream.flush().await
         };
@@ -182,6 +175,18 @@ impl Output {
             None => Err(ClientFault::TakesNothing),
         }
     }
+}
+
+async fn write_all_vectored(stream: &mut Stream, mut parts: &mut [IoSlice<'_>]) -> std::io::Result<()> {
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        let sent = stream.write_vectored(parts).await?;
+        if sent == 0 {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut parts, sent);
+    }
+    Ok(())
 }
 
 /// Writes a head behind what is there.
