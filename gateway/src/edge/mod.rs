@@ -101,7 +101,8 @@ impl<App: ServerApp + Send + Sync + 'static> ServerApp for Edge<App> {
             return None;
         };
         let stream = match &self.acceptor {
-            Some(acceptor) => self.end_tls(acceptor, stream).await?,
+            // Boxed: a connection lives long behind its handshake, and need not be as large.
+            Some(acceptor) => Box::pin(self.end_tls(acceptor, stream)).await?,
             None => stream,
         };
         // Pingora only gives a connection back when it wants to be called again; ours never does.

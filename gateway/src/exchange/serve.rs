@@ -41,7 +41,7 @@ impl ServerApp for Exchanges {
                 exchanges.exchange(&mut session, None).await;
             }
         };
-        serve(stream, &self.h2_options, self.deadlines, shutdown.clone(), on_stream).await;
+        Box::pin(serve(stream, &self.h2_options, self.deadlines, shutdown.clone(), on_stream)).await;
         None
     }
 }
@@ -73,7 +73,9 @@ impl Exchanges {
             }
             match Box::pin(self.exchange(&mut session, unread)).await {
                 Then::Finish => {}
-                Then::Tunnel(backend, exchange) => return self.run_tunnel(session, backend, &exchange, shutdown).await,
+                Then::Tunnel(backend, exchange) => {
+                    return Box::pin(self.run_tunnel(session, backend, &exchange, shutdown)).await;
+                }
             }
             let Session::Http1(client) = &mut session else { return };
             if !client.finish().await {

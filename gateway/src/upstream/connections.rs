@@ -111,7 +111,7 @@ impl Connections {
                     stream.conn.mark_shutdown();
                 }
                 let idle: Option<Duration> = Some(IDLE);
-                self.http2.release_http_session(HttpSession::H2(*stream), &*peer, idle).await;
+                Box::pin(self.http2.release_http_session(HttpSession::H2(*stream), &*peer, idle)).await;
             }
         }
     }
