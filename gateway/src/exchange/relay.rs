@@ -117,8 +117,9 @@ impl Exchanges {
     ) -> Result<(Arc<Endpoint>, Backend), Failure> {
         let mut failed: Vec<SocketAddr> = Vec::new();
         let mut last = None;
-        // The decision has just been made.
-        let mut now_us = exchange.decided_us();
+        // At the first try the decision has just been made.
+        let clock = &self.gate.shared.clock;
+        let mut now_us = if exchange.tries == 0 { exchange.decided_us() } else { clock.steady_us() };
         while let Some(endpoint) = pool.pick(now_us, &failed) {
             exchange.chosen = Some(endpoint.clone());
             match self.connections.reach(pool, &endpoint, is_http1, now_us).await {
