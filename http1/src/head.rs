@@ -8,7 +8,7 @@ use std::ops::Range;
 use memchr::memchr;
 
 use crate::Fault;
-use crate::bytes::Class;
+use crate::bytes::{Class, has_control};
 
 /// Longest method, in bytes.
 pub const METHOD_BYTES_MAX: usize = 32;
@@ -97,23 +97,18 @@ impl RequestHead {
     /// # Errors
     /// A head that is larger than `bounds`, or has more than one reading.
     pub fn read(&mut self, input: &mut [u8], bounds: Bounds) -> Result<Option<usize>, Fault> {
-        self.lines.begin();
-        if !self.lines.has_first {
-            self.method = 0..0;
+        let RequestHead { version, method, target, lines } = self;
+        if lines.is_at_first() {
+            // That of the head before is not that of one which cannot be read.
+            *method = 0..0;
         }
-        loop {
-            let Some(line) = self.lines.next(input, bounds)? else { return Ok(None) };
-            if !self.lines.has_first {
-                if line != (0..0) {
-                    (self.version, self.method, self.target) = request_line(input, &line)?;
-                    self.lines.has_first = true;
-                }
-            } else if line.is_empty() {
-                return Ok(Some(self.lines.end()));
-            } else {
-                self.lines.take_field(input, line, bounds.fields)?;
+        lines.read(input, bounds, |input, line| {
+            if line == (0..0) {
+                return Ok(false);
             }
-        }
+            (*version, *method, *target) = request_line(input, &line)?;
+            Ok(true)
+        })
     }
 
     /// Its version.
@@ -158,18 +153,11 @@ impl ResponseHead {
     /// # Errors
     /// A head that is larger than `bounds`, or has more than one reading.
     pub fn read(&mut self, input: &mut [u8], bounds: Bounds) -> Result<Option<usize>, Fault> {
-        self.lines.begin();
-        loop {
-            let Some(line) = self.lines.next(input, bounds)? else { return Ok(None) };
-            if !self.lines.has_first {
-                (self.version, self.status, self.reason) = status_line(input, &line)?;
-                self.lines.has_first = true;
-            } else if line.is_empty() {
-                return Ok(Some(self.lines.end()));
-            } else {
-                self.lines.take_field(input, line, bounds.fields)?;
-            }
-        }
+        let ResponseHead { version, status, reason, lines } = self;
+        lines.read(input, bounds, |input, line| {
+            (*version, *status, *reason) = status_line(input, &line)?;
+            Ok(true)
+        })
     }
 
     /// Its version.
@@ -219,6 +207,11 @@ struct Lines {
 }
 
 impl Lines {
+    /// Whether the first line of a head is what comes next.
+    fn is_at_first(&self) -> bool {
+        self.is_whole || !self.has_first
+    }
+
     /// Forgets the head before, if that was whole.
     fn begin(&mut self) {
         if self.is_whole {
@@ -230,10 +223,26 @@ impl Lines {
         }
     }
 
-    /// The blank line was read: the length of the head.
-    fn end(&mut self) -> usize {
-        self.is_whole = true;
-        self.at
+    /// Reads lines up to the blank one: how many bytes they have, or `None` while they are not whole. `first`
+    /// takes the first line, or says that this was none.
+    fn read(
+        &mut self,
+        input: &mut [u8],
+        bounds: Bounds,
+        mut first: impl FnMut(&[u8], Range<usize>) -> Result<bool, Fault>,
+    ) -> Result<Option<usize>, Fault> {
+        self.begin();
+        loop {
+            let Some(line) = self.next(input, bounds)? else { return Ok(None) };
+            if !self.has_first {
+                self.has_first = first(input, line)?;
+            } else if line.is_empty() {
+                self.is_whole = true;
+                return Ok(Some(self.at));
+            } else {
+                self.take_field(input, line, bounds.fields)?;
+            }
+        }
     }
 
     /// The next whole line, without its CRLF. It has no control character but HTAB.
@@ -273,12 +282,6 @@ impl Lines {
         self.fields.push(FieldSpan { name: line.start..line.start + name.length, value });
         Ok(())
     }
-}
-
-/// Whether there is a control character but HTAB. Without a branch for each byte, so that many are looked at
-/// together.
-fn has_control(line: &[u8]) -> bool {
-    line.iter().fold(false, |found, byte| found | ((*byte < 0x20) & (*byte != b'\t')) | (*byte == 0x7f))
 }
 
 /// `GET /path HTTP/1.1` (section 3).
@@ -323,14 +326,9 @@ fn status_line(input: &[u8], range: &Range<usize>) -> Result<(Version, u16, Rang
 /// Reads the fields of trailers, up to the blank line.
 pub(crate) fn read_trailers(input: &mut [u8], bounds: Bounds, fields: &mut Vec<FieldSpan>) -> Result<(), Fault> {
     let mut lines = Lines { has_first: true, ..Lines::default() };
-    loop {
-        let line = lines.next(input, bounds)?.ok_or(Fault::Line)?;
-        if line.is_empty() {
-            *fields = lines.fields;
-            return Ok(());
-        }
-        lines.take_field(input, line, bounds.fields)?;
-    }
+    lines.read(input, bounds, |_, _| Ok(true))?.ok_or(Fault::Line)?;
+    *fields = lines.fields;
+    Ok(())
 }
 
 /// The name at the start of a line.

@@ -1,6 +1,8 @@
 //! Heads and framing of responses: what is accepted, what is refused, and that others agree.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod nearly;
+
 use http1::Fault;
 use http1::framing::{Framing, OfResponse, Persistence, of_response};
 use http1::head::{Bounds, ResponseHead, Version, pairs};
@@ -149,33 +151,13 @@ fn a_connection_goes_on_as_its_version_and_options_say() {
     let _ = Version::Http11;
 }
 
-/// Heads that are nearly right.
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
-    let line = prop_oneof![
+    nearly::nearly(prop_oneof![
         Just("HTTP/1.1 200 OK".to_owned()),
         Just("HTTP/1.0 404 ".to_owned()),
         Just("HTTP/1.1 301".to_owned()),
         "HTTP/1.[0-2] [0-9]{2,4} ?[ -~]{0,4}",
-    ];
-    let field = prop_oneof![
-        "[A-Za-z-]{1,8}: ?[ -~]{0,12}",
-        "[!-~]{0,6}:[\t -~]{0,6}",
-        "[ -~]{0,6}",
-        Just("Content-Length: 5".to_owned()),
-        Just("Transfer-Encoding: chunked".to_owned()),
-    ];
-    let end = prop_oneof![9 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r"), 1 => Just("\n\r\n")];
-    let lines = proptest::collection::vec((field, end.clone()), 0..6);
-    ((line, end), lines, any::<Option<(prop::sample::Index, u8)>>()).prop_map(|((line, end), lines, change)| {
-        let mut text = format!("{line}{end}");
-        lines.iter().for_each(|(field, end)| text.push_str(&format!("{field}{end}")));
-        let mut bytes = (text + "\r\n").into_bytes();
-        if let Some((place, byte)) = change.filter(|(_, byte)| byte % 3 == 0) {
-            let at = place.index(bytes.len());
-            bytes[at] = byte;
-        }
-        bytes
-    })
+    ])
 }
 
 proptest! {

@@ -16,7 +16,7 @@ use http1::bytes::Class;
 pub const HOST_BYTES_MAX: usize = 253;
 
 /// Longest method accepted, in bytes.
-pub const METHOD_BYTES_MAX: usize = 32;
+pub const METHOD_BYTES_MAX: usize = http1::head::METHOD_BYTES_MAX;
 
 /// A request's method: any token (RFC 9110 section 9.1), so also those of WebDAV and QUERY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
