@@ -147,6 +147,11 @@ impl<'a> RequestHead<'a> {
     }
 }
 
+/// Whether another head follows one of this status. A 101 is a final one: what stands behind it is data.
+pub fn is_informational(status: u16) -> bool {
+    matches!(status, 100 | 102..=199)
+}
+
 /// A response's head.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseHead<'a> {
@@ -163,7 +168,7 @@ pub struct ResponseHead<'a> {
 impl ResponseHead<'_> {
     /// Whether another head follows.
     pub fn is_informational(&self) -> bool {
-        matches!(self.status, 100 | 102..=199)
+        is_informational(self.status)
     }
 }
 

@@ -18,7 +18,7 @@ use pingora::protocols::Stream;
 pub use self::http1::Http1;
 pub use self::http2::Http2;
 use crate::base::field_sink::{BadValue, FieldSource};
-use crate::base::message::{RequestHead, Version};
+use crate::base::message::{RequestHead, Version, is_informational};
 
 /// Longest wait for a client to take what we send it.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -88,9 +88,9 @@ pub struct AnswerHead<'a, F> {
 }
 
 impl<F> AnswerHead<'_, F> {
-    /// Whether another head follows. A 101 is a final one: what is written behind it would be taken for data.
+    /// Whether another head follows.
     fn is_informational(&self) -> bool {
-        matches!(self.status, 100 | 102..=199)
+        is_informational(self.status)
     }
 }
 
@@ -135,8 +135,8 @@ impl Session {
         matches!(self, Session::Http2(_))
     }
 
-    /// Whether the client waits for a 100 before it sends its body, and has not got one. Of HTTP/1.0 that means nothing (RFC 9110
-    /// section 10.1.1).
+    /// Whether the client waits for a 100 before it sends its body, and has not got one. Of HTTP/1.0 that means
+    /// nothing (RFC 9110 section 10.1.1).
     pub fn expects_continue(&self) -> bool {
         let was_told = match self {
             Session::Http1(session) => session.was_told(),

@@ -130,7 +130,7 @@ impl Exchanges {
                 Err(fault) => {
                     self.failed_to_connect(exchange, &endpoint, &fault);
                     failed.push(endpoint.address);
-                    now_us = self.gate.shared.clock.steady_us();
+                    now_us = clock.steady_us();
                     last = Some(fault);
                 }
             }
@@ -212,11 +212,13 @@ impl Exchanges {
     ) -> Result<Outbound, Failure> {
         let (head_patience, _) = pool.silence(exchange.place()?.1);
         let framing = framing(session, body);
-        if matches!(framing, Framing::Length(1..=SMALL_BYTES)) {
+        let is_small = matches!(framing, Framing::Length(1..=SMALL_BYTES));
+        if is_small {
             body.read_ahead(session).await?;
             check_size(exchange, body)?;
         }
-        let whole = body.whole().filter(|_| matches!(framing, Framing::Length(_)));
+        // A larger one is not sent at once, also when it is sent again: the backend may answer meanwhile.
+        let whole = body.whole().filter(|_| is_small);
         let fields = self.forwarded_fields(session.head(), exchange, backend.is_http2())?;
         let request = backend_request(&fields, exchange, (framing, is_upgrade))?;
         let is_whole = whole.is_some();

@@ -9,6 +9,7 @@ use super::fault::BackendFault;
 use super::outbound::Framing;
 use super::request::BackendRequest;
 use super::{Endpoint, Pool};
+use crate::base::message::is_informational;
 
 /// Most bodies are read to their end; of a longer one this many pieces.
 const PIECES_MAX: usize = 64;
@@ -44,7 +45,7 @@ async fn ask(pool: &Pool, backend: &mut Backend, path: &str) -> Result<bool, Bac
     backend.set_patience(patience);
     backend.send_head(&request, None, (pool.is_tls(), patience)).await?;
     let mut status = None;
-    while status.is_none_or(|status: u16| matches!(status, 100 | 102..=199)) {
+    while status.is_none_or(is_informational) {
         backend.read_head().await?;
         status = backend.head().map(|head| head.status);
     }

@@ -321,9 +321,8 @@ impl Http1 {
     /// Ends the answer with those of the trailers that may be passed on, if the client wants trailers (RFC 9110
     /// section 6.5.1).
     pub async fn write_trailers(&mut self, trailers: &HeaderMap) -> Result<(), ClientFault> {
-        let options = self.head().fields.all("te").flat_map(options);
-        let is_wanted = options.into_iter().any(|option| option.eq_ignore_ascii_case(b"trailers"));
-        if is_wanted {
+        let is_wish = |wish: &[u8]| wish.eq_ignore_ascii_case(b"trailers");
+        if self.head().fields.all("te").flat_map(options).any(is_wish) {
             self.output.write_trailers(trailers);
         }
         self.write_body(b"", true).await

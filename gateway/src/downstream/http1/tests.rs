@@ -18,6 +18,14 @@ fn connected() -> (Http1, DuplexStream) {
     (Http1::new(Box::new(ours), DEADLINES, BOUNDS), theirs)
 }
 
+/// A connection whose client has sent this, which begins with a whole head.
+async fn asked(sent: &str) -> (Http1, DuplexStream) {
+    let (mut session, mut client) = connected();
+    client.write_all(sent.as_bytes()).await.unwrap();
+    assert_eq!(next(&mut session).await, Incoming::Request);
+    (session, client)
+}
+
 async fn next(session: &mut Http1) -> Incoming {
     session.read_head(pin!(std::future::pending())).await
 }
@@ -78,9 +86,7 @@ async fn requests_are_the_same_however_their_bytes_are_cut() {
 
 #[tokio::test]
 async fn a_head_and_the_first_bytes_of_its_body_leave_together() {
-    let (mut session, mut client) = connected();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    assert_eq!(next(&mut session).await, Incoming::Request);
+    let (mut session, mut client) = asked("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let fields = HeaderMap::from_iter([(CONTENT_LENGTH, "5".parse().unwrap())]);
     session.write_head(&answer(&fields, Delimited::Length)).unwrap();
     let mut seen = [0; 256];
@@ -100,9 +106,7 @@ async fn an_answer_says_that_it_is_the_last_one() {
         ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", Delimited::NoBody),
         ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", Delimited::Close),
     ] {
-        let (mut session, mut client) = connected();
-        client.write_all(head.as_bytes()).await.unwrap();
-        assert_eq!(next(&mut session).await, Incoming::Request);
+        let (mut session, mut client) = asked(head).await;
         session.write_head(&answer(&HeaderMap::new(), delimited)).unwrap();
         session.write_body(b"bytes", true).await.unwrap();
         assert!(!session.finish().await);
@@ -115,9 +119,8 @@ async fn an_answer_says_that_it_is_the_last_one() {
 
 #[tokio::test]
 async fn a_request_whose_body_was_not_read_is_the_last_one() {
-    let (mut session, mut client) = connected();
-    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nGET / HTTP/1.1\r\n").await.unwrap();
-    assert_eq!(next(&mut session).await, Incoming::Request);
+    let (mut session, _client) =
+        asked("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nGET / HTTP/1.1\r\n").await;
     session.write_head(&answer(&HeaderMap::new(), Delimited::NoBody)).unwrap();
     session.write_body(b"", true).await.unwrap();
     assert!(!session.finish().await);
@@ -170,9 +173,7 @@ async fn a_head_has_a_time_of_its_own_and_the_wait_for_it_another() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_must_keep_its_rate() {
-    let (mut session, mut client) = connected();
-    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n").await.unwrap();
-    assert_eq!(next(&mut session).await, Incoming::Request);
+    let (mut session, mut client) = asked("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n").await;
     let drip = async {
         for _ in 0..100 {
             client.write_all(b"0123456789").await.unwrap();
@@ -202,10 +203,8 @@ async fn a_body_that_ends_early_or_is_malformed_is_the_clients_fault() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_says_that_it_sends_no_more_has_a_moment_for_its_answer() {
-    let (mut session, mut client) = connected();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let (mut session, mut client) = asked("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     client.shutdown().await.unwrap();
-    assert_eq!(next(&mut session).await, Incoming::Request);
     let start = Instant::now();
     assert!(tokio::time::timeout(Duration::from_millis(900), session.left()).await.is_err());
     session.write_head(&answer(&HeaderMap::new(), Delimited::NoBody)).unwrap();
@@ -217,9 +216,7 @@ async fn a_client_that_says_that_it_sends_no_more_has_a_moment_for_its_answer() 
 
 #[tokio::test]
 async fn what_a_client_sends_ahead_is_bounded_and_kept() {
-    let (mut session, mut client) = connected();
-    client.write_all(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    assert_eq!(next(&mut session).await, Incoming::Request);
+    let (mut session, mut client) = asked("GET /first HTTP/1.1\r\nHost: a\r\n\r\n").await;
     client.write_all(b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     client.write_all(&vec![b'x'; 4 * AHEAD_MAX]).await.unwrap();
     assert!(futures_util::poll!(pin!(session.left())).is_pending());
@@ -235,12 +232,8 @@ async fn trailers_are_for_clients_that_want_them_and_only_known_ones() {
     trailers.insert("grpc-status", "0".parse().unwrap());
     trailers.insert("set-cookie", "a=b".parse().unwrap());
     for (te, end) in [("TE: trailers\r\n", "2\r\nok\r\n0\r\ngrpc-status: 0\r\n\r\n"), ("", "2\r\nok\r\n0\r\n\r\n")] {
-        let (mut session, mut client) = connected();
-        client
-            .write_all(format!("GET / HTTP/1.1\r\nHost: a\r\n{te}Connection: close\r\n\r\n").as_bytes())
-            .await
-            .unwrap();
-        assert_eq!(next(&mut session).await, Incoming::Request);
+        let (mut session, mut client) =
+            asked(&format!("GET / HTTP/1.1\r\nHost: a\r\n{te}Connection: close\r\n\r\n")).await;
         session.write_head(&answer(&HeaderMap::new(), Delimited::Itself)).unwrap();
         session.write_body(b"ok", false).await.unwrap();
         session.write_trailers(&trailers).await.unwrap();
@@ -259,9 +252,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let seen = runtime.block_on(async {
-            let (mut session, mut client) = connected();
-            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
-            assert_eq!(next(&mut session).await, Incoming::Request);
+            let (mut session, mut client) = asked("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
             session.write_head(&answer(&HeaderMap::new(), Delimited::Itself)).unwrap();
             for (i, piece) in pieces.iter().enumerate() {
                 let is_last = ends_with_a_piece && i + 1 == pieces.len();

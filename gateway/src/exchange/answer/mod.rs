@@ -42,6 +42,10 @@ fn is_replaced(name: &[u8]) -> bool {
 /// Fields that hold links.
 const LINKS: [&str; 4] = ["location", "link", "content-location", "refresh"];
 
+fn is_link(name: &[u8]) -> bool {
+    LINKS.iter().any(|link| link.as_bytes() == name)
+}
+
 /// Whether any field holds links.
 pub fn has_links(fields: Fields<'_>) -> bool {
     LINKS.iter().any(|name| fields.has(name))
@@ -71,12 +75,10 @@ impl FieldSource for PassedOn<'_> {
                 // RFC 9110 section 15.5.22 wants it there.
                 b"upgrade" if status != StatusCode::UPGRADE_REQUIRED.as_u16() => {}
                 name if is_replaced(name) || nominations.contain(name) => {}
-                b"location" | b"link" | b"content-location" | b"refresh" if self.has_links => {
-                    match self.own.over_https(value) {
-                        Some(link) => sink.pass(name, link.as_bytes()),
-                        None => sink.pass(name, value),
-                    }
-                }
+                name if self.has_links && is_link(name) => match self.own.over_https(value) {
+                    Some(link) => sink.pass(name, link.as_bytes()),
+                    None => sink.pass(name, value),
+                },
                 name => sink.pass(name, value),
             }
         }
