@@ -90,7 +90,7 @@ impl Exchanges {
                 Err(Failure::Backend(fault)) => (Left::after(fault), backend.again(fault)),
                 Ok(Done::Answered) | Err(_) => (Left::Midway, Again::No),
             };
-            self.connections.give_back(&endpoint, backend, left, exchange.answered_us()).await;
+            self.connections.give_back(&endpoint, backend, left, exchange.answered_us());
             match done {
                 Ok(_) => {
                     // What is left of a request would be the start of the next one.

@@ -3,26 +3,23 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Version;
-use http::header::{CONTENT_LENGTH, HeaderMap};
-use pingora::protocols::http::v2::client::Http2Session as Http2;
-use pingora::upstreams::peer::HttpPeer;
-use pingora_http::RequestHeader;
+use http::header::HeaderMap;
 
 use super::connection::BackendConnection;
 use super::fault::BackendFault;
 use super::http1::Http1;
+use super::http2::Http2;
 use super::outbound::{Framing, Outbound};
 use super::request::BackendRequest;
-use crate::base::field_sink::{BadValue, FieldMap, FieldSource};
-use crate::base::message::{Fields, ResponseHead};
+use crate::base::field_sink::FieldSource;
+use crate::base::message::ResponseHead;
 
 /// A backend at the other end of a connection.
 pub enum Backend {
     /// A connection of its own.
     Http1(Box<Http1>),
-    /// A stream of a shared connection, and whose connection that is.
-    Http2(Box<Http2>, Box<HttpPeer>),
+    /// A stream of a shared connection.
+    Http2(Box<Http2>),
 }
 
 /// Bytes of an answer's body.
@@ -57,15 +54,12 @@ pub enum Again {
     OverHttp1,
 }
 
-/// Most fields that are added to those of a client.
-const OURS_MAX: usize = 12;
-
 impl Backend {
     /// Longest silence while an answer is waited for.
     pub fn set_patience(&mut self, silence: Duration) {
         match self {
             Backend::Http1(session) => session.silence = silence,
-            Backend::Http2(session, _) => session.read_timeout = Some(silence),
+            Backend::Http2(session) => session.silence = silence,
         }
     }
 
@@ -90,13 +84,12 @@ impl Backend {
                     None => Ok(Outbound::http1(session.connection(), request.framing, patience)),
                 }
             }
-            Backend::Http2(session, _) => {
+            Backend::Http2(session) => {
                 let is_whole = matches!(request.framing, Framing::None | Framing::Length(0));
-                let head = over_http2(request, is_tls)?;
-                session.write_request_header(Box::new(head), is_whole).map_err(BackendFault::Http2)?;
-                let Some(stream) = session.take_request_body_writer().filter(|_| !is_whole) else {
+                let stream = session.send_head(request, (is_tls, is_whole))?;
+                if is_whole {
                     return Ok(Outbound::none());
-                };
+                }
                 let mut outbound = Outbound::http2(stream, patience);
                 if let Some(body) = body {
                     let sent = outbound.push(body.clone()).and_then(|()| outbound.finish());
@@ -111,7 +104,7 @@ impl Backend {
     pub async fn read_head(&mut self) -> Result<(), BackendFault> {
         match self {
             Backend::Http1(session) => session.read_head().await,
-            Backend::Http2(session, _) => session.read_response_header().await.map_err(BackendFault::Http2),
+            Backend::Http2(session) => session.read_head().await,
         }
     }
 
@@ -119,12 +112,7 @@ impl Backend {
     pub fn head(&self) -> Option<ResponseHead<'_>> {
         match self {
             Backend::Http1(session) => session.head(),
-            Backend::Http2(session, _) => session.response_header().map(|head| ResponseHead {
-                status: head.status.as_u16(),
-                reason: b"",
-                length: head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()),
-                fields: Fields::Map(&head.headers),
-            }),
+            Backend::Http2(session) => session.head(),
         }
     }
 
@@ -148,11 +136,9 @@ impl Backend {
                 let piece = session.read_body().await?;
                 Ok(piece.map(|(data, is_last)| Piece { data: Data::Lent(data), is_last }))
             }
-            Backend::Http2(session, _) => {
-                let Some(data) = session.read_response_body().await.map_err(BackendFault::Http2)? else {
-                    return Ok(None);
-                };
-                let is_last = session.check_response_end_or_error().map_err(BackendFault::Http2)?;
+            Backend::Http2(session) => {
+                let Some(data) = session.read_body().await? else { return Ok(None) };
+                let is_last = session.is_done()?;
                 Ok(Some(Piece { data: Data::Owned(data), is_last }))
             }
         }
@@ -162,7 +148,7 @@ impl Backend {
     pub fn is_done(&mut self) -> Result<bool, BackendFault> {
         match self {
             Backend::Http1(session) => Ok(session.is_done()),
-            Backend::Http2(session, _) => session.check_response_end_or_error().map_err(BackendFault::Http2),
+            Backend::Http2(session) => session.is_done(),
         }
     }
 
@@ -170,7 +156,7 @@ impl Backend {
     pub async fn read_trailers(&mut self) -> Result<Option<HeaderMap>, BackendFault> {
         match self {
             Backend::Http1(session) => Ok(session.trailers()),
-            Backend::Http2(session, _) => session.read_trailers().await.map_err(BackendFault::Http2),
+            Backend::Http2(session) => session.read_trailers().await,
         }
     }
 
@@ -188,16 +174,16 @@ impl Backend {
                 | BackendFault::Http2(_)
                 | BackendFault::Ours(_) => Again::No,
             },
-            Backend::Http2(session, _) if session.response_header().is_some() => Again::No,
-            Backend::Http2(..) => {
-                let Some(cause) = fault.http2() else { return Again::No };
-                let reason = cause.reason();
-                if cause.is_remote() && reason == Some(h2::Reason::HTTP_1_1_REQUIRED) {
+            Backend::Http2(session) if session.head().is_some() => Again::No,
+            Backend::Http2(_) => {
+                let BackendFault::Http2(error) = fault else { return Again::No };
+                let reason = error.reason();
+                if error.is_remote() && reason == Some(h2::Reason::HTTP_1_1_REQUIRED) {
                     Again::OverHttp1
-                } else if cause.is_remote() && (cause.is_go_away() || reason == Some(h2::Reason::REFUSED_STREAM)) {
+                } else if error.is_remote() && (error.is_go_away() || reason == Some(h2::Reason::REFUSED_STREAM)) {
                     // The library tells of a GOAWAY only those streams that are above its last one.
                     Again::Yes
-                } else if cause.is_io() {
+                } else if error.is_io() {
                     Again::IfIdempotent
                 } else {
                     Again::No
@@ -213,17 +199,4 @@ impl Backend {
             Backend::Http2(..) => None,
         }
     }
-}
-
-/// A request as a head of HTTP/2: the host is the authority (RFC 9113 section 8.3.1).
-fn over_http2(request: &BackendRequest<'_, impl FieldSource>, is_tls: bool) -> Result<RequestHeader, BackendFault> {
-    let mut fields = FieldMap::with_capacity(OURS_MAX);
-    request.fields.put_into(&mut fields);
-    request.put_framing(&mut fields);
-    let scheme = if is_tls { "https" } else { "http" };
-    let uri = http::Uri::builder().scheme(scheme).authority(request.host).path_and_query(request.target).build();
-    let head = http::Request::builder().method(request.method).uri(uri.map_err(|_| BadValue)?).version(Version::HTTP_2);
-    let (mut parts, ()) = head.body(()).map_err(|_| BadValue)?.into_parts();
-    parts.headers = fields.end()?;
-    Ok(RequestHeader::from(parts))
 }

@@ -2,17 +2,14 @@
 
 use std::time::Duration;
 
-use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
-use pingora::protocols::Stream;
-use pingora::protocols::http::client::HttpSession;
-use pingora::{Error, ErrorType};
+use pingora::protocols::{ALPN, Stream};
 
 use super::backend::Backend;
 use super::connection::BackendConnection;
 use super::fault::BackendFault;
 use super::http1::Http1;
-use super::idle::IDLE;
+use super::http2::Http2;
 use super::{Endpoint, Pool};
 use crate::base::message::Fields;
 
@@ -23,21 +20,30 @@ pub enum Left {
     Whole,
     /// In the middle of one.
     Midway,
-    /// Its backend takes no more requests on it (RFC 9113 section 6.8).
+    /// Its backend takes no more requests on it (RFC 9113 section 6.8), or did not answer: nothing new is begun.
     GoingAway,
 }
 
 impl Left {
     /// After an exchange that failed.
     pub fn after(fault: &BackendFault) -> Self {
-        if fault.http2().is_some_and(h2::Error::is_go_away) { Left::GoingAway } else { Left::Midway }
+        match fault {
+            BackendFault::Http2(error) if error.is_go_away() => Left::GoingAway,
+            BackendFault::Silent => Left::GoingAway,
+            BackendFault::Connect(_)
+            | BackendFault::Closed
+            | BackendFault::TakesNothing
+            | BackendFault::Malformed(_)
+            | BackendFault::Nonsense(_)
+            | BackendFault::Http2(_)
+            | BackendFault::Ours(_) => Left::Midway,
+        }
     }
 }
 
 /// Makes connections; shared by all listeners and pools.
 pub struct Connections {
-    http1: TransportConnector,
-    http2: Connector,
+    connector: TransportConnector,
 }
 
 impl std::fmt::Debug for Connections {
@@ -56,7 +62,7 @@ impl Default for Connections {
 impl Connections {
     /// Connects as the options say.
     pub fn new(options: ConnectorOptions) -> Self {
-        Connections { http1: TransportConnector::new(Some(options.clone())), http2: Connector::new(Some(options)) }
+        Connections { connector: TransportConnector::new(Some(options)) }
     }
 
     /// A connection to an address, or a stream of one. `is_http1` rules HTTP/2 out; `now_us` is on
@@ -72,46 +78,56 @@ impl Connections {
         if let Some(connection) = endpoint.idle.take(now_us) {
             return Ok(Backend::Http1(connection));
         }
+        let making = match is_http1 {
+            true => None,
+            false => match endpoint.shared.take_or_wait(now_us).await {
+                Ok(stream) => return Ok(Backend::Http2(Box::new(Http2::new(stream)))),
+                Err(making) => making,
+            },
+        };
         let _connecting = endpoint.connect(now_us);
         // Seldom, and large: it must not make every exchange as large.
-        Box::pin(self.make(pool, endpoint, is_http1)).await
+        let made = Box::pin(self.make(pool, endpoint, is_http1, now_us)).await;
+        drop(making);
+        made
     }
 
-    /// A new connection, or a stream of one.
-    pub async fn make(&self, pool: &Pool, endpoint: &Endpoint, is_http1: bool) -> Result<Backend, BackendFault> {
+    /// A new connection, or a stream of one. `now_us` is on the steady clock.
+    pub async fn make(
+        &self,
+        pool: &Pool,
+        endpoint: &Endpoint,
+        is_http1: bool,
+        now_us: u64,
+    ) -> Result<Backend, BackendFault> {
         let peer = pool.peer(endpoint, is_http1);
-        if is_http1 {
-            let stream = self.http1.new_stream(&peer).await.map_err(BackendFault::Connect)?;
+        let stream = self.connector.new_stream(&peer).await.map_err(BackendFault::Connect)?;
+        let is_http2 = match stream.selected_alpn_proto() {
+            Some(agreed) => agreed == ALPN::H2,
+            None => pool.begins_with_http2() && !is_http1,
+        };
+        if !is_http2 {
             return Ok(http1(stream));
         }
-        match self.http2.get_http_session(&peer).await.map_err(BackendFault::Connect)? {
-            (HttpSession::H2(stream), _) => Ok(Backend::Http2(Box::new(stream), Box::new(peer))),
-            (HttpSession::H1(session), _) => Ok(http1(session.into_inner())),
-            (HttpSession::Custom(()), _) => {
-                Err(BackendFault::Connect(Error::explain(ErrorType::InternalError, "a protocol of nobody")))
-            }
-        }
+        let stream = endpoint.shared.begin(stream, now_us).await.map_err(BackendFault::Http2)?;
+        Ok(Backend::Http2(Box::new(Http2::new(stream))))
     }
 
     /// Gives a connection back, if its backend keeps it too. A stream is over in any case; its
     /// connection is not.
-    pub async fn give_back(&self, endpoint: &Endpoint, backend: Backend, left: Left, now_us: u64) {
+    pub fn give_back(&self, endpoint: &Endpoint, backend: Backend, left: Left, now_us: u64) {
         match backend {
             Backend::Http1(session) if left == Left::Whole && session.is_kept() => {
                 let most = session.head().and_then(|head| keep_alive_timeout(head.fields));
                 endpoint.idle.put(session, most, now_us);
             }
             Backend::Http1(..) => {}
-            Backend::Http2(mut stream, peer) => {
-                if left != Left::Whole {
-                    stream.shutdown();
-                }
+            // What is not over is reset when it is dropped.
+            Backend::Http2(session) => {
+                session.stream().used(now_us);
                 if left == Left::GoingAway {
-                    // What it has begun is ended there; nothing new is.
-                    stream.conn.mark_shutdown();
+                    session.stream().leave();
                 }
-                let idle: Option<Duration> = Some(IDLE);
-                Box::pin(self.http2.release_http_session(HttpSession::H2(*stream), &*peer, idle)).await;
             }
         }
     }

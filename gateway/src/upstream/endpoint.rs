@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::idle::IdlePool;
+use super::shared::SharedConnections;
 
 /// How long an address is passed over after no connection to it could be made, in microseconds;
 /// doubled each time that one request tried it again in vain.
@@ -19,8 +20,10 @@ const DOUBLINGS_MAX: u32 = 4;
 pub struct Endpoint {
     /// Where.
     pub address: SocketAddr,
-    /// Idle connections to it.
+    /// Idle connections to it that speak HTTP/1.1.
     pub idle: IdlePool,
+    /// Connections to it that speak HTTP/2.
+    pub shared: SharedConnections,
     is_healthy: AtomicBool,
     /// Until when it is passed over, on the steady clock; 0 when it is not.
     ejected_until_us: AtomicU64,
@@ -36,6 +39,7 @@ impl Endpoint {
         Endpoint {
             address,
             idle: IdlePool::default(),
+            shared: SharedConnections::default(),
             is_healthy: AtomicBool::new(true),
             ejected_until_us: AtomicU64::new(0),
             connecting_since_us: AtomicU64::new(0),

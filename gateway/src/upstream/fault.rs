@@ -27,8 +27,8 @@ pub enum BackendFault {
     #[error("{0}")]
     Nonsense(&'static str),
     /// A stream of HTTP/2 ended otherwise than it should.
-    #[error("{}", .0.etype().as_str())]
-    Http2(Box<Error>),
+    #[error("HTTP/2: {}", what_of(.0))]
+    Http2(h2::Error),
     /// Not its fault: what it was to be sent is no message.
     #[error(transparent)]
     Ours(#[from] BadValue),
@@ -39,30 +39,20 @@ impl BackendFault {
     pub fn is_timeout(&self) -> bool {
         match self {
             BackendFault::Silent | BackendFault::TakesNothing => true,
-            BackendFault::Connect(error) | BackendFault::Http2(error) => matches!(
+            BackendFault::Connect(error) => matches!(
                 error.etype(),
-                ErrorType::ConnectTimedout
-                    | ErrorType::ReadTimedout
-                    | ErrorType::WriteTimedout
-                    | ErrorType::TLSHandshakeTimedout
+                ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout
             ),
-            BackendFault::Closed | BackendFault::Malformed(_) | BackendFault::Nonsense(_) | BackendFault::Ours(_) => {
-                false
-            }
-        }
-    }
-
-    /// The error of HTTP/2 behind it.
-    pub fn http2(&self) -> Option<&h2::Error> {
-        match self {
-            BackendFault::Http2(error) => error.root_cause().downcast_ref(),
-            BackendFault::Connect(_)
-            | BackendFault::Closed
-            | BackendFault::Silent
-            | BackendFault::TakesNothing
+            BackendFault::Closed
             | BackendFault::Malformed(_)
             | BackendFault::Nonsense(_)
-            | BackendFault::Ours(_) => None,
+            | BackendFault::Http2(_)
+            | BackendFault::Ours(_) => false,
         }
     }
+}
+
+/// What an error says, without the words of the other side.
+fn what_of(error: &h2::Error) -> String {
+    error.reason().map_or_else(|| "the connection ended".to_owned(), |reason| reason.to_string())
 }

@@ -9,6 +9,7 @@ use super::fault::BackendFault;
 use super::outbound::Framing;
 use super::request::BackendRequest;
 use super::{Endpoint, Pool};
+use crate::base::clock::{Clock as _, System};
 use crate::base::message::is_informational;
 
 /// Most bodies are read to their end; of a longer one this many pieces.
@@ -18,16 +19,16 @@ const PIECES_MAX: usize = 64;
 pub(super) async fn is_healthy(pool: &Pool, endpoint: &Endpoint, path: Option<&str>) -> bool {
     // A connection, and then an answer.
     let patience = pool.upstream.connect_timeout;
-    let Ok(Ok(backend)) = timeout(patience * 2, pool.connections.make(pool, endpoint, pool.is_http1())).await else {
-        return false;
-    };
+    let now_us = System.steady_us();
+    let make = pool.connections.make(pool, endpoint, pool.is_http1(), now_us);
+    let Ok(Ok(backend)) = timeout(patience * 2, make).await else { return false };
     let mut backend = backend;
     let is_healthy = match path {
         None => true,
         Some(path) => matches!(timeout(patience, ask(pool, &mut backend, path)).await, Ok(Ok(true))),
     };
     // A stream is over, its connection is not. One of HTTP/1.1 is not kept.
-    pool.connections.give_back(endpoint, backend, Left::Midway, 0).await;
+    pool.connections.give_back(endpoint, backend, Left::Midway, now_us);
     is_healthy
 }
 

@@ -13,9 +13,11 @@ mod endpoint;
 pub mod fault;
 mod health;
 pub mod http1;
+pub mod http2;
 mod idle;
 pub mod outbound;
 pub mod request;
+pub mod shared;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -32,21 +34,12 @@ use tokio::task::JoinHandle;
 
 pub use self::connections::{Connections, Left};
 pub use self::endpoint::Endpoint;
-use self::idle::IDLE;
 use crate::base::clock::{Clock as _, System};
 
 /// Longest silence on a route that allows streams.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(3_600);
 /// Time between two looks at idle connections.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
-/// Most streams on one HTTP/2 connection to a backend.
-const STREAMS_MAX: usize = 100;
-/// Bytes of a stream that a backend may send before they are read.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// The same of a connection: more than all its streams together, so that one caller who does not read
-/// holds up no other.
-const CONNECTION_WINDOW: u32 = i32::MAX as u32;
-
 /// The addresses of one upstream.
 #[derive(Debug)]
 pub struct Pool {
@@ -148,7 +141,10 @@ impl Pool {
         loop {
             tokio::time::sleep(TIDY_EVERY).await;
             let now_us = System.steady_us();
-            self.endpoints.load().iter().for_each(|endpoint| endpoint.idle.tidy(now_us));
+            for endpoint in self.endpoints.load().iter() {
+                endpoint.idle.tidy(now_us);
+                endpoint.shared.tidy(now_us);
+            }
         }
     }
 
@@ -159,6 +155,11 @@ impl Pool {
             HttpVersion::H2 => false,
             HttpVersion::Auto => self.upstream.tls.is_none(),
         }
+    }
+
+    /// Whether HTTP/2 is spoken on a connection on which nothing was agreed (RFC 9113 section 3.3).
+    fn begins_with_http2(&self) -> bool {
+        self.upstream.http == HttpVersion::H2 && !self.is_tls()
     }
 
     /// Longest silence of a backend on a route: until the head of its answer has come (and while it
@@ -182,11 +183,7 @@ impl Pool {
         if let Some(options) = peer.get_mut_peer_options() {
             options.connection_timeout = Some(upstream.connect_timeout);
             options.total_connection_timeout = Some(upstream.connect_timeout * 2);
-            options.idle_timeout = Some(IDLE);
             options.tcp_keepalive = Some(keepalive());
-            options.max_h2_streams = STREAMS_MAX;
-            options.h2_stream_window_size = Some(STREAM_WINDOW);
-            options.h2_connection_window_size = Some(CONNECTION_WINDOW);
             let verify = upstream.tls.as_ref().is_none_or(|tls| tls.verify);
             options.verify_cert = verify;
             options.verify_hostname = verify;
