@@ -136,6 +136,8 @@ pub struct Http2Backend {
     pub go_away: Arc<AtomicBool>,
     /// Drops the connection without a word when the next stream comes, once.
     pub drop: Arc<AtomicBool>,
+    /// Wants HTTP/1.1 for the next request, once.
+    pub want_http1: Arc<AtomicBool>,
 }
 
 impl Http2Backend {
@@ -150,8 +152,9 @@ impl Http2Backend {
             refuse: Arc::default(),
             go_away: Arc::default(),
             drop: Arc::default(),
+            want_http1: Arc::default(),
         };
-        let told = [&backend.refuse, &backend.go_away, &backend.drop].map(Arc::clone);
+        let told = [&backend.refuse, &backend.go_away, &backend.drop, &backend.want_http1].map(Arc::clone);
         let answered = backend.answered.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -166,8 +169,17 @@ impl Http2Backend {
     }
 }
 
-async fn serve_http2(stream: tokio::net::TcpStream, told: [Arc<AtomicBool>; 3], answered: Arc<AtomicUsize>) {
-    let [refuse, go_away, drop_it] = told;
+async fn serve_http2(mut stream: tokio::net::TcpStream, told: [Arc<AtomicBool>; 4], answered: Arc<AtomicUsize>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let [refuse, go_away, drop_it, want_http1] = told;
+    let mut begin = [0; 3];
+    while stream.peek(&mut begin).await.is_ok_and(|count| (1..3).contains(&count)) {}
+    if begin != *b"PRI" {
+        let mut request = vec![0; 4_096];
+        let _ = stream.read(&mut request).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nHTTP/1.1").await.unwrap();
+        return;
+    }
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         if drop_it.swap(false, Ordering::SeqCst) {
@@ -183,8 +195,16 @@ async fn serve_http2(stream: tokio::net::TcpStream, told: [Arc<AtomicBool>; 3], 
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             continue;
         }
+        if want_http1.swap(false, Ordering::SeqCst) {
+            respond.send_reset(h2::Reason::HTTP_1_1_REQUIRED);
+            continue;
+        }
         let answered = answered.clone();
         tokio::spawn(async move {
+            if request.uri().query() == Some("hints") {
+                let hints = Response::builder().status(103).header("link", "</style.css>").body(()).unwrap();
+                respond.send_informational(hints).unwrap();
+            }
             let mut body = request.into_body();
             let mut all = Vec::new();
             while let Some(Ok(piece)) = body.data().await {
@@ -196,6 +216,27 @@ async fn serve_http2(stream: tokio::net::TcpStream, told: [Arc<AtomicBool>; 3], 
             let _ = answer.send_data(Bytes::from(all), true);
         });
     }
+}
+
+/// A backend that sends an answer of so many bytes while it reads a request. One connection, one request.
+pub fn both_ways(bytes: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = stream.try_clone().unwrap();
+        let (told, tells) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut piece = vec![0; 64 * 1024];
+            while request.read(&mut piece).is_ok_and(|read| read > 0) {
+                let _ = told.send(());
+            }
+        });
+        tells.recv().unwrap();
+        stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n").as_bytes()).unwrap();
+        stream.write_all(&vec![b'a'; bytes]).unwrap();
+    });
+    port
 }
 
 /// An address that answers nothing at all: its queue is full, so that whoever knocks is not heard.

@@ -30,7 +30,7 @@ mod upstream;
 mod waiting;
 mod world;
 
-pub use backends::{Dark, Http2Backend, Manners, TagServer};
+pub use backends::{Dark, Http2Backend, Manners, TagServer, both_ways};
 pub use browser::{
     AUTH, App, Browser, CALLBACK, CHALLENGE, PASSWORD, Tokens, VERIFIER, challenge, form, hidden, parameter, part, post,
 };

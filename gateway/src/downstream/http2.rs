@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -106,6 +107,10 @@ pub struct Http2 {
     body: RecvStream,
     respond: SendResponse<Bytes>,
     answer: Option<SendStream<Bytes>>,
+    timer: Timer,
+    /// Bytes of the answer that the client has not taken, and whether nothing follows them.
+    waiting: Bytes,
+    ends: bool,
     is_ended: bool,
     was_told: bool,
     bytes_in: usize,
@@ -127,6 +132,9 @@ impl Http2 {
             body,
             respond,
             answer: None,
+            timer: Timer::default(),
+            waiting: Bytes::new(),
+            ends: false,
             is_ended: false,
             was_told: false,
             bytes_in: 0,
@@ -225,29 +233,66 @@ impl Http2 {
     }
 
     /// Sends bytes of the body; `is_last` when nothing follows.
-    pub async fn write_body(&mut self, mut data: Bytes, is_last: bool) -> Result<(), ClientFault> {
-        let Some(answer) = self.answer.as_mut().filter(|_| !self.is_ended) else { return Ok(()) };
-        let length = data.len();
-        while !data.is_empty() {
-            answer.reserve_capacity(data.len());
-            let room = std::future::poll_fn(|cx| answer.poll_capacity(cx));
-            let room = tokio::time::timeout(WRITE_TIMEOUT, room).await.map_err(|_| ClientFault::TakesNothing)?;
-            let room = room.ok_or(ClientFault::Gone)?.map_err(|error| gone(&error))?;
-            let now = data.split_to(room.min(data.len()));
-            let ends = is_last && data.is_empty();
-            answer.send_data(now, ends).map_err(|error| gone(&error))?;
-            self.is_ended |= ends;
+    pub async fn write_body(&mut self, data: Bytes, is_last: bool) -> Result<(), ClientFault> {
+        self.flush().await?;
+        self.put_body(data, is_last)?;
+        self.flush().await
+    }
+
+    /// Sends all that waits.
+    pub async fn flush(&mut self) -> Result<(), ClientFault> {
+        let mut timer = std::mem::take(&mut self.timer);
+        while self.is_busy() {
+            let step = std::future::poll_fn(|cx| self.poll_step(cx));
+            timer.within(WRITE_TIMEOUT, pin!(step)).await.unwrap_or(Err(ClientFault::TakesNothing))?;
         }
-        if is_last && !self.is_ended {
-            answer.send_data(Bytes::new(), true).map_err(|error| gone(&error))?;
-            self.is_ended = true;
-        }
-        self.bytes_out += length;
+        self.timer = timer;
         Ok(())
     }
 
+    /// Takes bytes of the body to be sent, when nothing waits; `is_last` when nothing follows.
+    pub fn put_body(&mut self, data: Bytes, is_last: bool) -> Result<(), ClientFault> {
+        let Some(answer) = self.answer.as_mut().filter(|_| !self.is_ended) else { return Ok(()) };
+        self.bytes_out += data.len();
+        self.ends = is_last;
+        if data.is_empty() && is_last {
+            // The end needs no room.
+            answer.send_data(data, true).map_err(|error| gone(&error))?;
+            self.is_ended = true;
+        } else {
+            self.waiting = data;
+        }
+        Ok(())
+    }
+
+    /// Whether the client has not taken all that it was sent.
+    pub fn is_busy(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Ready when the client has taken all that waits.
+    pub fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
+        while self.is_busy() {
+            ready!(self.poll_step(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends as much of what waits as the client takes now.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
+        let Some(answer) = &mut self.answer else { return Poll::Ready(Ok(())) };
+        answer.reserve_capacity(self.waiting.len());
+        let room = ready!(answer.poll_capacity(cx));
+        let room = room.ok_or(ClientFault::Gone)?.map_err(|error| gone(&error))?;
+        let now = self.waiting.split_to(room.min(self.waiting.len()));
+        let ends = self.ends && self.waiting.is_empty();
+        answer.send_data(now, ends).map_err(|error| gone(&error))?;
+        self.is_ended |= ends;
+        Poll::Ready(Ok(()))
+    }
+
     /// Ends the answer with trailers.
-    pub fn write_trailers(&mut self, trailers: HeaderMap) -> Result<(), ClientFault> {
+    pub fn put_trailers(&mut self, trailers: HeaderMap) -> Result<(), ClientFault> {
         let Some(answer) = self.answer.as_mut().filter(|_| !self.is_ended) else { return Ok(()) };
         answer.send_trailers(trailers).map_err(|error| gone(&error))?;
         self.is_ended = true;

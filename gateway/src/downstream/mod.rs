@@ -10,6 +10,7 @@ mod output;
 mod rate;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -228,11 +229,42 @@ impl Session {
         }
     }
 
-    /// Ends the answer with trailers. Over HTTP/1.1 only known ones are sent, to clients that say that they want them.
-    pub async fn write_trailers(&mut self, trailers: http::HeaderMap) -> Result<(), ClientFault> {
+    /// Puts bytes of the body behind what waits, without waiting itself; `is_last` when nothing follows.
+    pub fn put_body(&mut self, data: Bytes, is_last: bool) -> Result<(), ClientFault> {
         match self {
-            Session::Http1(session) => session.write_trailers(&trailers).await,
-            Session::Http2(session) => session.write_trailers(trailers),
+            Session::Http1(session) => {
+                session.put_body(&data, is_last);
+                Ok(())
+            }
+            Session::Http2(session) => session.put_body(data, is_last),
+        }
+    }
+
+    /// Ends the answer with trailers, which wait to be sent. Over HTTP/1.1 only known ones are sent, to clients that
+    /// say that they want them.
+    pub fn put_trailers(&mut self, trailers: http::HeaderMap) -> Result<(), ClientFault> {
+        match self {
+            Session::Http1(session) => {
+                session.put_trailers(&trailers);
+                Ok(())
+            }
+            Session::Http2(session) => session.put_trailers(trailers),
+        }
+    }
+
+    /// Whether the client has not taken all that it was sent.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Session::Http1(session) => session.is_busy(),
+            Session::Http2(session) => session.is_busy(),
+        }
+    }
+
+    /// Ready when the client has taken all that waits. What comes from it can be read meanwhile.
+    pub fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
+        match self {
+            Session::Http1(session) => session.poll_taken(cx),
+            Session::Http2(session) => session.poll_taken(cx),
         }
     }
 
@@ -240,7 +272,7 @@ impl Session {
     pub async fn flush(&mut self) -> Result<(), ClientFault> {
         match self {
             Session::Http1(session) => session.flush().await,
-            Session::Http2(_) => Ok(()),
+            Session::Http2(session) => session.flush().await,
         }
     }
 

@@ -3,12 +3,13 @@
 //! A head waits for what follows it, so that both leave in one send, and in one record of TLS.
 
 use std::io::IoSlice;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
 use http::{HeaderMap, HeaderName, StatusCode};
 use http1::chunk::{self, SizeLine};
 use pingora::protocols::Stream;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 
 use super::{AnswerHead, ClientFault, Delimited, WRITE_TIMEOUT};
 use crate::base::clock::http_date;
@@ -36,6 +37,10 @@ enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct Output {
     waiting: Vec<u8>,
+    /// How many of these bytes the client has taken.
+    taken: usize,
+    /// Whether they are to be sent, whatever follows.
+    is_due: bool,
     stage: Stage,
     body_bytes: usize,
 }
@@ -102,32 +107,69 @@ impl Output {
         data: &[u8],
         is_last: bool,
     ) -> Result<(), ClientFault> {
-        let Stage::Begun(delimited) = self.stage else { return self.flush(stream, timer).await };
+        if self.waiting.len() + data.len() <= TOGETHER_MAX {
+            self.put_body(data, is_last);
+            return self.flush(stream, timer).await;
+        }
+        let (data, end) = self.frame(data, is_last);
+        self.send(stream, timer, (data, end)).await
+    }
+
+    /// Puts bytes of the body behind what waits; `is_last` when nothing follows.
+    pub(super) fn put_body(&mut self, data: &[u8], is_last: bool) {
+        let (data, end) = self.frame(data, is_last);
+        self.waiting.extend_from_slice(data);
+        self.waiting.extend_from_slice(end);
+        self.is_due = !self.waiting.is_empty();
+    }
+
+    /// Puts what stands before a piece of the body behind what waits; gives the piece, and what stands behind it.
+    fn frame<'d>(&mut self, data: &'d [u8], is_last: bool) -> (&'d [u8], &'static [u8]) {
+        let Stage::Begun(delimited) = self.stage else { return (b"", b"") };
         let (data, is_chunked) = match delimited {
             Delimited::NoBody => (&b""[..], false),
             Delimited::Length | Delimited::Close | Delimited::Tunnel => (data, false),
             Delimited::Itself => (data, true),
         };
         let size = SizeLine::of(data.len() as u64).filter(|_| is_chunked);
+        self.waiting.extend_from_slice(size.as_ref().map_or(&b""[..], SizeLine::as_bytes));
+        self.body_bytes += data.len();
+        if is_last {
+            self.stage = Stage::Ended;
+        }
         let end: &[u8] = match (is_chunked, is_last, size.is_some()) {
             (true, true, true) => chunk::END_AND_LAST,
             (true, true, false) => chunk::LAST,
             (true, false, true) => chunk::END,
             (true, false, false) | (false, _, _) => b"",
         };
-        self.waiting.extend_from_slice(size.as_ref().map_or(&b""[..], SizeLine::as_bytes));
-        if self.waiting.len() + data.len() <= TOGETHER_MAX {
-            self.waiting.extend_from_slice(data);
-            self.waiting.extend_from_slice(end);
-            self.flush(stream, timer).await?;
-        } else {
-            self.send(stream, timer, (data, end)).await?;
+        (data, end)
+    }
+
+    fn all_taken(&mut self) {
+        self.waiting.clear();
+        (self.taken, self.is_due) = (0, false);
+    }
+
+    /// Whether there is something to be sent that the client has not taken.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_due
+    }
+
+    /// Ready when the client has taken all that waits.
+    pub(super) fn poll_taken(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
+        loop {
+            let rest = self.waiting.get(self.taken..).unwrap_or_default();
+            if rest.is_empty() {
+                ready!(Pin::new(&mut *stream).poll_flush(cx)).map_err(|_| ClientFault::Gone)?;
+                self.all_taken();
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(Pin::new(&mut *stream).poll_write(cx, rest)) {
+                Ok(sent @ 1..) => self.taken += sent,
+                Ok(0) | Err(_) => return Poll::Ready(Err(ClientFault::Gone)),
+            }
         }
-        self.body_bytes += data.len();
-        if is_last {
-            self.stage = Stage::Ended;
-        }
-        Ok(())
     }
 
     /// Writes the last chunk of a body and known trailers behind it (RFC 9112 section 7.1.2). The end of the body
@@ -157,7 +199,7 @@ impl Output {
         timer: &mut Timer,
         (data, end): (&[u8], &[u8]),
     ) -> Result<(), ClientFault> {
-        let waiting = &self.waiting;
+        let waiting = self.waiting.get(self.taken..).unwrap_or_default();
         let send = async {
             if data.is_empty() && end.is_empty() {
                 stream.write_all(waiting).await?;
@@ -168,7 +210,7 @@ impl Output {
             stream.flush().await
         };
         let sent: Option<std::io::Result<()>> = timer.within(WRITE_TIMEOUT, pin!(send)).await;
-        self.waiting.clear();
+        self.all_taken();
         match sent {
             Some(Ok(())) => Ok(()),
             Some(Err(_)) => Err(ClientFault::Gone),

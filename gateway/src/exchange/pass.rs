@@ -2,6 +2,8 @@
 
 use std::pin::pin;
 
+use bytes::Bytes;
+
 use super::Exchanges;
 use super::failure::Failure;
 use super::state::Exchange;
@@ -87,37 +89,31 @@ impl Exchanges {
         })
     }
 
-    /// Passes a piece of a body on, and the end of the answer if that has come. Whether it has.
+    /// Passes a piece of a body on, and the end of the answer if that has come. Whether it has. While some of the
+    /// request is still to come, the client is not waited for: see [`Session::poll_taken`].
     pub(super) async fn pass_piece(
         &self,
         session: &mut Session,
         exchange: &Exchange,
-        piece: Piece<'_>,
+        (piece, is_request_over): (Piece<'_>, bool),
     ) -> Result<bool, Failure> {
         let guard = exchange.guard.as_ref();
         let is_last = piece.is_last;
-        match piece.data {
-            Data::Lent(data) => before_the_end(guard, pin!(session.write_body(data, is_last))).await?,
-            Data::Owned(data) => before_the_end(guard, pin!(session.write_bytes(data, is_last))).await?,
+        match (piece.data, is_request_over) {
+            (Data::Lent(data), true) => before_the_end(guard, pin!(session.write_body(data, is_last))).await?,
+            (Data::Owned(data), true) => before_the_end(guard, pin!(session.write_bytes(data, is_last))).await?,
+            (Data::Lent(data), false) => session.put_body(Bytes::copy_from_slice(data), is_last)?,
+            (Data::Owned(data), false) => session.put_body(data, is_last)?,
         }
         Ok(is_last)
     }
 
-    /// The body of an answer is over: its trailers, and its end.
-    pub(super) async fn pass_end(
-        &self,
-        session: &mut Session,
-        exchange: &Exchange,
-        backend: &mut Backend,
-    ) -> Result<(), Failure> {
-        let trailers = backend.read_trailers().await?;
-        let write = async {
-            match trailers {
-                Some(trailers) => session.write_trailers(trailers).await,
-                None => session.write_body(b"", true).await,
-            }
-        };
-        before_the_end(exchange.guard.as_ref(), pin!(write)).await
+    /// The body of an answer is over: puts its trailers and its end behind what waits for the client.
+    pub(super) async fn pass_end(&self, session: &mut Session, backend: &mut Backend) -> Result<(), Failure> {
+        match backend.read_trailers().await? {
+            Some(trailers) => Ok(session.put_trailers(trailers)?),
+            None => Ok(session.put_body(Bytes::new(), true)?),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use super::stream_guard::ended;
 use crate::admit::denial::Denial;
 use crate::base::clock::within;
 use crate::base::message::Version;
-use crate::downstream::{ClientFault, Session};
+use crate::downstream::{ClientFault, Session, WRITE_TIMEOUT};
 use crate::exchange::answer;
 use crate::exchange::request_fields;
 use crate::upstream::backend::{Again, Backend, Piece};
@@ -67,6 +67,8 @@ enum Event<'b> {
     Request(Option<Bytes>),
     /// The backend took what was sent of the request, or takes no more.
     Sent,
+    /// The client took what was sent of the answer.
+    Taken,
     /// The credential has ended.
     Ended,
 }
@@ -149,8 +151,8 @@ impl Exchanges {
     ) -> Result<Done, Failure> {
         let (head_patience, body_patience) = pool.silence(exchange.place()?.1);
         let mut outbound = self.send_head(session, exchange, (pool, is_upgrade), backend, body).await?;
-        let (mut informational, mut is_answered) = (0, false);
-        loop {
+        let (mut informational, mut is_answered, mut is_over) = (0, false, false);
+        while !is_over || session.is_busy() {
             let (is_sending, is_wanted) = (outbound.is_busy(), outbound.is_ready());
             backend.set_patience(match is_answered {
                 true => body_patience,
@@ -163,11 +165,12 @@ impl Exchanges {
                 () = ended(exchange.guard.as_ref()), if exchange.guard.is_some() => Event::Ended,
                 // When it fails, the backend takes no more; it may have answered.
                 _ = outbound.drive(), if is_sending => Event::Sent,
-                event = from_backend(backend, is_answered) => event?,
-                piece = from_client(session, body, is_wanted, body_patience) => Event::Request(piece?),
+                // What the client has not taken holds up its backend, and not the rest of its request.
+                event = from_backend(backend, is_answered), if !is_over && !session.is_busy() => event?,
+                event = from_client(session, body, is_wanted, body_patience) => event?,
             };
             match event {
-                Event::Sent => {}
+                Event::Sent | Event::Taken => {}
                 Event::Request(piece) => send_piece(exchange, body, &mut outbound, piece).await?,
                 Event::Head => {
                     count_informational(backend, &mut informational)?;
@@ -177,20 +180,19 @@ impl Exchanges {
                     match self.pass_head(session, exchange, backend, is_upgrade).await? {
                         Head::Informational => {}
                         Head::Upgraded => return Ok(Done::Upgraded),
-                        Head::Whole => break,
+                        Head::Whole => is_over = true,
                         Head::BodyFollows => is_answered = true,
                     }
                 }
                 Event::Answer(Some(piece)) => {
-                    if self.pass_piece(session, exchange, piece).await? {
-                        break;
-                    }
+                    let is_request_over = body.is_over() && !outbound.is_busy();
+                    is_over = self.pass_piece(session, exchange, (piece, is_request_over)).await?;
                     // A backend that always has more must not keep the request waiting.
                     send_what_is_here(session, exchange, body, &mut outbound).await?;
                 }
                 Event::Answer(None) => {
-                    self.pass_end(session, exchange, backend).await?;
-                    break;
+                    self.pass_end(session, backend).await?;
+                    is_over = true;
                 }
                 Event::Ended => {
                     Box::pin(self.close_gracefully(session, exchange)).await?;
@@ -284,18 +286,40 @@ async fn from_backend(backend: &mut Backend, is_answered: bool) -> Result<Event<
     backend.read_head().await.map(|()| Event::Head)
 }
 
-/// The next piece of the request, if it can be sent; otherwise waits until the client leaves. Can be
-/// dropped and asked again. A client that pauses for longer than `patience` is at fault.
-async fn from_client(
+/// What comes next from the client: it takes what was sent of the answer; the next piece of its request comes, if that
+/// can be sent; it leaves. Can be dropped and asked again. A client that pauses for longer than `patience` is at fault.
+async fn from_client<'b>(
     session: &mut Session,
     body: &mut RequestBody,
     is_wanted: bool,
     patience: Duration,
-) -> Result<Option<Bytes>, ClientFault> {
+) -> Result<Event<'b>, ClientFault> {
+    if session.is_busy() {
+        return Box::pin(both_ways(session, body, is_wanted)).await;
+    }
     if is_wanted {
-        return within(patience, pin!(body.next(session))).await.unwrap_or(Err(ClientFault::BodySlow));
+        let piece = within(patience, pin!(body.next(session))).await;
+        return piece.unwrap_or(Err(ClientFault::BodySlow)).map(Event::Request);
     }
     Err(session.left().await)
+}
+
+/// Waits for a client that has both to take and to send. As long as it does one of them it may go on.
+async fn both_ways<'b>(
+    session: &mut Session,
+    body: &mut RequestBody,
+    is_wanted: bool,
+) -> Result<Event<'b>, ClientFault> {
+    let event = std::future::poll_fn(|cx| {
+        if let Poll::Ready(taken) = session.poll_taken(cx) {
+            return Poll::Ready(taken.map(|()| Event::Taken));
+        }
+        if is_wanted && let Poll::Ready(piece) = pin!(body.next(session)).poll(cx) {
+            return Poll::Ready(piece.map(Event::Request));
+        }
+        Poll::Pending
+    });
+    within(WRITE_TIMEOUT, pin!(event)).await.unwrap_or(Err(ClientFault::TakesNothing))
 }
 
 /// Whether a request asks for a WebSocket.

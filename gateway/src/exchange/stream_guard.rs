@@ -97,7 +97,8 @@ impl Exchanges {
                     let mut trailers = HeaderMap::new();
                     trailers.insert("grpc-status", HeaderValue::from_static("16"));
                     trailers.insert("grpc-message", HeaderValue::from_static("the credential is over"));
-                    Ok(session.write_trailers(trailers).await?)
+                    session.flush().await?;
+                    Ok(session.put_trailers(trailers)?)
                 }
                 Some(_) | None => Err(Failure::CredentialEnded),
             }

@@ -39,10 +39,9 @@ impl BackendFault {
     pub fn is_timeout(&self) -> bool {
         match self {
             BackendFault::Silent | BackendFault::TakesNothing => true,
-            BackendFault::Connect(error) => matches!(
-                error.etype(),
-                ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout
-            ),
+            BackendFault::Connect(error) => {
+                matches!(error.etype(), ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout)
+            }
             BackendFault::Closed
             | BackendFault::Malformed(_)
             | BackendFault::Nonsense(_)

@@ -340,9 +340,55 @@ fn what_a_backend_over_http2_says_it_did_not_process_is_tried_again_whatever_the
             assert_eq!((answer.status, answer.body.as_slice()), (200, &b"payload"[..]));
         }
     }
+    backend.want_http1.store(true, Ordering::SeqCst);
+    assert_eq!(over_http1("POST").body, b"HTTP/1.1");
     // A connection that is lost says nothing: only what may be done twice is.
     backend.drop.store(true, Ordering::SeqCst);
     assert_eq!(over_http1("POST").status, 502);
     backend.drop.store(true, Ordering::SeqCst);
     assert_eq!(world.gateway().get(PACKS, &key).status, 200);
+}
+
+/// A client that sends all of its request before it reads anything of the answer, as many do.
+#[test]
+fn an_answer_that_is_not_read_does_not_hold_up_its_request() {
+    const BYTES: usize = 24 << 20;
+    for is_http2 in [false, true] {
+        let port = tests::both_ways(BYTES);
+        let edit = move |policy: Policies| {
+            policy.replace("addresses: [\"127.0.0.1:9101\"]", &format!("addresses: [\"127.0.0.1:{port}\"]"))
+        };
+        let (mut world, key) = world_with(edit);
+        if is_http2 {
+            let trusted = world.add_trusted_listener();
+            let request = Request::post(PACKS)
+                .header("authorization", format!("Bearer {}", key.secret))
+                .header("content-length", BYTES);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let body = vec![b'b'; BYTES];
+            let answer = runtime.block_on(async {
+                Http2::connect(trusted).await.stream(request.body(()).unwrap(), &[&body]).await.unwrap()
+            });
+            assert_eq!((answer.status, answer.body.len()), (200, BYTES));
+        } else {
+            let answer = world.gateway().ask_with_body("POST", PACKS, Some(&key.secret), &[], &vec![b'b'; BYTES]);
+            assert_eq!((answer.status, answer.body.len()), (200, BYTES));
+        }
+    }
+}
+
+#[test]
+fn heads_in_between_of_a_backend_over_http2_are_passed_on() {
+    let backend = Http2Backend::start();
+    let port = backend.port;
+    let edit = move |policy: Policies| {
+        policy
+            .replace("addresses: [\"127.0.0.1:9101\"]", &format!("addresses: [\"127.0.0.1:{port}\"]\n        http: h2"))
+    };
+    let (world, key) = world_with(edit);
+    let mut client = world.gateway().connect(HOST);
+    let line = format!("GET /v2/packs?hints HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {}\r\n\r\n", key.secret);
+    client.send(line.as_bytes());
+    let received = client.read_until_text("\r\n\r\nHTTP/1.1 200").unwrap();
+    assert!(received.starts_with("HTTP/1.1 103") && received.contains("link: </style.css>"), "{received}");
 }

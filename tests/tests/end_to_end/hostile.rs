@@ -110,6 +110,26 @@ fn a_head_with_two_readings_is_refused() {
     assert_eq!(raw(&world, &key, &format!("CONNECT {HOST}:443 HTTP/1.1\r\n{AUTH}\r\n")).unwrap().status, 405);
 }
 
+/// A connection that is closed with bytes unread is reset, and takes the answer with it.
+#[test]
+fn a_client_that_goes_on_behind_a_head_that_cannot_be_read_still_sees_its_answer() {
+    let (world, key) = world();
+    for (head, status) in [
+        (post("Content-Length: 1\r\nContent-Length: 2\r\n", ""), 400),
+        ("GET /v2/packs HTTP/1.1\r\nno field\r\n".to_owned(), 400),
+        (post(&format!("A: {}\r\n", "a".repeat(70_000)), ""), 431),
+    ] {
+        for _ in 0..5 {
+            let mut client = world.gateway().connect(HOST);
+            client.send(head.replace("{key}", &key.secret).as_bytes());
+            client.send(&[b'x'; 30_000]);
+            let answer = client.try_receive(false).unwrap().unwrap();
+            assert_eq!(answer.status, status, "{}", head.len());
+            client.send(&[b'x'; 1_000]);
+        }
+    }
+}
+
 #[test]
 fn a_path_that_two_programs_read_differently_is_refused() {
     let (world, key) = world();

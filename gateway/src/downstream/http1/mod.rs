@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -119,8 +120,8 @@ impl Http1 {
                     Err(fault) => {
                         self.head.extend_from_slice(self.input.get(..self.spans.method().end).unwrap_or_default());
                         self.take_method();
-                        self.goes_on = false;
-                        return Incoming::Faulty(fault);
+                        self.input.clear();
+                        return self.faulty(fault);
                     }
                 }
                 self.head_until.get_or_insert_with(|| Instant::now() + self.deadlines.head);
@@ -171,12 +172,16 @@ impl Http1 {
                 (self.framing, self.body) = (of.framing, Decoder::new(of.framing));
                 Incoming::Request
             }
-            Err(fault) => {
-                // A head that has two readings may have two ends: nothing after it is a request.
-                self.goes_on = false;
-                Incoming::Faulty(fault)
-            }
+            Err(fault) => self.faulty(fault),
         }
+    }
+
+    /// A head that has two readings may have two ends: nothing after it is a request. What comes there is read as
+    /// a body that nobody wants.
+    fn faulty(&mut self, fault: Fault) -> Incoming {
+        self.goes_on = false;
+        (self.framing, self.body) = (Framing::UntilClose, Decoder::new(Framing::UntilClose));
+        Incoming::Faulty(fault)
     }
 
     fn take_method(&mut self) {
@@ -256,8 +261,8 @@ impl Http1 {
         let mut read = pin!(self.stream.read_buf(&mut self.input));
         let (timer, rate) = (&mut self.timer, &mut self.rate);
         let read = std::future::poll_fn(|cx| match read.as_mut().poll(cx) {
-            std::task::Poll::Ready(read) => std::task::Poll::Ready(Some(read)),
-            std::task::Poll::Pending => timer.poll_until(cx, rate.wait(Instant::now)).map(|()| None),
+            Poll::Ready(read) => Poll::Ready(Some(read)),
+            Poll::Pending => timer.poll_until(cx, rate.wait(Instant::now)).map(|()| None),
         });
         let came = match read.await {
             None => 0,
@@ -318,14 +323,29 @@ impl Http1 {
         self.output.write_body(&mut self.stream, &mut self.timer, data, is_last).await
     }
 
+    /// Puts bytes of the body behind what waits; `is_last` when nothing follows.
+    pub fn put_body(&mut self, data: &[u8], is_last: bool) {
+        self.output.put_body(data, is_last);
+    }
+
     /// Ends the answer with those of the trailers that may be passed on, if the client wants trailers (RFC 9110
-    /// section 6.5.1).
-    pub async fn write_trailers(&mut self, trailers: &HeaderMap) -> Result<(), ClientFault> {
+    /// section 6.5.1). They wait to be sent.
+    pub fn put_trailers(&mut self, trailers: &HeaderMap) {
         let is_wish = |wish: &[u8]| wish.eq_ignore_ascii_case(b"trailers");
         if self.head().fields.all("te").flat_map(options).any(is_wish) {
             self.output.write_trailers(trailers);
         }
-        self.write_body(b"", true).await
+        self.output.put_body(b"", true);
+    }
+
+    /// Whether the client has not taken all that it was sent.
+    pub fn is_busy(&self) -> bool {
+        self.output.is_busy()
+    }
+
+    /// Ready when the client has taken all that waits.
+    pub fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
+        self.output.poll_taken(&mut self.stream, cx)
     }
 
     /// Sends all that waits.

@@ -236,7 +236,8 @@ async fn trailers_are_for_clients_that_want_them_and_only_known_ones() {
             asked(&format!("GET / HTTP/1.1\r\nHost: a\r\n{te}Connection: close\r\n\r\n")).await;
         session.write_head(&answer(&HeaderMap::new(), Delimited::Itself)).unwrap();
         session.write_body(b"ok", false).await.unwrap();
-        session.write_trailers(&trailers).await.unwrap();
+        session.put_trailers(&trailers);
+        session.flush().await.unwrap();
         assert!(!session.finish().await);
         let mut seen = String::new();
         client.read_to_string(&mut seen).await.unwrap();
