@@ -80,7 +80,14 @@ impl Upstream {
             let line = request.line.clone();
             self.received.lock().unwrap().push(request);
             if upgrade.as_deref() == Some("websocket") {
-                let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n");
+                let accept = match behave.as_str() {
+                    "wrong-accept" => "AAAA".to_owned(),
+                    _ => accept(self.last().field("sec-websocket-key").unwrap_or_default()),
+                };
+                let head = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+                );
+                let _ = stream.write_all(head.as_bytes());
                 let mut echo = [0u8; 1024];
                 while let Ok(n @ 1..) = stream.read(&mut echo) {
                     if stream.write_all(&echo[..n]).is_err() {
@@ -281,4 +288,12 @@ fn more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<()> {
     let n = stream.read(&mut chunk).ok().filter(|n| *n > 0)?;
     buffer.extend_from_slice(&chunk[..n]);
     Some(())
+}
+
+/// What a server makes of a key (RFC 6455 section 4.2.2).
+fn accept(key: &str) -> String {
+    use base64::Engine as _;
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    base64::engine::general_purpose::STANDARD.encode(hash)
 }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use policy::Bounds;
 use policy::credential::{Secret, bearer};
 use policy::fields::{Treatment, treatment};
-use policy::head::{HEAD_BYTES_MAX, HeadFault, check_connection};
+use policy::head::{HeadFault, check_connection};
 use policy::target::{Target, TargetFault};
 
 use crate::admit::denial::Denial;
@@ -24,6 +24,7 @@ pub struct Head<'a> {
     target: &'a [u8],
     authority: Option<&'a [u8]>,
     noted: Noted<'a>,
+    is_websocket_stream: bool,
     bounds: Bounds,
 }
 
@@ -82,15 +83,10 @@ pub fn is_grpc(head: &RequestHead<'_>) -> bool {
 }
 
 /// What the codec makes sure of over HTTP/1.1, and nobody has yet of a head over HTTP/2.
-fn check_http2(fields: Fields<'_>, bounds: Bounds) -> Result<(), Denial> {
-    let (mut size, mut cookies, mut hosts, mut lengths) = (0usize, 0usize, 0usize, 0usize);
+fn check_http2(fields: Fields<'_>) -> Result<(), Denial> {
+    let (mut hosts, mut lengths) = (0usize, 0usize);
     for (name, value) in fields.iter() {
-        size += name.len() + value.len() + 4;
         let fault = match name {
-            b"cookie" => {
-                cookies += 1;
-                None
-            }
             b"host" => {
                 hosts += 1;
                 (hosts > 1).then_some(HeadFault::Host)
@@ -106,10 +102,6 @@ fn check_http2(fields: Fields<'_>, bounds: Bounds) -> Result<(), Denial> {
             return Err(Denial::Head(fault));
         }
     }
-    // A cookie may come in many pieces, which are one field (RFC 9113 section 8.2.3).
-    if fields.len() - cookies.saturating_sub(1) > bounds.fields || size > HEAD_BYTES_MAX {
-        return Err(Denial::Head(HeadFault::TooLarge));
-    }
     Ok(())
 }
 
@@ -118,7 +110,7 @@ impl<'a> Head<'a> {
     pub fn of(method: &'a str, target: &'a str, host: &'a str, headers: &'a HeaderMap) -> Self {
         let noted = Noted::of(Fields::Map(headers)).unwrap_or_default();
         let (noted, target) = (Noted { host: Some(host.as_bytes()), ..noted }, target.as_bytes());
-        Head { method, target, authority: None, noted, bounds: Bounds::DEFAULT }
+        Head { method, target, authority: None, noted, is_websocket_stream: false, bounds: Bounds::DEFAULT }
     }
 
     /// Checks a head that came.
@@ -127,10 +119,11 @@ impl<'a> Head<'a> {
             return Err(Denial::MethodNotAllowed { allow: "".into() });
         }
         if head.version == Version::Http2 {
-            check_http2(head.fields, bounds)?;
+            check_http2(head.fields)?;
         }
         let noted = Noted::of(head.fields)?;
-        Ok(Head { method: head.method, target: head.target, authority: head.authority, noted, bounds })
+        let RequestHead { method, target, authority, is_websocket_stream, .. } = *head;
+        Ok(Head { method, target, authority, noted, is_websocket_stream, bounds })
     }
 
     /// The target, canonical.
@@ -171,6 +164,11 @@ impl<'a> Head<'a> {
     /// Whether it is a CORS preflight.
     pub fn is_preflight(&self) -> bool {
         self.method == "OPTIONS" && self.noted.origin.is_some() && self.noted.has_requested_method
+    }
+
+    /// Whether it asks for a WebSocket in the way of HTTP/2: no backend can answer it as a plain GET.
+    pub fn is_websocket_stream(&self) -> bool {
+        self.is_websocket_stream
     }
 
     /// `If-None-Match`, if sent.

@@ -139,6 +139,10 @@ impl Gate {
         };
         let host = api.hosts.iter().position(|host| **host == *target.host.as_str()).unwrap_or(0);
         let (route, shadowed) = (grant.route, grant.shadowed);
+        if head.is_websocket_stream() && !route.protocols.websocket {
+            known.route = Some(route.index);
+            return Err(Denial::MethodNotAllowed { allow: "GET".into() });
+        }
         let charged = match head.content_length().is_some_and(|length| length > route.body_bytes_max) {
             true => Err(Denial::BodyTooLarge),
             false => self.charge(grant, snapshot.version, known.now).await,

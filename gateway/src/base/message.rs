@@ -133,6 +133,8 @@ pub struct RequestHead<'a> {
     pub authority: Option<&'a [u8]>,
     /// Its fields.
     pub fields: Fields<'a>,
+    /// Whether it asks for a WebSocket in the way of HTTP/2 (RFC 8441). It is a GET to those who judge it.
+    pub is_websocket_stream: bool,
 }
 
 impl<'a> RequestHead<'a> {

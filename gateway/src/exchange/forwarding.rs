@@ -15,7 +15,7 @@ use crate::downstream::Session;
 use crate::exchange::request_fields::{ClientInfo, ForwardedFields};
 use crate::upstream::Pool;
 use crate::upstream::outbound::Framing;
-use crate::upstream::request::BackendRequest;
+use crate::upstream::request::{BackendRequest, Upgrade};
 
 impl Exchange {
     /// Where the permit leads; a request without one is a bug, and goes nowhere.
@@ -62,7 +62,7 @@ impl Exchanges {
             Box::pin(self.guard(session, protocol, exchange)).await;
         }
         exchange.first_byte = Some(self.gate.shared.clock.since(exchange.known.now));
-        (exchange.outcome, exchange.status) = (Outcome::Forwarded, response.status);
+        exchange.outcome = Outcome::Forwarded;
     }
 }
 
@@ -70,7 +70,7 @@ impl Exchanges {
 pub(super) fn backend_request<'a>(
     fields: &'a ForwardedFields<'a>,
     exchange: &'a Exchange,
-    (framing, is_upgrade): (Framing, bool),
+    (framing, upgrade): (Framing, Upgrade<'a>),
 ) -> Result<BackendRequest<'a, ForwardedFields<'a>>, Failure> {
     let upstream = exchange.place()?.0.upstream(exchange.known.identity().environment());
     let host = match &upstream.host {
@@ -79,5 +79,5 @@ pub(super) fn backend_request<'a>(
         None => fields.head.fields.first("host").or(fields.head.authority).unwrap_or(fields.client.host.as_bytes()),
     };
     let target = exchange.known.path_and_query();
-    Ok(BackendRequest { method: fields.head.method, target, host, fields, framing, is_upgrade })
+    Ok(BackendRequest { method: fields.head.method, target, host, fields, framing, upgrade })
 }

@@ -17,12 +17,12 @@ mod serve;
 mod state;
 mod stream_guard;
 pub mod tunnel;
+mod websocket;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use pingora::protocols::http::v2::server::H2Options;
 
 use self::failure::Failure;
 use self::record::Facts;
@@ -66,8 +66,6 @@ pub struct Exchanges {
     pub gate: Gate,
     /// Connects to upstreams.
     pub connections: Arc<Connections>,
-    /// Bounds of HTTP/2.
-    pub h2_options: H2Options,
     /// Whether HTTP/2 is spoken without TLS too, as gRPC clients behind a TLS terminator do.
     pub is_h2c: bool,
     /// Deadlines of clients.
@@ -79,7 +77,7 @@ enum Then {
     /// Nothing: the session can carry another one, if its client wants that.
     Finish,
     /// Its connection is a WebSocket from here on.
-    Tunnel(Backend, Box<Exchange>),
+    Tunnel(Box<Backend>, Box<Exchange>),
 }
 
 impl Exchanges {
@@ -96,7 +94,7 @@ impl Exchanges {
         };
         match end {
             Ok(End::Answered) => {}
-            Ok(End::Upgraded(backend)) => return Then::Tunnel(backend, Box::new(exchange)),
+            Ok(End::Upgraded(backend)) => return Then::Tunnel(Box::new(backend), Box::new(exchange)),
             Err(failure) => Box::pin(self.fail(session, &failure, &mut exchange)).await,
         }
         self.record(&Facts::of(session), &exchange);

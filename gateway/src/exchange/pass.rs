@@ -11,7 +11,7 @@ use super::stream_guard::before_the_end;
 use crate::base::message::{RequestHead, Version};
 use crate::downstream::{AnswerHead, Delimited, Session};
 use crate::exchange::answer::{OwnHosts, PassedOn, has_links};
-use crate::exchange::request_fields::is_websocket;
+use crate::exchange::websocket::Wish;
 use crate::upstream::backend::{Backend, Data, Piece};
 use crate::upstream::fault::BackendFault;
 
@@ -36,7 +36,7 @@ impl Exchanges {
         session: &mut Session,
         exchange: &mut Exchange,
         backend: &mut Backend,
-        is_upgrade: bool,
+        wish: &Wish,
     ) -> Result<Head, Failure> {
         // Asked in any case: a backend whose answer was not looked at to its end is not kept.
         let is_done = backend.is_done()?;
@@ -46,8 +46,13 @@ impl Exchanges {
             return Ok(Head::Informational);
         }
         let is_tunnel = theirs.status == 101;
-        if is_tunnel && !(is_upgrade && is_websocket(theirs.fields)) {
+        if is_tunnel && !wish.is_granted(theirs.fields) {
             return Err(nonsense("an upgrade that nobody asked for"));
+        }
+        let is_stream = session.head().is_websocket_stream;
+        if is_stream && matches!(theirs.status, 200..=299) {
+            // To its client that would be a WebSocket (RFC 8441 section 5).
+            return Err(nonsense("an answer without the WebSocket that was asked for"));
         }
         let is_informational = theirs.is_informational();
         if is_informational && session.head().version < Version::Http11 {
@@ -55,6 +60,8 @@ impl Exchanges {
         }
         if !is_informational {
             self.begin_answer(session, &theirs, exchange).await;
+            // What the client is told instead of 101.
+            exchange.status = if is_stream && is_tunnel { 200 } else { theirs.status };
         }
         let request = session.head();
         let has_body = !is_informational && request.method != "HEAD" && !matches!(theirs.status, 204 | 205 | 304);
@@ -72,7 +79,7 @@ impl Exchanges {
         let has_links = has_links(theirs.fields);
         let named = if has_links { host_of(&request).to_owned() } else { String::new() };
         let own = OwnHosts { hosts: &exchange.place()?.0.hosts, named: &named };
-        let fields = PassedOn { theirs, own, has_links, context: exchange.answer_context() };
+        let fields = PassedOn { theirs, own, has_links, is_stream, context: exchange.answer_context() };
         let now_ms = exchange.known.now.wall_ms;
         let head = AnswerHead { status: theirs.status, reason: theirs.reason, fields: &fields, delimited, now_ms };
         session.write_head(&head, is_whole)?;

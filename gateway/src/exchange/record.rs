@@ -7,6 +7,7 @@ use policy::target::METHOD_BYTES_MAX;
 
 use super::Exchanges;
 use super::state::{Exchange, Outcome};
+use super::tunnel::Passed;
 use crate::admit::found_label;
 use crate::base::message::Version;
 use crate::downstream::Session;
@@ -35,8 +36,8 @@ impl<'a> Facts<'a> {
     }
 
     /// Of a WebSocket: how many bytes have passed.
-    pub(super) fn of_tunnel(bytes_in: usize, bytes_out: usize) -> Self {
-        Facts { method: "GET", protocol: "http/1.1", bytes_in, bytes_out }
+    pub(super) fn of_tunnel(protocol: &'static str, passed: Passed) -> Self {
+        Facts { method: "GET", protocol, bytes_in: passed.bytes_in, bytes_out: passed.bytes_out }
     }
 }
 

@@ -20,12 +20,11 @@ use super::pass::{Head, nonsense};
 use super::request_body::RequestBody;
 use super::state::Exchange;
 use super::stream_guard::ended;
+use super::websocket::Wish;
 use crate::admit::denial::Denial;
 use crate::base::clock::within;
-use crate::base::message::Version;
 use crate::downstream::{ClientFault, Session, WRITE_TIMEOUT};
 use crate::exchange::answer;
-use crate::exchange::request_fields;
 use crate::upstream::backend::{Again, Backend, Piece};
 use crate::upstream::fault::BackendFault;
 use crate::upstream::outbound::{Framing, Outbound};
@@ -78,14 +77,17 @@ impl Exchanges {
     pub(super) async fn relay(&self, session: &mut Session, exchange: &mut Exchange) -> Result<End, Failure> {
         let pool = exchange.pool()?.cloned().ok_or(Failure::NoAddress)?;
         let mut body = RequestBody::of(session);
-        let is_upgrade = is_upgrade(session, &body) && exchange.place()?.1.protocols.websocket;
-        let mut is_http1 = is_upgrade || pool.is_http1();
+        let wish = match exchange.place()?.1.protocols.websocket && body.is_read() {
+            true => Wish::of(&session.head()).map_err(|_| Failure::Ours("no randomness"))?,
+            false => Wish::Answer,
+        };
+        let mut is_http1 = wish.is_websocket() || pool.is_http1();
         if !body.is_read() && session.expects_continue() {
             session.write_continue().await?;
         }
         loop {
             let (endpoint, mut backend) = self.reach(exchange, &pool, is_http1).await?;
-            let done = self.converse(session, exchange, (&pool, is_upgrade), &mut backend, &mut body).await;
+            let done = self.converse(session, exchange, (&pool, &wish), &mut backend, &mut body).await;
             let (left, again) = match &done {
                 Ok(Done::Upgraded) => return Ok(End::Upgraded(backend)),
                 Ok(Done::Whole) => (Left::Whole, Again::No),
@@ -145,12 +147,12 @@ impl Exchanges {
         &self,
         session: &mut Session,
         exchange: &mut Exchange,
-        (pool, is_upgrade): (&Pool, bool),
+        (pool, wish): (&Pool, &Wish),
         backend: &mut Backend,
         body: &mut RequestBody,
     ) -> Result<Done, Failure> {
         let (head_patience, body_patience) = pool.silence(exchange.place()?.1);
-        let mut outbound = self.send_head(session, exchange, (pool, is_upgrade), backend, body).await?;
+        let mut outbound = self.send_head(session, exchange, (pool, wish), backend, body).await?;
         let (mut informational, mut is_answered, mut is_over) = (0, false, false);
         while !is_over || session.is_busy() {
             let (is_sending, is_wanted) = (outbound.is_busy(), outbound.is_ready());
@@ -177,7 +179,7 @@ impl Exchanges {
                     if !body.is_read() {
                         session.close_after();
                     }
-                    match self.pass_head(session, exchange, backend, is_upgrade).await? {
+                    match self.pass_head(session, exchange, backend, wish).await? {
                         Head::Informational => {}
                         Head::Upgraded => return Ok(Done::Upgraded),
                         Head::Whole => is_over = true,
@@ -208,7 +210,7 @@ impl Exchanges {
         &self,
         session: &mut Session,
         exchange: &mut Exchange,
-        (pool, is_upgrade): (&Pool, bool),
+        (pool, wish): (&Pool, &Wish),
         backend: &mut Backend,
         body: &mut RequestBody,
     ) -> Result<Outbound, Failure> {
@@ -222,7 +224,7 @@ impl Exchanges {
         // A larger one is not sent at once, also when it is sent again: the backend may answer meanwhile.
         let whole = body.whole().filter(|_| is_small);
         let fields = self.forwarded_fields(session.head(), exchange, backend.is_http2())?;
-        let request = backend_request(&fields, exchange, (framing, is_upgrade))?;
+        let request = backend_request(&fields, exchange, (framing, wish.upgrade()))?;
         let is_whole = whole.is_some();
         let mut outbound = backend.send_head(&request, whole, (pool.is_tls(), head_patience)).await?;
         if is_whole {
@@ -320,13 +322,6 @@ async fn both_ways<'b>(
         Poll::Pending
     });
     within(WRITE_TIMEOUT, pin!(event)).await.unwrap_or(Err(ClientFault::TakesNothing))
-}
-
-/// Whether a request asks for a WebSocket.
-fn is_upgrade(session: &Session, body: &RequestBody) -> bool {
-    let head = session.head();
-    let may_be = head.version == Version::Http11 && head.method == "GET" && body.is_read();
-    may_be && request_fields::is_websocket(head.fields)
 }
 
 /// How a request's body is framed.

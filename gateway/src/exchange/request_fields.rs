@@ -50,7 +50,9 @@ impl FieldSource for ForwardedFields<'_> {
                 Treatment::Forward => !is_hop_by_hop(name) && !nominations.contain(name),
                 Treatment::Drop | Treatment::Refuse => false,
             };
-            if goes_on && !(is_crumbled && name == b"cookie") {
+            // The handshake of a stream is ours.
+            let is_ours = self.head.is_websocket_stream && name == b"sec-websocket-key";
+            if goes_on && !is_ours && !(is_crumbled && name == b"cookie") {
                 sink.pass(name, value);
             }
         }
@@ -144,13 +146,6 @@ impl<'a> Nominations<'a> {
     pub fn contain(&self, name: &[u8]) -> bool {
         self.are_any && Self::names(self.fields).any(|nominated| nominated.eq_ignore_ascii_case(name))
     }
-}
-
-/// Whether a message asks for, or grants, a WebSocket on its connection.
-pub fn is_websocket(fields: Fields<'_>) -> bool {
-    let mut protocols = fields.all("upgrade");
-    let is_one = protocols.next().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
-    is_one && protocols.next().is_none() && Nominations::of(fields).contain(b"upgrade")
 }
 
 /// Fields of one connection, not of the message (RFC 9110 section 7.6.1), those that frame it, and the host, which

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http1::Fault;
 use http1::head::Bounds;
 use pingora::apps::ServerApp;
 use pingora::protocols::{ALPN, Stream};
@@ -18,7 +19,7 @@ use super::{Exchanges, Then};
 use crate::admit::denial::Denial;
 use crate::admit::head::{caller_address, is_grpc, request_id};
 use crate::downstream::http1::Incoming;
-use crate::downstream::http2::{H2_PREFACE, serve};
+use crate::downstream::http2::{Ended, H2_PREFACE, Limits, serve};
 use crate::downstream::{Http1, Http2, Session};
 use crate::exchange::tunnel::{self, GOING_AWAY, POLICY_VIOLATION};
 use crate::upstream::STREAM_SILENCE;
@@ -34,14 +35,26 @@ impl ServerApp for Exchanges {
             self.serve_http1(stream, shutdown).await;
             return None;
         }
-        let on_stream = |stream: Http2| {
-            let exchanges = self.clone();
+        let on_stream = |stream: Http2, fault: Option<Fault>| {
+            let (exchanges, shutdown) = (self.clone(), shutdown.clone());
             async move {
                 let mut session = Session::Http2(Box::new(stream));
-                exchanges.exchange(&mut session, None).await;
+                let unread = fault.map(|fault| Denial::Head(HeadFault::from(fault)));
+                match exchanges.exchange(&mut session, unread).await {
+                    Then::Finish => {}
+                    Then::Tunnel(backend, exchange) => {
+                        Box::pin(exchanges.run_tunnel(session, *backend, &exchange, &shutdown)).await;
+                    }
+                }
             }
         };
-        Box::pin(serve(stream, &self.h2_options, self.deadlines, shutdown.clone(), on_stream)).await;
+        let limits = Limits { deadlines: self.deadlines, head: self.head_bounds() };
+        match Box::pin(serve(stream, limits, shutdown.clone(), on_stream)).await {
+            Ended::Well => {}
+            Ended::Flooded => {
+                self.gate.shared.metrics.refused_connections.with_label_values(&["flood"]).inc();
+            }
+        }
         None
     }
 }
@@ -57,9 +70,12 @@ impl Exchanges {
         Some(peeked.ok()?.ok()? && begin == *H2_PREFACE)
     }
 
+    fn head_bounds(&self) -> Bounds {
+        Bounds { bytes: HEAD_BYTES_MAX, fields: self.gate.shared.bounds.fields }
+    }
+
     async fn serve_http1(&self, stream: Stream, shutdown: &ShutdownWatch) {
-        let bounds = Bounds { bytes: HEAD_BYTES_MAX, fields: self.gate.shared.bounds.fields };
-        let mut session = Session::Http1(Box::new(Http1::new(stream, self.deadlines, bounds)));
+        let mut session = Session::Http1(Box::new(Http1::new(stream, self.deadlines, self.head_bounds())));
         let mut stop = pin!(stopped(shutdown.clone()));
         loop {
             let Session::Http1(client) = &mut session else { return };
@@ -74,7 +90,7 @@ impl Exchanges {
             match Box::pin(self.exchange(&mut session, unread)).await {
                 Then::Finish => {}
                 Then::Tunnel(backend, exchange) => {
-                    return Box::pin(self.run_tunnel(session, backend, &exchange, shutdown)).await;
+                    return Box::pin(self.run_tunnel(session, *backend, &exchange, shutdown)).await;
                 }
             }
             let Session::Http1(client) = &mut session else { return };
@@ -99,18 +115,24 @@ impl Exchanges {
 
     /// Passes the bytes of a WebSocket until it ends.
     async fn run_tunnel(&self, session: Session, backend: Backend, exchange: &Exchange, shutdown: &ShutdownWatch) {
-        let (Session::Http1(client), Some((answered_ahead, connection))) = (session, backend.into_tunnel()) else {
-            return;
-        };
-        let (stream, ahead) = client.into_tunnel();
+        let Some((answered_ahead, connection)) = backend.into_tunnel() else { return };
         let stop = async {
             tokio::select! {
                 () = exchange.credential_ended() => POLICY_VIOLATION,
                 () = self.drained(shutdown) => GOING_AWAY,
             }
         };
-        let passed = tunnel::run(stream, connection, (ahead, answered_ahead), stop, STREAM_SILENCE).await;
-        self.record(&Facts::of_tunnel(passed.bytes_in, passed.bytes_out), exchange);
+        let (passed, protocol) = match session {
+            Session::Http1(client) => {
+                let (stream, ahead) = client.into_tunnel();
+                (tunnel::run(stream, connection, (ahead, answered_ahead), stop, STREAM_SILENCE).await, "http/1.1")
+            }
+            Session::Http2(client) => {
+                let Some(stream) = client.into_tunnel() else { return };
+                (tunnel::run(stream, connection, (Vec::new(), answered_ahead), stop, STREAM_SILENCE).await, "h2")
+            }
+        };
+        self.record(&Facts::of_tunnel(protocol, passed), exchange);
     }
 
     /// Waits until a stopping gateway's time is nearly over.

@@ -19,7 +19,7 @@ use crate::base::clock::{Clock, System};
 use crate::base::http_client::HttpClient;
 use crate::base::random::{RequestIds, base62};
 use crate::config::{Config, ListenKind};
-use crate::downstream::{Deadlines, http2};
+use crate::downstream::Deadlines;
 use crate::edge::tls::{Resolver, acceptor};
 use crate::edge::{Caps, Edge};
 use crate::exchange::{Exchanges, Shared};
@@ -300,10 +300,6 @@ fn server(
     server.bootstrap();
     for listen in &config.listen {
         let gate = Gate { shared: shared.admit.clone(), listener: listen.kind.clone() };
-        let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
-        h2.max_header_list_size(64 * 1024);
-        h2.max_concurrent_streams(http2::STREAMS_MAX);
-        h2.initial_connection_window_size(http2::CONNECTION_WINDOW);
         let is_h2c = matches!(listen.kind, ListenKind::Trusted { .. });
         let acceptor = match listen.kind {
             ListenKind::Tls => Some(acceptor(resolver.clone())?),
@@ -313,7 +309,6 @@ fn server(
             shared: shared.clone(),
             gate,
             connections: connections.clone(),
-            h2_options: h2,
             is_h2c,
             deadlines: Deadlines {
                 head: config.bounds.head,

@@ -7,7 +7,7 @@ use super::backend::Backend;
 use super::connections::Left;
 use super::fault::BackendFault;
 use super::outbound::Framing;
-use super::request::BackendRequest;
+use super::request::{BackendRequest, Upgrade};
 use super::{Endpoint, Pool};
 use crate::base::clock::{Clock as _, System};
 use crate::base::message::is_informational;
@@ -41,7 +41,7 @@ async fn ask(pool: &Pool, backend: &mut Backend, path: &str) -> Result<bool, Bac
         host: pool.upstream.host.as_deref().unwrap_or(&pool.host).as_bytes(),
         fields: &fields,
         framing: Framing::None,
-        is_upgrade: false,
+        upgrade: Upgrade::None,
     };
     backend.set_patience(patience);
     backend.send_head(&request, None, (pool.is_tls(), patience)).await?;

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::connection::BackendConnection;
 use super::fault::BackendFault;
 use super::outbound::Framing;
-use super::request::BackendRequest;
+use super::request::{BackendRequest, Upgrade};
 use crate::base::field_names::TRAILERS;
 use crate::base::field_sink::{FieldLines, FieldSink as _, FieldSource};
 use crate::base::message::{Fields, ResponseHead};
@@ -108,7 +108,10 @@ impl Http1 {
             Framing::Unknown => lines.pass(b"transfer-encoding", b"chunked"),
             Framing::None | Framing::Length(_) => {}
         }
-        if request.is_upgrade {
+        if let Upgrade::Keyed(key) = request.upgrade {
+            lines.pass(b"sec-websocket-key", key.as_bytes());
+        }
+        if request.upgrade != Upgrade::None {
             lines.pass(b"connection", b"upgrade");
             lines.pass(b"upgrade", b"websocket");
         }

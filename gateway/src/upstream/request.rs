@@ -18,8 +18,19 @@ pub struct BackendRequest<'a, F> {
     pub fields: &'a F,
     /// How its body is framed.
     pub framing: Framing,
-    /// Whether it asks for a WebSocket (RFC 6455 section 4.1).
-    pub is_upgrade: bool,
+    /// Whether it asks for a WebSocket.
+    pub upgrade: Upgrade<'a>,
+}
+
+/// Whether a request asks for a WebSocket (RFC 6455 section 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade<'a> {
+    /// It does not.
+    None,
+    /// It does, with the key that is among its fields.
+    Passed,
+    /// It does, with this key.
+    Keyed(&'a str),
 }
 
 impl<F: FieldSource> BackendRequest<'_, F> {

@@ -12,6 +12,7 @@ mod failover;
 mod framing;
 mod grpc;
 mod hostile;
+mod http2;
 mod icodrip_page;
 mod iconflow_page;
 mod limits_faults;

@@ -199,6 +199,7 @@ impl Http1 {
             target: part(self.spans.target()),
             authority: None,
             fields: Fields::Spans(self.spans.fields(), &self.head, self.spans.names()),
+            is_websocket_stream: false,
         }
     }
 

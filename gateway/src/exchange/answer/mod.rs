@@ -60,6 +60,8 @@ pub struct PassedOn<'a> {
     pub own: OwnHosts<'a>,
     /// Whether there are any.
     pub has_links: bool,
+    /// Whether the handshake of a WebSocket is ours, and not the client's.
+    pub is_stream: bool,
     /// What every answer says.
     pub context: AnswerContext<'a>,
 }
@@ -72,6 +74,7 @@ impl FieldSource for PassedOn<'_> {
             match name {
                 b"connection" | b"content-length" | b"keep-alive" | b"proxy-connection" | b"te" | b"trailer"
                 | b"transfer-encoding" => {}
+                b"sec-websocket-accept" if self.is_stream => {}
                 // RFC 9110 section 15.5.22 wants it there.
                 b"upgrade" if status != StatusCode::UPGRADE_REQUIRED.as_u16() => {}
                 name if is_replaced(name) || nominations.contain(name) => {}
