@@ -90,6 +90,9 @@ impl Upstream {
                 let _ = stream.write_all(head.as_bytes());
                 let mut echo = [0u8; 1024];
                 while let Ok(n @ 1..) = stream.read(&mut echo) {
+                    if &echo[..n] == b"quit" {
+                        return;
+                    }
                     if stream.write_all(&echo[..n]).is_err() {
                         return;
                     }

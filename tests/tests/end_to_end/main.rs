@@ -34,4 +34,5 @@ mod stores;
 mod streams;
 mod surface;
 mod tidy;
+mod tunnels;
 mod ways;

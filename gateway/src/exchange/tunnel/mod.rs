@@ -14,8 +14,10 @@ use tokio::time::timeout;
 use self::frames::Frames;
 pub use self::frames::{GOING_AWAY, POLICY_VIOLATION};
 
-/// Bytes read at a time.
-const BUFFER_BYTES: usize = 16 * 1024;
+/// Room for a read while a side says little: most tunnels are quiet most of the time, and there are many of them.
+const ROOM_MIN: usize = 1_024;
+/// Room for a read once a side fills what it is given.
+const ROOM_MAX: usize = 16 * 1024;
 /// How long the backend's frame under way, and a client that takes its time, are waited for.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long a client has to take its leave after a close frame.
@@ -109,6 +111,14 @@ enum End {
     Broken,
 }
 
+/// Makes room for the next read, by what the last one has brought.
+fn make_room(buffer: &mut Vec<u8>) {
+    let room = if buffer.len() >= ROOM_MIN { ROOM_MAX } else { ROOM_MIN };
+    buffer.clear();
+    buffer.shrink_to(room);
+    buffer.reserve(room);
+}
+
 /// From the client to the backend, until one of them leaves.
 async fn upward<C: AsyncRead, B: AsyncWrite>(
     mut client: ReadHalf<C>,
@@ -124,8 +134,7 @@ async fn upward<C: AsyncRead, B: AsyncWrite>(
                 return End::Backend;
             }
         }
-        buffer.clear();
-        buffer.reserve(BUFFER_BYTES);
+        make_room(&mut buffer);
         match client.read_buf(&mut buffer).await {
             Ok(1..) => {}
             Ok(0) => {
@@ -158,8 +167,7 @@ async fn downward<B: AsyncRead, C: AsyncWrite>(
         if let Some(frame) = stop.frame.get().filter(|_| frames.is_between()) {
             return client.write_all(frame).await.is_ok() && client.flush().await.is_ok();
         }
-        buffer.clear();
-        buffer.reserve(BUFFER_BYTES);
+        make_room(&mut buffer);
         tokio::select! {
             biased;
             () = stop.asked.notified() => {}
