@@ -16,7 +16,8 @@ pub enum Treatment {
     Refuse,
 }
 
-/// Names always removed, compared by alias.
+/// Names always removed, compared by alias: those under which gateways and proxies of this field tell a backend who
+/// somebody is and what they may (Kong, APISIX, Authelia, oauth2-proxy and others), and those of addresses.
 fn is_protected_name(alias: &[u8]) -> bool {
     matches!(
         alias,
@@ -28,17 +29,29 @@ fn is_protected_name(alias: &[u8]) -> bool {
             | b"proxy"
             | b"proxy-authorization"
             | b"proxy-connection"
+            | b"remote-email"
+            | b"remote-groups"
+            | b"remote-name"
             | b"remote-user"
             | b"true-client-ip"
+            | b"x-accepted-oauth-scopes"
+            | b"x-anonymous-consumer"
             | b"x-client-ip"
             | b"x-cluster-client-ip"
             | b"x-http-method"
             | b"x-http-method-override"
             | b"x-method-override"
+            | b"x-oauth-scopes"
             | b"x-real-ip"
+            | b"x-remote-groups"
             | b"x-remote-user"
             | b"x-request-id"
             | b"x-rewrite-url"
+            | b"x-scope"
+            | b"x-scopes"
+            | b"x-token-scope"
+            | b"x-token-scopes"
+            | b"x-userinfo"
     )
 }
 
@@ -53,6 +66,12 @@ const PROTECTED_PREFIXES: &[&[u8]] = &[
     b"x-consumer-",
     b"x-credential-",
     b"x-ratelimit-",
+    b"x-amzn-oidc-",
+    b"x-goog-authenticated-user-",
+    b"x-goog-iap-",
+    b"x-ms-client-principal",
+    b"x-pomerium-",
+    b"x-webauth-",
 ];
 
 /// `X-Auth*-*` of the rules: `x-auth`, then anything, then a hyphen and more.
@@ -112,6 +131,12 @@ mod tests {
             "X-Auth-User",
             "x-authentik-uid",
             "X-RateLimit-Limit",
+            "X-Authenticated-Scope",
+            "X-Scopes",
+            "X-OAuth-Scopes",
+            "Remote-Groups",
+            "X-Ms-Client-Principal-Id",
+            "X-Goog-IAP-JWT-Assertion",
         ] {
             assert_eq!(treatment(name.as_bytes()), Treatment::Drop, "{name}");
         }

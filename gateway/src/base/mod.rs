@@ -12,4 +12,5 @@ pub mod line_writer;
 pub mod message;
 pub mod network;
 pub mod random;
+pub mod scratch;
 pub mod timer;

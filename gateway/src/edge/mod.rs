@@ -100,14 +100,20 @@ impl<App: ServerApp + Send + Sync + 'static> ServerApp for Edge<App> {
             self.metrics.refused_connections.with_label_values(&["cap"]).inc();
             return None;
         };
-        let stream = match &self.acceptor {
-            // Boxed: a connection lives long behind its handshake, and need not be as large.
-            Some(acceptor) => Box::pin(self.end_tls(acceptor, stream)).await?,
-            None => stream,
-        };
-        // Pingora only gives a connection back when it wants to be called again; ours never does.
-        let _ = self.app.process_new(stream, shutdown).await;
-        drop(counted);
+        // In a task of its own: that of the listener is as large as all that a listener can do, and ends here.
+        let (edge, shutdown) = (self.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let stream = match &edge.acceptor {
+                // Boxed: a connection lives long behind its handshake, and need not be as large.
+                Some(acceptor) => Box::pin(edge.end_tls(acceptor, stream)).await,
+                None => Some(stream),
+            };
+            if let Some(stream) = stream {
+                // Pingora only gives a connection back when it wants to be called again; ours never does.
+                let _ = edge.app.process_new(stream, &shutdown).await;
+            }
+            drop(counted);
+        });
         None
     }
 

@@ -2,39 +2,37 @@
 //! crate `http1`, and their answers.
 //!
 //! Three buffers live as long as the connection: what came and is not used up, the head of the request under way,
-//! and what waits to be sent. They are given back while the connection is idle. The head of an answer and the
+//! and what waits to be sent. They are given back while the connection is idle, which reads into one that all of its
+//! thread share. The head of an answer and the
 //! first bytes of its body leave in one send. Each wait can be dropped and begun again without losing a byte.
+
+mod body;
 
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use http::HeaderMap;
 use http1::Fault;
 use http1::body::Decoder;
 use http1::framing::{Framing, Persistence, of_request, options};
 use http1::head::{Bounds, RequestHead as Spans, pairs};
 use pingora::protocols::Stream;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::output::Output;
-use super::rate::{BodyRate, TooSlow};
+use super::rate::BodyRate;
 use super::{AnswerHead, ClientFault, Deadlines, Delimited, LEAVE, peer_address};
 use crate::base::field_sink::{BadValue, FieldSource};
 use crate::base::message::{Fields, RequestHead, Version};
+use crate::base::scratch::poll_append;
 use crate::base::timer::Timer;
 
 /// Most requests on one connection.
 const REQUESTS_MAX: u32 = 10_000;
-/// Room for a read, in bytes.
-const ROOM: usize = 8 * 1024;
-/// Room for a read of a body that is larger than that.
-const BODY_ROOM: usize = 64 * 1024;
-/// A piece of a body that is no larger is copied out of the buffer: a view of it would hold all of the buffer.
-const COPIED_MAX: usize = 4 * 1024;
 /// Most bytes that a client may send ahead while its request is under way; then it is not watched.
 const AHEAD_MAX: usize = 16 * 1024;
 /// Buffers are given back when no request has come for so long.
@@ -127,14 +125,14 @@ impl Http1 {
                 self.head_until.get_or_insert_with(|| Instant::now() + self.deadlines.head);
             }
             let is_between = self.input.is_empty() && self.head_until.is_none();
-            let holds_buffers = is_between && self.input.capacity() > 0;
+            let holds_buffers = is_between && self.head.capacity() > 0;
             let until = match self.head_until {
                 Some(until) => until,
                 None if holds_buffers => idle_since + self.deadlines.idle.min(BUSY),
                 None => idle_since + self.deadlines.idle,
             };
-            self.input.reserve(if holds_buffers || !is_between { ROOM } else { 1 });
-            let mut receive = pin!(self.stream.read_buf(&mut self.input));
+            let (stream, input) = (&mut self.stream, &mut self.input);
+            let mut receive = pin!(std::future::poll_fn(|cx| poll_append(Pin::new(&mut *stream), cx, input)));
             let read = tokio::select! {
                 biased;
                 read = self.timer.by(until, receive.as_mut()) => read,
@@ -226,53 +224,6 @@ impl Http1 {
         self.body.is_done()
     }
 
-    /// The next piece of the body; `None` at its end.
-    pub async fn read_body(&mut self) -> Result<Option<Bytes>, ClientFault> {
-        loop {
-            if self.body.is_done() {
-                return Ok(None);
-            }
-            let found = self.body.decode(&self.input).map_err(|_| ClientFault::BodyMalformed)?;
-            let length = found.data.len();
-            if length > 0 {
-                let behind = found.used - found.data.end;
-                self.input.advance(found.data.start);
-                let piece = match self.input.get(..length) {
-                    Some(small) if length <= COPIED_MAX => {
-                        let piece = Bytes::copy_from_slice(small);
-                        self.input.advance(length);
-                        piece
-                    }
-                    Some(_) | None => self.input.split_to(length).freeze(),
-                };
-                self.input.advance(behind);
-                self.bytes_in += length;
-                return Ok(Some(piece));
-            }
-            self.input.advance(found.used);
-            if !self.body.is_done() {
-                self.receive_body().await?;
-            }
-        }
-    }
-
-    async fn receive_body(&mut self) -> Result<(), ClientFault> {
-        // One that has filled what it was given has more.
-        self.input.reserve(if self.bytes_in >= ROOM { BODY_ROOM } else { ROOM });
-        let mut read = pin!(self.stream.read_buf(&mut self.input));
-        let (timer, rate) = (&mut self.timer, &mut self.rate);
-        let read = std::future::poll_fn(|cx| match read.as_mut().poll(cx) {
-            Poll::Ready(read) => Poll::Ready(Some(read)),
-            Poll::Pending => timer.poll_until(cx, rate.wait(Instant::now)).map(|()| None),
-        });
-        let came = match read.await {
-            None => 0,
-            Some(Ok(came @ 1..)) => came,
-            Some(Ok(0) | Err(_)) => return Err(ClientFault::BodyCut),
-        };
-        self.rate.came(came, self.deadlines.body_rate, Instant::now).map_err(|TooSlow| ClientFault::BodySlow)
-    }
-
     /// Waits until the client leaves.
     pub async fn left(&mut self) -> ClientFault {
         loop {
@@ -283,8 +234,8 @@ impl Http1 {
             if !self.body.is_done() || self.input.len() >= AHEAD_MAX {
                 return std::future::pending().await;
             }
-            self.input.reserve(1);
-            match self.stream.read_buf(&mut self.input).await {
+            let (stream, input) = (&mut self.stream, &mut self.input);
+            match std::future::poll_fn(|cx| poll_append(Pin::new(&mut *stream), cx, input)).await {
                 Ok(0) => (self.half_closed, self.goes_on) = (Some(Instant::now()), false),
                 Ok(_) => {}
                 Err(_) => return ClientFault::Gone,
