@@ -27,6 +27,7 @@ mod oauth_page;
 mod oauth_races;
 mod oauth_tokens;
 mod outage;
+mod readers;
 mod reload;
 mod requests;
 mod setup;
