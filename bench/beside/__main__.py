@@ -44,6 +44,11 @@ def start(name, target, folder, up, redis_port, data):
         given.copy_keys(target, data, store)
         peer.for_redis = Running(ours.tollgate_redis(target, at, data), at.redis_lim, Path(folder) / "tollgate-redis.log")
         return peer
+    if name == "as-shipped":
+        lists.update(plain=at.key, jwt=at.key, tlsplain=at.tls)
+        return Peer(name, lists, Running(ours.as_shipped(target, at, data), at.key, log), (*WITH_CHECKS, "jwt"))
+    if name == "hyper":
+        return Peer(name, lists, Running([target / "hyper_proxy", at.plain, up], at.plain, log), ("plain",))
     make, can = {
         "nginx": (nginx.nginx, WITH_CHECKS), "nginx-lua": (nginx.nginx_lua, (*WITH_CHECKS, "jwt", "redis")),
         "haproxy": (haproxy.haproxy, (*WITH_CHECKS, "jwt")), "envoy": (envoy.envoy, (*WITH_CHECKS, "jwt")),
@@ -66,9 +71,17 @@ def arguments():
     return parse.parse_args()
 
 
+def half_of_the_slowest(peers, load):
+    """Requests a second of which every peer can do twice as many."""
+    able = [peer for peer in peers if "key" in peer.can]
+    return min(load.run("key", peer.ports["key"])[0] for peer in able for _ in range(2)) / load.seconds / 2
+
+
 def measure(peers, load, options):
     """Job by job, each in rounds; or, together, all jobs in each round."""
     jobs, rows = options.jobs.split(","), []
+    if "half" in jobs:
+        load.rate = half_of_the_slowest(peers, load)
     for group in [jobs] if options.together else [[job] for job in jobs]:
         able = [(job, peer) for job in group for peer in peers if JOBS[job][1] in peer.can]
         for job, peer in able:  # caches fill, connections open

@@ -22,14 +22,26 @@ JOBS = {
     "tlsplain": ("no checks, TLS 1.3", "tlsplain"),
     "tls": ("key, TLS 1.3", "tls"),
     "h2": ("key, TLS 1.3, HTTP/2", "tls"),
-    "tlsnew": ("key, a full handshake for each request", "tls"),
+    "tlsnew": ("key, a handshake for each request; most resume", "tls"),
+    "handshake": ("full handshakes, none resumed", "tls"),
+    "half": ("key, at half of what the slowest can do", "key"),
+}
+
+#: What a real client says beside its host and its credential.
+USUAL = {
+    "Accept": "application/json", "Accept-Encoding": "gzip, deflate, br", "Accept-Language": "en-GB,en;q=0.9",
+    "User-Agent": "an-sdk/1.4.0 (linux; x86_64) node/20.20.2", "Cache-Control": "no-cache", "X-Request-Source": "checkout",
+    "X-Sdk-Version": "1.4.0", "Traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 }
 
 SCRIPT = """
 local requests, at = {}, 0
+local usual = { USUAL_LINES }
 function init()
   for line in io.lines(os.getenv("BENCH_CREDENTIALS")) do
-    requests[#requests + 1] = wrk.format("GET", nil, { Host = "api.localhost", Authorization = "Bearer " .. line, Connection = os.getenv("BENCH_CONNECTION") })
+    local fields = { Host = "api.localhost", Authorization = "Bearer " .. line, Connection = os.getenv("BENCH_CONNECTION") }
+    for name, value in pairs(usual) do fields[name] = value end
+    requests[#requests + 1] = wrk.format("GET", nil, fields)
   end
 end
 function request()
@@ -45,7 +57,9 @@ class Load:
     def __init__(self, folder, data, seconds):
         self.seconds = seconds
         self.script = Path(folder) / "load.lua"
-        self.script.write_text(SCRIPT)
+        lines = ", ".join(f'["{name}"] = "{value}"' for name, value in USUAL.items())
+        self.script.write_text(SCRIPT.replace("USUAL_LINES", lines))
+        self.folder, self.rate = Path(folder), None
         key = data.keys[0][0]
         self.key = key
         lists = {
@@ -62,6 +76,10 @@ class Load:
         """(requests, µs at p50, µs at p99) of one run."""
         if job == "h2":
             return self.h2load(port)
+        if job == "handshake":
+            return self.handshakes(port)
+        if job == "half":
+            return self.at_a_rate(port)
         credentials = {"jwt": "tokens", "r401": "unknown", "r429": "limited"}.get(job, "keys")
         path = "/plain" if job.endswith("plain") else "/v1/items"
         scheme = "https" if job.startswith("tls") else "http"
@@ -71,7 +89,11 @@ class Load:
         if job == "tlsnew":
             env["BENCH_CONNECTION"] = "close"
         argv = ["wrk", "-t1", f"-c{connections}", f"-d{self.seconds}s", "--latency"]
-        argv += ["-H", "Host: api.localhost"] if path == "/plain" else ["-s", self.script]
+        if path == "/plain":
+            fields = {"Host": "api.localhost", **USUAL}
+            argv += [part for name, value in fields.items() for part in ("-H", f"{name}: {value}")]
+        else:
+            argv += ["-s", self.script]
         out = pinned(LOAD_CORE, [*argv, f"{scheme}://127.0.0.1:{port}{path}"], stdout=subprocess.PIPE, text=True, env=env).communicate()[0]
         requests = int(re.search(r"(\d+) requests in", out).group(1))
         refused = int((re.search(r"Non-2xx or 3xx responses: (\d+)", out) or [0, 0])[1])
@@ -87,6 +109,7 @@ class Load:
 
     def h2load(self, port):
         argv = ["h2load", "-t1", "-c8", "-m8", f"-D{self.seconds}", "--warm-up-time=0", "-H", "host: api.localhost"]
+        argv += [part for name, value in USUAL.items() for part in ("-H", f"{name.lower()}: {value}")]
         argv = [*argv, "-H", f"authorization: Bearer {self.key}", f"https://127.0.0.1:{port}/v1/items"]
         argv[argv.index("host: api.localhost")] = ":authority: api.localhost"
         out = pinned(LOAD_CORE, argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).communicate()[0]
@@ -96,6 +119,29 @@ class Load:
             raise SystemExit(f"h2: not all were answered with 200\n{out}")
         mean = re.search(r"time for request:\s+\S+\s+\S+\s+([\d.]+)(us|ms|s)", out)
         return good, float(mean.group(1)) * UNITS[mean.group(2)], None
+
+    def handshakes(self, port):
+        """Full handshakes from four clients that remember nothing."""
+        argv = ["openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-new", "-time", str(self.seconds)]
+        clients = [pinned(LOAD_CORE, argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(4)]
+        outs = [client.communicate()[0] for client in clients]
+        made = sum(int(re.search(r"(\d+) connections in \d+ real seconds", out).group(1)) for out in outs)
+        return made, None, None
+
+    def at_a_rate(self, port):
+        """So many requests a second and no more, however long an answer takes."""
+        log = self.folder / "half.log"
+        log.unlink(missing_ok=True)
+        rate = max(1, round(self.rate / CONNECTIONS))
+        argv = ["h2load", "--h1", "-t1", f"-c{CONNECTIONS}", f"-D{self.seconds}", f"--rps={rate}", f"--log-file={log}"]
+        argv += [part for name, value in USUAL.items() for part in ("-H", f"{name}: {value}")]
+        argv += ["-H", "Host: api.localhost", "-H", f"Authorization: Bearer {self.key}", f"http://127.0.0.1:{port}/v1/items"]
+        pinned(LOAD_CORE, argv, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT).communicate()
+        rows = [line.split("\t") for line in log.read_text().splitlines()]
+        if any(row[1] != "200" for row in rows):
+            raise SystemExit(f"half: not all were answered with 200: {[row for row in rows if row[1] != '200'][:3]}")
+        times = sorted(int(row[2]) for row in rows)
+        return len(times), times[len(times) // 2], times[len(times) * 99 // 100]
 
     def measure(self, job, peer):
         """One measurement, as a row."""

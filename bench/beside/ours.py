@@ -31,7 +31,7 @@ apis:
 {own}{others}"""
 
 
-def settings(listen, admin, store, more=""):
+def settings(listen, admin, store, more="", own="threads: 1\naccess_log: false\n"):
     lines = "".join(f'  - {{ address: "127.0.0.1:{port}", kind: {kind} }}\n' for port, kind in listen)
     return f"""listen:
 {lines}certificates: [{{ certificate: cert.pem, key: key.pem }}]
@@ -39,9 +39,7 @@ policy: [policy.yaml]
 store: "{store}"
 pepper_file: pepper
 issuer_ca: ca.pem
-threads: 1
-access_log: false
-bounds: {{ connections_per_address: 60000, failures_per_minute: 0 }}
+{own}bounds: {{ connections_per_address: 60000, failures_per_minute: 0 }}
 admin: "127.0.0.1:{admin}"
 {more}"""
 
@@ -50,6 +48,13 @@ def tollgate(target, ports, data):
     listen = [(ports.key, "trusted, terminated_by: the bench"), (ports.tls, "tls")]
     write(data.home / "bench.yaml", settings(listen, ports.admin, "sqlite://tollgate.db"))
     return [target / "tollgate", "--config", data.home / "bench.yaml", "serve"]
+
+
+def as_shipped(target, ports, data):
+    """The same with the settings that nobody has changed: the access log is on."""
+    listen = [(ports.key, "trusted, terminated_by: the bench"), (ports.tls, "tls")]
+    write(data.home / "shipped.yaml", settings(listen, ports.admin, "sqlite://tollgate.db", "state: state-shipped\n", own=""))
+    return [target / "tollgate", "--config", data.home / "shipped.yaml", "serve"]
 
 
 def tollgate_redis(target, ports, data):

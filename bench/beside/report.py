@@ -8,8 +8,8 @@ from pathlib import Path
 
 from load import JOBS
 
-ORDER = ("tollgate", "nginx", "nginx-lua", "haproxy", "envoy")
-COLOURS = {"tollgate": "#0b6e4f", "nginx": "#b9c0c8", "nginx-lua": "#98a3ae", "haproxy": "#6c7a89", "envoy": "#48525c"}
+ORDER = ("tollgate", "as-shipped", "nginx", "nginx-lua", "haproxy", "envoy", "hyper")
+COLOURS = {"tollgate": "#0b6e4f", "as-shipped": "#5c9e87", "hyper": "#c7a76c", "nginx": "#b9c0c8", "nginx-lua": "#98a3ae", "haproxy": "#6c7a89", "envoy": "#48525c"}
 
 
 def of(rows, job, peer, field):
