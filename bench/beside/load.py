@@ -31,7 +31,7 @@ JOBS = {
 USUAL = {
     "Accept": "application/json", "Accept-Encoding": "gzip, deflate, br", "Accept-Language": "en-GB,en;q=0.9",
     "User-Agent": "an-sdk/1.4.0 (linux; x86_64) node/20.20.2", "Cache-Control": "no-cache", "X-Request-Source": "checkout",
-    "X-Sdk-Version": "1.4.0", "Traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    "X-Sdk-Version": "1.4.0", "Traceparent": "00-11112222333344445555666677778888-1111222233334444-01",
 }
 
 SCRIPT = """
