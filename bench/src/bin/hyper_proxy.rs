@@ -17,11 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Upstream = Client<HttpConnector, Incoming>;
 
-async fn forward(
-    client: Upstream,
-    upstream: u16,
-    mut request: Request<Incoming>,
-) -> Result<Response<Incoming>, Error> {
+async fn forward(client: Upstream, upstream: u16, mut request: Request<Incoming>) -> Result<Response<Incoming>, Error> {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     *request.uri_mut() = format!("http://127.0.0.1:{upstream}{target}").parse::<Uri>().expect("a target");
     request.headers_mut().remove(HOST);

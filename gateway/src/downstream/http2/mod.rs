@@ -27,7 +27,7 @@ use pingora::server::ShutdownWatch;
 use self::meter::{Metered, Tally};
 pub use self::stream::Http2;
 pub use self::tunnel::StreamTunnel;
-use super::{Deadlines, peer_address};
+use super::{Deadlines, LEAVE, peer_address};
 use crate::base::timer::Timer;
 
 /// First bytes of an HTTP/2 connection (RFC 9113 section 3.4).
@@ -122,9 +122,13 @@ impl Accepting {
     ) -> Ended {
         let mut timer = Timer::default();
         let mut stop = pin!(shutdown.wait_for(|is_stopping| *is_stopping));
-        let (mut is_stopping, mut ended) = (false, Ended::Well);
+        let (mut is_stopping, mut is_leaving, mut ended) = (false, false, Ended::Well);
         loop {
-            let idle = if streams.is_empty() { self.deadlines.idle } else { BUSY };
+            let idle = match (is_leaving, streams.is_empty()) {
+                (true, _) => LEAVE,
+                (false, true) => self.deadlines.idle,
+                (false, false) => BUSY,
+            };
             let accepted = tokio::select! {
                 biased;
                 _ = stop.as_mut(), if !is_stopping => {
@@ -141,7 +145,12 @@ impl Accepting {
                 Some(Ok((request, respond))) => streams.push(on_stream(request, respond)),
                 Some(Err(Stop::Flood)) => ended = self.send_away(),
                 Some(Err(Stop::End)) => return ended,
-                None if streams.is_empty() => return ended,
+                None if is_leaving => return ended,
+                None if streams.is_empty() => {
+                    // What its client sends in this moment was not processed, and it learns that.
+                    self.connection.abrupt_shutdown(Reason::NO_ERROR);
+                    is_leaving = true;
+                }
                 None => {}
             }
         }

@@ -98,3 +98,21 @@ async fn a_cookie_in_many_pieces_is_one_field() {
     let _asked = client.send_request(request.body(()).unwrap(), true).unwrap();
     assert_eq!(next(server).await.1, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_ends_with_a_goodbye() {
+    let (ours, theirs) = duplex(1 << 20);
+    let (_stop, shutdown) = tokio::sync::watch::channel(false);
+    let served =
+        tokio::spawn(
+            async move { serve(Box::new(ours), LIMITS, shutdown, |_, _| async { panic!("nobody asks") }).await },
+        );
+    let (client, connection) = h2::client::handshake(theirs).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let start = tokio::time::Instant::now();
+    assert_eq!(served.await.unwrap(), Ended::Well);
+    assert_eq!(start.elapsed().as_secs(), 60);
+    connection.await.unwrap().unwrap();
+    let refused = client.ready().await.unwrap_err();
+    assert_eq!((refused.is_go_away(), refused.reason()), (true, Some(Reason::NO_ERROR)));
+}
