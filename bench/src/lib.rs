@@ -132,7 +132,7 @@ pub fn warm(identities: &Identities, keys: u64) {
 pub fn permit(decision: Decision) -> Permit {
     match decision {
         Decision::Forward(permit) => permit,
-        Decision::Answer(_) | Decision::Issuer => unreachable!("it is allowed"),
+        Decision::Refuse(_) | Decision::Answer(_) | Decision::Issuer => unreachable!("it is allowed"),
     }
 }
 

@@ -1,7 +1,6 @@
 //! What the gateway answers itself, as values: refusals, preflights, what a caller may know of itself,
 //! what an API says of itself. And the fields that every answer carries, whoever wrote its body.
 
-use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use policy::cors::Cors;
@@ -9,7 +8,6 @@ use policy::file::LimitHeadersFile as LimitHeaders;
 use policy::limit::Charges;
 use policy::route::Api;
 
-use super::denial::Denial;
 use super::inspect::Inspection;
 use crate::base::answer::Answer;
 use crate::base::field_names::REQUEST_ID;
@@ -116,39 +114,6 @@ fn fields_of(context: &AnswerContext<'_>, fields: HeaderMap) -> Result<HeaderMap
     let mut map = FieldMap::of(fields);
     context.put_into(&mut map);
     map.end()
-}
-
-impl Denial {
-    /// The refusal as an answer. A gRPC client gets its own form.
-    pub fn answer(&self, context: &AnswerContext<'_>, is_grpc: bool) -> Answer {
-        self.try_answer(context, is_grpc).unwrap_or_else(|BadValue| Answer::internal_error())
-    }
-
-    fn try_answer(&self, context: &AnswerContext<'_>, is_grpc: bool) -> Result<Answer, BadValue> {
-        let mut fields = HeaderMap::with_capacity(16);
-        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(challenge) = self.challenge(context.api) {
-            fields.insert(header::WWW_AUTHENTICATE, value(&challenge)?);
-        }
-        if let Denial::MethodNotAllowed { allow } = self {
-            fields.insert(header::ALLOW, value(allow)?);
-        }
-        if let Some(seconds) = self.retry_after_s() {
-            fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        let mut fields = fields_of(context, fields)?;
-        let status = StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let (outcome, is_trailers_only) = (self.code(), is_grpc);
-        if is_grpc {
-            fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            fields.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(self.grpc_status())));
-            fields.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(outcome));
-            return Ok(Answer { status, fields, body: Bytes::new(), outcome, is_trailers_only });
-        }
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        let body = Bytes::from(self.problem(context.request_id));
-        Ok(Answer { status, fields, body, outcome, is_trailers_only })
-    }
 }
 
 /// What a caller may know of itself.

@@ -72,7 +72,9 @@ pub struct Gate {
 pub enum Decision {
     /// It goes to the API's upstream.
     Forward(Permit),
-    /// It is answered here: a refusal, a preflight, or what we say of the caller or of an API.
+    /// It is refused.
+    Refuse(Denial),
+    /// It is answered here: a preflight, or what we say of the caller or of an API.
     Answer(Box<Answer>),
     /// It is for the API's authorization server, which must see its body before it can answer.
     Issuer,
@@ -83,19 +85,21 @@ impl Gate {
     pub async fn decide(&self, head: &Head<'_>, snapshot: &Snapshot, known: &mut Known) -> Decision {
         match self.admit(head, snapshot, known).await {
             Ok(decision) => decision,
-            Err(denial) => Decision::Answer(Box::new(self.refuse(&denial, snapshot, known))),
+            Err(denial) => {
+                self.note_refused(&denial, known);
+                Decision::Refuse(denial)
+            }
         }
     }
 
-    /// A refusal as an answer to what is known of the request.
-    pub fn refuse(&self, denial: &Denial, snapshot: &Snapshot, known: &Known) -> Answer {
+    /// A browser has used a key that belongs on a server: it is exposed.
+    fn note_refused(&self, denial: &Denial, known: &Known) {
         if *denial == Denial::ServerOnlyKey
             && let Some((Caller::Key(key), _)) = &known.caller
             && key.facts.class != KeyClass::Public
         {
             self.note_exposed(key, Exposure::Browser);
         }
-        denial.answer(&known.answer_context(snapshot, 0), known.is_grpc)
     }
 
     async fn admit(&self, head: &Head<'_>, snapshot: &Snapshot, known: &mut Known) -> Result<Decision, Denial> {

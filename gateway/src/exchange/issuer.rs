@@ -31,8 +31,10 @@ impl Exchanges {
             Ok(body) => self.ask_issuer(&session.head(), exchange, &body).await,
             Err(denial) => Err(denial),
         };
-        let answer = answer.unwrap_or_else(|denial| self.gate.refuse(&denial, &exchange.snapshot, &exchange.known));
-        self.answer(session, exchange, answer).await
+        match answer {
+            Ok(answer) => self.answer(session, exchange, answer).await,
+            Err(denial) => self.refuse(session, exchange, &denial).await,
+        }
     }
 
     async fn ask_issuer(&self, head: &RequestHead<'_>, exchange: &Exchange, body: &[u8]) -> Result<Answer, Denial> {

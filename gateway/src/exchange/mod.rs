@@ -28,7 +28,7 @@ use self::failure::Failure;
 use self::record::Facts;
 use self::relay::End;
 use self::state::{Exchange, Outcome};
-use crate::admit::denial::Denial;
+use crate::admit::denial::{Denial, DenialAnswer};
 use crate::admit::head::Head;
 use crate::admit::{self, Decision, Gate};
 use crate::base::answer::Answer;
@@ -89,6 +89,7 @@ impl Exchanges {
                 exchange.permit = Some(permit);
                 self.relay(session, &mut exchange).await
             }
+            Decision::Refuse(denial) => self.refuse(session, &mut exchange, &denial).await,
             Decision::Answer(answer) => self.answer(session, &mut exchange, *answer).await,
             Decision::Issuer => Box::pin(self.answer_as_issuer(session, &mut exchange)).await,
         };
@@ -114,7 +115,7 @@ impl Exchanges {
                 known.origin = head.origin().map(Into::into);
                 self.gate.decide(&head, snapshot, known).await
             }
-            Err(denial) => Decision::Answer(Box::new(self.gate.refuse(&denial, snapshot, known))),
+            Err(denial) => Decision::Refuse(denial),
         };
         exchange.decided = Some(self.gate.shared.clock.since(exchange.known.now));
         decision
@@ -122,9 +123,21 @@ impl Exchanges {
 
     /// Answers a request ourselves: the only place where such an answer goes on the wire and on record.
     async fn answer(&self, session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<End, Failure> {
-        exchange.answered(&answer);
+        exchange.answered(answer.outcome, answer.status.as_u16());
         answer::write(session, answer, (&exchange.known.request_id, exchange.known.now.wall_ms)).await?;
         Ok(End::Answered)
+    }
+
+    /// Refuses a request: the same for a refusal.
+    async fn refuse(&self, session: &mut Session, exchange: &mut Exchange, denial: &Denial) -> Result<End, Failure> {
+        exchange.answered(denial.code(), denial.status());
+        let context = exchange.known.answer_context(&exchange.snapshot, 0);
+        let refusal = DenialAnswer::new(denial, context, exchange.known.is_grpc);
+        match answer::refuse(session, &refusal, exchange.known.now.wall_ms).await {
+            // A text of ours is no field value: nothing of it was sent.
+            Err(Failure::Ours(_)) => self.answer(session, exchange, Answer::internal_error()).await,
+            done => done.map(|()| End::Answered),
+        }
     }
 
     /// An exchange has failed: answers it, if that can still be done, and says so where it matters.
@@ -136,9 +149,8 @@ impl Exchanges {
         session.close_after();
         match denial {
             Some(denial) if !has_begun => {
-                let answer = self.gate.refuse(&denial, &exchange.snapshot, &exchange.known);
                 // What fails here is that the client is gone.
-                if self.answer(session, exchange, answer).await.is_err() {
+                if self.refuse(session, exchange, &denial).await.is_err() {
                     exchange.outcome = Outcome::Open;
                 }
             }

@@ -9,7 +9,6 @@ use super::failure::Failure;
 use super::stream_guard::{self, StreamGuard};
 use crate::admit::answers::AnswerContext;
 use crate::admit::{Known, Permit};
-use crate::base::answer::Answer;
 use crate::base::clock::micros;
 use crate::downstream::ClientFault;
 use crate::snapshot::Snapshot;
@@ -77,8 +76,8 @@ impl Exchange {
     }
 
     /// The request is answered by us.
-    pub(super) fn answered(&mut self, answer: &Answer) {
-        (self.outcome, self.status) = (Outcome::Answered(answer.outcome), answer.status.as_u16());
+    pub(super) fn answered(&mut self, outcome: &'static str, status: u16) {
+        (self.outcome, self.status) = (Outcome::Answered(outcome), status);
     }
 
     /// How an answer that had begun ended, when the exchange failed.

@@ -3,6 +3,7 @@
 //! A denial is decided elsewhere and written once, here. Its text is constant: nothing that the
 //! client sent is echoed. What the operator should know goes to the log, not into the answer.
 
+mod answer;
 mod problem;
 
 use std::borrow::Cow;
@@ -11,8 +12,9 @@ use std::sync::Arc;
 use policy::credential::PresentationFault;
 use policy::head::HeadFault;
 use policy::target::TargetFault;
-use policy::{Api, KeyFault, Refusal, RefusalCode, Scopes};
+use policy::{KeyFault, Refusal, RefusalCode, Scopes};
 
+pub use self::answer::DenialAnswer;
 use crate::limit::Standing;
 
 /// A refusal.
@@ -243,43 +245,6 @@ impl Denial {
         })
     }
 
-    /// The challenge of `WWW-Authenticate` (RFC 6750 section 3), where there is one.
-    /// Of an API with an authorization server, it says where to learn of that (RFC 9728 section 5.1).
-    pub fn challenge(&self, api: Option<&Api>) -> Option<String> {
-        let realm = api.map_or("Tollgate", |api| &api.realm);
-        let metadata = api.and_then(|api| api.oauth.as_ref()).map(|oauth| &*oauth.resource_metadata);
-        let metadata = metadata.map(|url| format!(", resource_metadata=\"{url}\"")).unwrap_or_default();
-        let error = match self {
-            Denial::MissingCredential => return Some(format!("Bearer realm=\"{realm}\"{metadata}")),
-            Denial::InvalidCredential | Denial::DeadCredential(_) => "invalid_token",
-            Denial::UnreadableCredential(_) => "invalid_request",
-            Denial::InsufficientScope { required } => {
-                return Some(format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{required}\""));
-            }
-            Denial::PublicKeyNotAccepted => "insufficient_scope",
-            Denial::Head(_)
-            | Denial::AliasedField
-            | Denial::Target(_)
-            | Denial::PathForm
-            | Denial::BrokenBody
-            | Denial::HttpsRequired
-            | Denial::AddressNotAllowed
-            | Denial::OriginNotAllowed
-            | Denial::ServerOnlyKey
-            | Denial::NoSuchRoute
-            | Denial::MethodNotAllowed { .. }
-            | Denial::BodyTooLarge
-            | Denial::LimitExceeded { .. }
-            | Denial::TooManyFailures { .. }
-            | Denial::TemporarilyUnavailable
-            | Denial::LimitsUnavailable
-            | Denial::UpstreamUnreachable
-            | Denial::UpstreamTimeout
-            | Denial::NotPermitted => return None,
-        };
-        Some(format!("Bearer realm=\"{realm}\", error=\"{error}\"{metadata}"))
-    }
-
     /// Seconds of `Retry-After`, where there is one.
     pub fn retry_after_s(&self) -> Option<u64> {
         if let Denial::LimitExceeded { retry_after_s, .. } | Denial::TooManyFailures { retry_after_s } = self {
@@ -356,7 +321,7 @@ mod tests {
                 denial.code(),
                 denial.grpc_status(),
                 denial.retry_after_s(),
-                denial.challenge(None),
+                denial.challenge_text(None),
                 String::from_utf8(denial.problem("REQUEST")).unwrap(),
             ));
         }

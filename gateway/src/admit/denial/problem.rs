@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
+use foldhash::fast::RandomState;
 use papaya::HashMap;
 use serde::Serialize;
 
@@ -62,7 +63,8 @@ impl Rendered {
 
 /// Bodies of which only the request's id differs, by code and detail: both are constants, so there is one for each
 /// cause of a denial and no more.
-static RENDERED: LazyLock<HashMap<(&'static str, &'static str), Rendered>> = LazyLock::new(HashMap::new);
+static RENDERED: LazyLock<HashMap<(&'static str, &'static str), Rendered, RandomState>> =
+    LazyLock::new(HashMap::default);
 
 impl Denial {
     /// The body, as JSON. A request's id needs no escapes.

@@ -4,12 +4,14 @@ mod links;
 
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, StatusCode};
 
 pub use self::links::OwnHosts;
 use super::failure::Failure;
 use crate::admit::answers::AnswerContext;
+use crate::admit::denial::DenialAnswer;
 use crate::base::answer::Answer;
 use crate::base::field_names::REQUEST_ID;
 use crate::base::field_sink::{FieldSink, FieldSource, Indexing};
@@ -95,21 +97,17 @@ impl FieldSource for PassedOn<'_> {
     }
 }
 
-/// The fields of an answer of ours. A status without content has no length either (RFC 9110 section 8.6).
+/// The fields of an answer of ours.
 struct OfAnswer<'a> {
-    answer: &'a Answer,
+    fields: &'a HeaderMap,
     request_id: &'a str,
 }
 
 impl FieldSource for OfAnswer<'_> {
     fn put_into(&self, sink: &mut impl FieldSink) {
-        self.answer.fields.put_into(sink);
-        if !self.answer.fields.contains_key(REQUEST_ID) {
+        self.fields.put_into(sink);
+        if !self.fields.contains_key(REQUEST_ID) {
             sink.write(&REQUEST_ID, Indexing::Never, |value| value.extend_from_slice(self.request_id.as_bytes()));
-        }
-        let has_length = !matches!(self.answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        if has_length && !self.answer.is_trailers_only {
-            sink.number(&CONTENT_LENGTH, Indexing::Usual, self.answer.body.len() as u64);
         }
     }
 }
@@ -119,13 +117,50 @@ const DRAIN_BYTES_MAX: usize = 64 * 1024;
 /// Longest time spent on that.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 
-/// Writes an answer of ours. Keep-alive survives it, unless the request has a body that nobody
-/// read: then a little of it is read, so that the client gets to see the answer, and the
-/// connection is closed. What was left of the body can never be taken for a request.
+/// Fields, and the length of a body behind them if there is one.
+struct WithLength<'a, F> {
+    fields: &'a F,
+    length: Option<u64>,
+}
+
+impl<F: FieldSource> FieldSource for WithLength<'_, F> {
+    fn put_into(&self, sink: &mut impl FieldSink) {
+        self.fields.put_into(sink);
+        if let Some(length) = self.length {
+            sink.number(&CONTENT_LENGTH, Indexing::Usual, length);
+        }
+    }
+}
+
+/// Writes an answer of ours.
 pub(super) async fn write(
     session: &mut Session,
     answer: Answer,
     (request_id, now_ms): (&str, u64),
+) -> Result<(), Failure> {
+    let status = if answer.is_trailers_only { StatusCode::OK } else { answer.status };
+    // A status without content has no length either (RFC 9110 section 8.6).
+    let has_length = !matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let length = (has_length && !answer.is_trailers_only).then_some(answer.body.len() as u64);
+    let fields = OfAnswer { fields: &answer.fields, request_id };
+    let fields = WithLength { fields: &fields, length };
+    send(session, (status.as_u16(), &fields), (answer.body, now_ms)).await
+}
+
+/// Writes a refusal.
+pub(super) async fn refuse(session: &mut Session, refusal: &DenialAnswer<'_>, now_ms: u64) -> Result<(), Failure> {
+    let body = refusal.body();
+    let length = (!refusal.is_trailers_only()).then_some(body.len() as u64);
+    send(session, (refusal.status(), &WithLength { fields: refusal, length }), (body, now_ms)).await
+}
+
+/// Sends an answer of ours. Keep-alive survives it, unless the request has a body that nobody
+/// read: then a little of it is read, so that the client gets to see the answer, and the
+/// connection is closed. What was left of the body can never be taken for a request.
+async fn send(
+    session: &mut Session,
+    (status, fields): (u16, &impl FieldSource),
+    (body, now_ms): (Bytes, u64),
 ) -> Result<(), Failure> {
     let has_body = !session.is_body_read() && !session.is_body_empty();
     // One that was told to go on sends its body, whatever we answer.
@@ -133,17 +168,10 @@ pub(super) async fn write(
     if has_body {
         session.close_after();
     }
-    let is_whole = answer.body.is_empty() || session.head().method == "HEAD" || answer.is_trailers_only;
-    let status = if answer.is_trailers_only { StatusCode::OK } else { answer.status };
-    let head = AnswerHead {
-        status: status.as_u16(),
-        reason: b"",
-        fields: &OfAnswer { answer: &answer, request_id },
-        delimited: if is_whole { Delimited::NoBody } else { Delimited::Length },
-        now_ms,
-    };
-    session.write_head(&head, is_whole)?;
-    session.write_bytes(if is_whole { bytes::Bytes::new() } else { answer.body }, true).await?;
+    let is_whole = body.is_empty() || session.head().method == "HEAD";
+    let delimited = if is_whole { Delimited::NoBody } else { Delimited::Length };
+    session.write_head(&AnswerHead { status, reason: b"", fields, delimited, now_ms }, is_whole)?;
+    session.write_bytes(if is_whole { Bytes::new() } else { body }, true).await?;
     if has_body && !waits {
         drain(session).await;
     }
