@@ -13,7 +13,7 @@ CANNOT = {
     ("nginx", "200: remaining and reset"), ("nginx", "429: remaining and reset"), ("nginx", "remaining counts down"),
 }
 #: The field in which a peer tells the upstream who is calling.
-IDENTITY = {"tollgate": "x-tollgate-key-id"}
+IDENTITY = {"tollgate": "x-tollgate-key-id", "as-shipped": "x-tollgate-key-id"}
 
 
 def ask(port, data, path="/v1/items", credential=None, method="GET", tls=None, fields=()):

@@ -23,6 +23,10 @@ JOBS = {
     "tls": ("key, TLS 1.3", "tls"),
     "h2": ("key, TLS 1.3, HTTP/2", "tls"),
     "tlsnew": ("key, a handshake for each request; most resume", "tls"),
+    "down": ("answers of 1 MiB, no checks", "plain"),
+    "downtls": ("answers of 1 MiB, no checks, TLS 1.3", "tlsplain"),
+    "up": ("bodies of 1 MiB, no checks", "plain"),
+    "uptls": ("bodies of 1 MiB, no checks, TLS 1.3", "tlsplain"),
     "handshake": ("full handshakes, none resumed", "tls"),
     "half": ("key, at half of what the slowest can do", "key"),
 }
@@ -51,6 +55,14 @@ end
 """
 
 
+UPLOAD = """
+wrk.method = "POST"
+wrk.body = string.rep("x", 1048576)
+"""
+#: Connections of jobs whose messages are large.
+LARGE_CONNECTIONS = 8
+
+
 class Load:
     """The load generators, with what they send."""
 
@@ -59,6 +71,8 @@ class Load:
         self.script = Path(folder) / "load.lua"
         lines = ", ".join(f'["{name}"] = "{value}"' for name, value in USUAL.items())
         self.script.write_text(SCRIPT.replace("USUAL_LINES", lines))
+        self.upload = Path(folder) / "upload.lua"
+        self.upload.write_text(UPLOAD)
         self.folder, self.rate = Path(folder), None
         key = data.keys[0][0]
         self.key = key
@@ -81,9 +95,10 @@ class Load:
         if job == "half":
             return self.at_a_rate(port)
         credentials = {"jwt": "tokens", "r401": "unknown", "r429": "limited"}.get(job, "keys")
-        path = "/plain" if job.endswith("plain") else "/v1/items"
-        scheme = "https" if job.startswith("tls") else "http"
-        connections = 1 if job == "key1" else CONNECTIONS
+        is_large = job.startswith(("down", "up"))
+        path = "/plain" if job.endswith("plain") or is_large else "/v1/items"
+        scheme = "https" if job.startswith("tls") or job.endswith("tls") else "http"
+        connections = 1 if job == "key1" else LARGE_CONNECTIONS if is_large else CONNECTIONS
         env = dict(os.environ, BENCH_CREDENTIALS=str(self.files[credentials]))
         env.pop("BENCH_CONNECTION", None)
         if job == "tlsnew":
@@ -91,7 +106,9 @@ class Load:
         argv = ["wrk", "-t1", f"-c{connections}", f"-d{self.seconds}s", "--latency"]
         if path == "/plain":
             fields = {"Host": "api.localhost", **USUAL}
+            fields |= {"Big": "1"} if job.startswith("down") else {}
             argv += [part for name, value in fields.items() for part in ("-H", f"{name}: {value}")]
+            argv += ["-s", self.upload] if job.startswith("up") else []
         else:
             argv += ["-s", self.script]
         out = pinned(LOAD_CORE, [*argv, f"{scheme}://127.0.0.1:{port}{path}"], stdout=subprocess.PIPE, text=True, env=env).communicate()[0]
@@ -133,9 +150,9 @@ class Load:
         log = self.folder / "half.log"
         log.unlink(missing_ok=True)
         rate = max(1, round(self.rate / CONNECTIONS))
-        argv = ["h2load", "--h1", "-t1", f"-c{CONNECTIONS}", f"-D{self.seconds}", f"--rps={rate}", f"--log-file={log}"]
+        argv = ["h2load", "--h1", "-t1", f"-c{CONNECTIONS}", "-n", str(rate * CONNECTIONS * self.seconds), f"--rps={rate}", f"--log-file={log}"]
         argv += [part for name, value in USUAL.items() for part in ("-H", f"{name}: {value}")]
-        argv += ["-H", "Host: api.localhost", "-H", f"Authorization: Bearer {self.key}", f"http://127.0.0.1:{port}/v1/items"]
+        argv += ["-H", ":authority: api.localhost", "-H", f"Authorization: Bearer {self.key}", f"http://127.0.0.1:{port}/v1/items"]
         pinned(LOAD_CORE, argv, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT).communicate()
         rows = [line.split("\t") for line in log.read_text().splitlines()]
         if any(row[1] != "200" for row in rows):

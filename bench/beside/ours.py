@@ -27,7 +27,7 @@ apis:
 {scopes}    plans: {{ standard: {{ per_key: 1000000000/min }} }}
     limit_headers: x
     routes:
-      - {{ id: plain, methods: [GET], paths: ["/plain"], access: public }}
+      - {{ id: plain, methods: [GET, POST], paths: ["/plain"], access: public }}
 {own}{others}"""
 
 

@@ -82,14 +82,21 @@ def upstream(folder, data, port, jwks_port):
     """nginx that answers 200 bytes and says what it was sent; and the keys of a token issuer, over TLS."""
     body = json.dumps({"items": ["x" * 185]})
     temporary = "".join(f"{name}_temp_path {folder}/up_{name}; " for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (Path(folder) / "big").write_bytes(b"x" * (1 << 20))
     conf = Path(folder) / "upstream.conf"
     user = "user root root; " if os.geteuid() == 0 else ""
-    conf.write_text(f"""{user}worker_processes 1; daemon off; pid {folder}/upstream.pid; error_log stderr crit;
+    lua = "".join(f"load_module {file};\n" for name in ("ndk_http", "ngx_http_lua") for file in Path("/usr/lib/nginx/modules").glob(f"{name}_module.so"))
+    conf.write_text(f"""{lua}{user}worker_processes 1; daemon off; pid {folder}/upstream.pid; error_log stderr crit;
 events {{ worker_connections 8192; }}
 http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; default_type application/json; {temporary}
     server {{ listen 127.0.0.1:{port} backlog=4096; location / {{
         if ($http_see) {{ add_header Seen-Auth "[$http_authorization]"; add_header Seen-Key "[$http_x_key_id$http_x_tollgate_key_id$http_x_tollgate_user]"; }}
-        return 200 '{body}'; }} }}
+        if ($http_big) {{ rewrite ^ /big last; }}
+        if ($request_method = POST) {{ rewrite ^ /read last; }}
+        return 200 '{body}'; }}
+        # Answers when it has read all of a body, as most backends do.
+        location = /read {{ content_by_lua_block {{ ngx.req.read_body() ngx.header.content_length = 2 ngx.print("ok") }} }}
+        location = /big {{ root {folder}; }} client_max_body_size 0; client_body_buffer_size 64k; }}
     server {{ listen 127.0.0.1:{jwks_port} ssl; ssl_certificate {data.cert}; ssl_certificate_key {data.tls_key};
         location = /jwks {{ alias {data.jwks}; }} }}
 }}

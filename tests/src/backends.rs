@@ -205,6 +205,15 @@ async fn serve_http2(mut stream: tokio::net::TcpStream, told: [Arc<AtomicBool>; 
                 let hints = Response::builder().status(103).header("link", "</style.css>").body(()).unwrap();
                 respond.send_informational(hints).unwrap();
             }
+            if request.uri().query() == Some("short") {
+                let head = Response::builder().header("content-length", 1_000).body(()).unwrap();
+                let mut answer = respond.send_response(head, false).unwrap();
+                answer.send_data(Bytes::from_static(&[b'x'; 500]), false).unwrap();
+                // The half must have left before it.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                answer.send_reset(h2::Reason::NO_ERROR);
+                return;
+            }
             let mut body = request.into_body();
             let mut all = Vec::new();
             while let Some(Ok(piece)) = body.data().await {

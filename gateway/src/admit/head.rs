@@ -79,7 +79,9 @@ fn number(text: &[u8]) -> Option<u64> {
 /// Whether a request is a gRPC call.
 pub fn is_grpc(head: &RequestHead<'_>) -> bool {
     let is_kind = |kind: &[u8]| kind.starts_with(b"application/grpc");
-    head.version == Version::Http2 && head.fields.first("content-type").is_some_and(is_kind)
+    head.version == Version::Http2
+        && !head.is_websocket_stream
+        && head.fields.first("content-type").is_some_and(is_kind)
 }
 
 /// What the codec makes sure of over HTTP/1.1, and nobody has yet of a head over HTTP/2.

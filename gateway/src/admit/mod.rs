@@ -80,6 +80,12 @@ pub enum Decision {
     Issuer,
 }
 
+impl Decision {
+    fn answer(answer: Answer) -> Self {
+        Decision::Answer(Box::new(answer))
+    }
+}
+
 impl Gate {
     /// Decides over one request. Nothing is written to anybody.
     pub async fn decide(&self, head: &Head<'_>, snapshot: &Snapshot, known: &mut Known) -> Decision {
@@ -113,15 +119,16 @@ impl Gate {
         let destination = snapshot.policy.destination(&target, head.is_preflight())?;
         let api = destination.api();
         known.api = Some(api.index);
+        if head.is_websocket_stream() && !matches!(destination, Destination::Route(_)) {
+            return Err(no_websocket());
+        }
         let is_inspection = match destination {
             Destination::Issuer(..) => return Ok(Decision::Issuer),
             Destination::Preflight(_) => {
                 let answer = answers::preflight(api.cors.as_ref(), &known.answer_context(snapshot, 0));
-                return Ok(Decision::Answer(Box::new(answer)));
+                return Ok(Decision::answer(answer));
             }
-            Destination::Metadata(_) => {
-                return Ok(Decision::Answer(Box::new(answers::metadata(api, head.if_none_match()))));
-            }
+            Destination::Metadata(_) => return Ok(Decision::answer(answers::metadata(api, head.if_none_match()))),
             Destination::Inspection(_) => true,
             Destination::Route(_) => false,
         };
@@ -145,7 +152,7 @@ impl Gate {
         let (route, shadowed) = (grant.route, grant.shadowed);
         if head.is_websocket_stream() && !route.protocols.websocket {
             known.route = Some(route.index);
-            return Err(Denial::MethodNotAllowed { allow: "GET".into() });
+            return Err(no_websocket());
         }
         let charged = match head.content_length().is_some_and(|length| length > route.body_bytes_max) {
             true => Err(Denial::BodyTooLarge),
@@ -189,7 +196,7 @@ impl Gate {
         let (limiter, version) = (&*self.shared.limiter, snapshot.version);
         let seen = inspect(limiter, api, (identity, organization), ends_ms, version, known.now).await;
         known.standing = self.peek(api, identity, None, known.now);
-        Ok(Decision::Answer(Box::new(answers::inspection(&seen, &known.answer_context(snapshot, 0)))))
+        Ok(Decision::answer(answers::inspection(&seen, &known.answer_context(snapshot, 0))))
     }
 
     /// Where the documented limit of a caller stands, for answers that take no token.
@@ -206,6 +213,11 @@ impl Gate {
         let standing = self.shared.limiter.peek(&charges.first, now);
         Some((charges.first.name.clone(), standing))
     }
+}
+
+/// A stream that asks for a WebSocket where there is none. It is no GET: any 2xx would be a WebSocket to its client.
+fn no_websocket() -> Denial {
+    Denial::MethodNotAllowed { allow: "GET".into() }
 }
 
 /// Both ends of a request, where it has two: a backend does at its destination what the method says.

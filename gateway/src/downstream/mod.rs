@@ -179,6 +179,14 @@ impl Session {
         }
     }
 
+    /// The body of the request may pause as long as it likes, where HTTP/2 carries it: a call that streams.
+    pub fn may_pause(&mut self) {
+        match self {
+            Session::Http1(_) => {}
+            Session::Http2(session) => session.may_pause(),
+        }
+    }
+
     /// Waits until the client leaves. A client over HTTP/1.1 cannot be watched while there is more of its body on
     /// its connection.
     pub async fn left(&mut self) -> ClientFault {

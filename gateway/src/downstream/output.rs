@@ -28,7 +28,7 @@ enum Stage {
     /// Its final head was written, and how its body is delimited.
     Begun(Delimited),
     /// All of it was written.
-    Ended,
+    Ended(Delimited),
     /// It was cut off.
     Cut,
 }
@@ -41,6 +41,8 @@ pub(super) struct Output {
     taken: usize,
     /// Whether they are to be sent, whatever follows.
     is_due: bool,
+    /// Whether something that was written will never be sent.
+    is_lost: bool,
     stage: Stage,
     body_bytes: usize,
 }
@@ -48,7 +50,7 @@ pub(super) struct Output {
 impl Output {
     /// Another exchange begins.
     pub(super) fn begin(&mut self) {
-        (self.stage, self.body_bytes) = (Stage::NotBegun, 0);
+        (self.stage, self.body_bytes, self.is_lost) = (Stage::NotBegun, 0, false);
     }
 
     /// Whether a final answer has begun.
@@ -66,11 +68,13 @@ impl Output {
         self.body_bytes
     }
 
-    /// Cuts the answer off. How the body is delimited that was under way.
+    /// Cuts the answer off. How the body is delimited whose end the client has not.
     pub(super) fn cut(&mut self) -> Option<Delimited> {
+        let is_lost = self.is_lost || !self.waiting.is_empty();
         match std::mem::replace(&mut self.stage, Stage::Cut) {
             Stage::Begun(delimited) => Some(delimited),
-            Stage::NotBegun | Stage::Ended | Stage::Cut => None,
+            Stage::Ended(delimited) if is_lost => Some(delimited),
+            Stage::NotBegun | Stage::Ended(_) | Stage::Cut => None,
         }
     }
 
@@ -135,7 +139,7 @@ impl Output {
         self.waiting.extend_from_slice(size.as_ref().map_or(&b""[..], SizeLine::as_bytes));
         self.body_bytes += data.len();
         if is_last {
-            self.stage = Stage::Ended;
+            self.stage = Stage::Ended(delimited);
         }
         let end: &[u8] = match (is_chunked, is_last, size.is_some()) {
             (true, true, true) => chunk::END_AND_LAST,
@@ -187,35 +191,53 @@ impl Output {
         self.stage = Stage::Begun(Delimited::NoBody);
     }
 
-    /// Sends all that waits.
+    /// Sends all that waits. Can be dropped and asked again.
     pub(super) async fn flush(&mut self, stream: &mut Stream, timer: &mut Timer) -> Result<(), ClientFault> {
-        if self.waiting.is_empty() { Ok(()) } else { self.send(stream, timer, (b"", b"")).await }
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let taken = std::future::poll_fn(|cx| self.poll_taken(stream, cx));
+        let taken = timer.within(WRITE_TIMEOUT, pin!(taken)).await.unwrap_or(Err(ClientFault::TakesNothing));
+        if taken.is_err() {
+            self.is_lost = true;
+            self.all_taken();
+        }
+        taken
     }
 
-    /// Sends what waits, and these bytes behind it.
+    /// Sends what waits, and these bytes behind it. Dropped before its end, it leaves an answer that can only be cut
+    /// off.
     async fn send(
         &mut self,
         stream: &mut Stream,
         timer: &mut Timer,
         (data, end): (&[u8], &[u8]),
     ) -> Result<(), ClientFault> {
-        let waiting = self.waiting.get(self.taken..).unwrap_or_default();
+        self.flush_taken(stream, timer).await?;
+        let mut waiting = std::mem::take(&mut self.waiting);
+        self.is_lost = true;
         let send = async {
-            if data.is_empty() && end.is_empty() {
-                stream.write_all(waiting).await?;
-            } else {
-                let mut parts = [IoSlice::new(waiting), IoSlice::new(data), IoSlice::new(end)];
-                write_all_vectored(stream, &mut parts).await?;
-            }
+            let mut parts = [IoSlice::new(&waiting), IoSlice::new(data), IoSlice::new(end)];
+            write_all_vectored(stream, &mut parts).await?;
             stream.flush().await
         };
         let sent: Option<std::io::Result<()>> = timer.within(WRITE_TIMEOUT, pin!(send)).await;
+        waiting.clear();
+        self.waiting = waiting;
         self.all_taken();
         match sent {
-            Some(Ok(())) => Ok(()),
+            Some(Ok(())) => {
+                self.is_lost = false;
+                Ok(())
+            }
             Some(Err(_)) => Err(ClientFault::Gone),
             None => Err(ClientFault::TakesNothing),
         }
+    }
+
+    /// Sends what waits if a part of it was sent: what is left of it would be sent with the rest.
+    async fn flush_taken(&mut self, stream: &mut Stream, timer: &mut Timer) -> Result<(), ClientFault> {
+        if self.taken > 0 { self.flush(stream, timer).await } else { Ok(()) }
     }
 }
 

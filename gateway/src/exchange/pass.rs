@@ -3,6 +3,7 @@
 use std::pin::pin;
 
 use bytes::Bytes;
+use http::HeaderName;
 
 use super::Exchanges;
 use super::failure::Failure;
@@ -10,7 +11,7 @@ use super::state::Exchange;
 use super::stream_guard::before_the_end;
 use crate::base::message::{RequestHead, Version};
 use crate::downstream::{AnswerHead, Delimited, Session};
-use crate::exchange::answer::{OwnHosts, PassedOn, has_links};
+use crate::exchange::answer::{OwnHosts, PassedOn, has_links, is_trailer};
 use crate::exchange::websocket::Wish;
 use crate::upstream::backend::{Backend, Data, Piece};
 use crate::upstream::fault::BackendFault;
@@ -118,7 +119,11 @@ impl Exchanges {
     /// The body of an answer is over: puts its trailers and its end behind what waits for the client.
     pub(super) async fn pass_end(&self, session: &mut Session, backend: &mut Backend) -> Result<(), Failure> {
         match backend.read_trailers().await? {
-            Some(trailers) => Ok(session.put_trailers(trailers)?),
+            Some(mut trailers) => {
+                let names: Vec<HeaderName> = trailers.keys().filter(|name| !is_trailer(name)).cloned().collect();
+                names.iter().for_each(|name| drop(trailers.remove(name)));
+                Ok(session.put_trailers(trailers)?)
+            }
             None => Ok(session.put_body(Bytes::new(), true)?),
         }
     }

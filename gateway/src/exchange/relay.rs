@@ -77,6 +77,9 @@ impl Exchanges {
     pub(super) async fn relay(&self, session: &mut Session, exchange: &mut Exchange) -> Result<End, Failure> {
         let pool = exchange.pool()?.cloned().ok_or(Failure::NoAddress)?;
         let mut body = RequestBody::of(session);
+        if exchange.place()?.1.protocols.grpc && exchange.known.is_grpc {
+            session.may_pause();
+        }
         let wish = match exchange.place()?.1.protocols.websocket && body.is_read() {
             true => Wish::of(&session.head()).map_err(|_| Failure::Ours("no randomness"))?,
             false => Wish::Answer,

@@ -27,8 +27,8 @@ pub(super) async fn is_healthy(pool: &Pool, endpoint: &Endpoint, path: Option<&s
         None => true,
         Some(path) => matches!(timeout(patience, ask(pool, &mut backend, path)).await, Ok(Ok(true))),
     };
-    // A stream is over, its connection is not. One of HTTP/1.1 is not kept.
-    pool.connections.give_back(endpoint, backend, Left::Midway, now_us);
+    // What was made to look is not kept.
+    pool.connections.give_back(endpoint, backend, Left::GoingAway, now_us);
     is_healthy
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{RecvStream, SendStream};
 use http::header::HeaderMap;
 use http::response::Parts;
 use http::{Method, Request, Uri};
@@ -101,7 +101,7 @@ impl Http2 {
         let Some(body) = &mut self.body else { return Ok(None) };
         let data = std::future::poll_fn(|cx| body.poll_data(cx));
         let data = self.timer.within(self.silence, pin!(data)).await.ok_or(BackendFault::Silent)?;
-        let data = data.transpose().or_else(end_of)?;
+        let data = data.transpose().map_err(BackendFault::Http2)?;
         if let Some(data) = &data {
             let _ = body.flow_control().release_capacity(data.len());
         }
@@ -112,10 +112,11 @@ impl Http2 {
     pub fn is_done(&mut self) -> Result<bool, BackendFault> {
         let Some(body) = self.body.as_mut().filter(|body| body.is_end_stream()) else { return Ok(false) };
         // The library also says that of a stream that ended with an error (hyperium/h2#806), and tells the error
-        // when it is asked for more.
+        // when it is asked for more. A reset behind the end, with which a backend asks not to be sent the rest of the
+        // request (RFC 9113 section 8.1), is none.
         match body.poll_data(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(None) => Ok(true),
-            Poll::Ready(Some(Err(error))) => end_of(error).map(|_: Option<()>| true),
+            Poll::Ready(Some(Err(error))) => Err(BackendFault::Http2(error)),
             Poll::Ready(Some(Ok(_))) | Poll::Pending => Err(BackendFault::Nonsense("more behind the end of an answer")),
         }
     }
@@ -125,15 +126,8 @@ impl Http2 {
         let Some(body) = &mut self.body else { return Ok(None) };
         let trailers = std::future::poll_fn(|cx| body.poll_trailers(cx));
         let trailers = self.timer.within(self.silence, pin!(trailers)).await.ok_or(BackendFault::Silent)?;
-        trailers.or_else(end_of)
+        trailers.map_err(BackendFault::Http2)
     }
-}
-
-/// What the end of a stream means. A backend that has sent its whole answer may ask with `NO_ERROR` not to be sent the
-/// rest of the request (RFC 9113 section 8.1): it is no error.
-fn end_of<T>(error: h2::Error) -> Result<Option<T>, BackendFault> {
-    let is_well = error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
-    if is_well { Ok(None) } else { Err(BackendFault::Http2(error)) }
 }
 
 /// A head, and what gives the body behind it if it is the final one.

@@ -69,7 +69,7 @@ impl Stream {
 
     /// It was used until now, on the steady clock.
     pub(super) fn used(&self, now_us: u64) {
-        self.connection.last_used_us.store(now_us, Relaxed);
+        self.connection.last_used_us.fetch_max(now_us, Relaxed);
     }
 }
 
@@ -87,7 +87,7 @@ impl Shared {
             self.streams.fetch_sub(1, Relaxed);
             return None;
         }
-        self.last_used_us.store(now_us, Relaxed);
+        self.last_used_us.fetch_max(now_us, Relaxed);
         Some(Stream { connection: self.clone(), requests: self.requests.clone() })
     }
 }

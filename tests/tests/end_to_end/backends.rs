@@ -392,3 +392,35 @@ fn heads_in_between_of_a_backend_over_http2_are_passed_on() {
     let received = client.read_until_text("\r\n\r\nHTTP/1.1 200").unwrap();
     assert!(received.starts_with("HTTP/1.1 103") && received.contains("link: </style.css>"), "{received}");
 }
+
+/// What follows on the client's connection would be taken for the rest.
+#[test]
+fn an_answer_over_http2_that_is_reset_in_the_middle_does_not_end_cleanly() {
+    let backend = Http2Backend::start();
+    let port = backend.port;
+    let edit = move |policy: Policies| {
+        policy
+            .replace("addresses: [\"127.0.0.1:9101\"]", &format!("addresses: [\"127.0.0.1:{port}\"]\n        http: h2"))
+    };
+    let (mut world, key) = world_with(edit);
+    let trusted = world.add_trusted_listener();
+    let mut client = world.gateway().connect(HOST);
+    let head = format!("Host: {HOST}\r\nAuthorization: Bearer {}\r\n\r\n", key.secret);
+    client.send(format!("GET /v2/packs?short HTTP/1.1\r\n{head}GET /v2/packs HTTP/1.1\r\n{head}").as_bytes());
+    let mut seen = Vec::new();
+    while let Ok(more) = client.read_some() {
+        if more.is_empty() {
+            break;
+        }
+        seen.extend(more);
+    }
+    let seen = String::from_utf8(seen).unwrap();
+    assert_eq!(seen.matches("HTTP/1.1 200").count(), 1, "{seen}");
+    assert!(seen.ends_with("xxx"), "{seen}");
+    assert_eq!(last_record(&world, "upstream_broke_off")["bytes_out"], 500);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let request = Request::get(format!("{PACKS}?short")).header("authorization", format!("Bearer {}", key.secret));
+    let answer =
+        runtime.block_on(async { Http2::connect(trusted).await.ask(request.body(()).unwrap()).await.map(|_| ()) });
+    assert!(answer.unwrap_err().is_reset());
+}

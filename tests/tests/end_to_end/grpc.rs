@@ -33,6 +33,9 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Vec<HeaderMap>>>) {
     }
 }
 
+/// A client says nothing for a while.
+const PAUSE: &str = "(pause)";
+
 struct Call {
     status: u16,
     fields: HeaderMap,
@@ -53,6 +56,11 @@ async fn call(port: u16, key: Option<&str>, messages: &[&'static str]) -> Call {
     }
     let (answer, mut stream) = client.send_request(request.body(()).unwrap(), false).unwrap();
     for message in messages {
+        if *message == PAUSE {
+            // Longer than the least rate of a body is looked at.
+            tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+            continue;
+        }
         // A refused call is reset; the client need not be able to send all.
         let _ = stream.send_data(Bytes::from_static(message.as_bytes()), false);
     }
@@ -91,7 +99,7 @@ fn grpc_passes_with_its_trailers_and_is_refused_with_its_status() {
     // gRPC without TLS needs a listener that somebody else ends TLS for.
     let port = world.add_trusted_listener();
 
-    let went_well = runtime.block_on(call(port, Some(&write.secret), &["one ", "two ", "three"]));
+    let went_well = runtime.block_on(call(port, Some(&write.secret), &["one ", "two ", PAUSE, "three"]));
     assert_eq!((went_well.status, went_well.body.as_slice()), (200, &b"one two three"[..]));
     assert_eq!(went_well.trailers.unwrap()["grpc-status"], "0");
     assert_eq!(went_well.fields["x-ratelimit-limit"], "200");

@@ -7,7 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const PURSE: u32 = 2_000;
 const FREE_EACH_SECOND: u32 = 100;
 /// A request pays for so many.
 const OF_REQUEST: u32 = 8;
+/// A piece of an answer pays for so many.
+const OF_PIECE: u32 = 4;
 /// So many bytes of a body or an answer pay for one.
 const OF_BYTES: usize = 256;
 /// When so many bytes of heads have come, what came with them is looked at before more is read.
@@ -34,9 +36,17 @@ const FRAME_HEAD: usize = 9;
 pub(super) struct Tally {
     is_flooded: AtomicBool,
     heads_ahead: AtomicUsize,
+    /// Frames that pieces of answers have paid for since it was looked at.
+    earned: AtomicU32,
 }
 
 impl Tally {
+    /// A piece of an answer was sent: its client may say that it came, and look how far away we are. gRPC's clients
+    /// do both, however small it is.
+    pub(super) fn sent(&self) {
+        self.earned.fetch_add(OF_PIECE, Relaxed);
+    }
+
     /// Whether the client has sent more than is good.
     pub(super) fn is_flooded(&self) -> bool {
         self.is_flooded.load(Relaxed)
@@ -134,7 +144,7 @@ impl Frames {
         match kind {
             // DATA: an empty one that ends nothing says nothing.
             0 if length > 0 || is_end => {
-                self.earn(u32::try_from(length / OF_BYTES).unwrap_or(0));
+                self.earn(u32::try_from(length / OF_BYTES).unwrap_or(0).max(1));
                 Some(0)
             }
             // HEADERS
@@ -163,6 +173,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
             // Whoever serves the connection looks at what came, and asks again.
             cx.waker().wake_by_ref();
             return Poll::Pending;
+        }
+        if this.tally.earned.load(Relaxed) > 0 {
+            this.frames.earn(this.tally.earned.swap(0, Relaxed));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
@@ -244,6 +257,25 @@ mod tests {
             frames.went(1_024);
             assert!(frames.came(&[frame(8, 0, 4), frame(8, 0, 4)].concat(), || now).is_some());
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_says_of_each_small_piece_that_it_came_is_not_sent_away() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let (mut metered, tally) = Metered::new(ours);
+        theirs.write_all(H2_PREFACE).await.unwrap();
+        let mut begin = [0; H2_PREFACE.len()];
+        metered.read_exact(&mut begin).await.unwrap();
+        // As gRPC's clients do: a ping and a window for each.
+        let says = [frame(6, 0, 8), frame(8, 0, 4), frame(6, 1, 8)].concat();
+        let mut read = vec![0; says.len()];
+        for _ in 0..10_000 {
+            tally.sent();
+            theirs.write_all(&says).await.unwrap();
+            metered.read_exact(&mut read).await.unwrap();
+        }
+        assert!(!tally.is_flooded());
     }
 
     #[test]

@@ -92,11 +92,11 @@ where
     // The client's preface is in it.
     let handshake = tokio::time::timeout(limits.deadlines.head, options().handshake(stream)).await;
     let Ok(Ok(connection)) = handshake else { return Ended::Well };
-    let mut accepting = Accepting { connection, tally, deadlines: limits.deadlines };
+    let mut accepting = Accepting { connection, tally: tally.clone(), deadlines: limits.deadlines };
     let mut streams = FuturesUnordered::new();
     let ended = accepting
         .run(&mut streams, shutdown, |request, respond| {
-            let (stream, fault) = Http2::new(request, respond, (peer, limits));
+            let (stream, fault) = Http2::new(request, respond, (peer, limits, tally.clone()));
             Box::pin(on_stream(stream, fault))
         })
         .await;

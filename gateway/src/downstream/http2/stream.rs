@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use http1::head::Bounds;
 use tokio::time::Instant;
 
 use super::Limits;
+use super::meter::Tally;
 use super::tunnel::StreamTunnel;
 use crate::base::clock::http_date;
 use crate::base::field_sink::{BadValue, FieldMap, FieldSource};
@@ -32,6 +34,7 @@ pub struct Http2 {
     /// Whether it asks for a WebSocket (RFC 8441 section 5): then it has no body, and what follows is the socket's.
     is_websocket: bool,
     peer: IpAddr,
+    tally: Arc<Tally>,
     body_rate: u32,
     rate: BodyRate,
     body: RecvStream,
@@ -58,7 +61,7 @@ impl Http2 {
     pub(super) fn new(
         request: http::Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        (peer, limits): (IpAddr, Limits),
+        (peer, limits, tally): (IpAddr, Limits, Arc<Tally>),
     ) -> (Self, Option<Fault>) {
         let (mut request, body) = request.into_parts();
         let protocol = request.extensions.get::<Protocol>();
@@ -72,6 +75,7 @@ impl Http2 {
             request,
             is_websocket,
             peer,
+            tally,
             body_rate: limits.deadlines.body_rate,
             rate: BodyRate::default(),
             body,
@@ -108,7 +112,8 @@ impl Http2 {
 
     /// The length of the request's body, if it is said.
     pub fn content_length(&self) -> Option<u64> {
-        self.request.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+        let length = self.request.headers.get(header::CONTENT_LENGTH).filter(|_| !self.is_websocket)?;
+        length.to_str().ok()?.parse().ok()
     }
 
     /// Whether the request has no body.
@@ -142,6 +147,11 @@ impl Http2 {
                 return Ok(Some(data));
             }
         }
+    }
+
+    /// Its body may pause as long as it likes.
+    pub fn may_pause(&mut self) {
+        self.body_rate = 0;
     }
 
     /// Waits until the client gives the stream up.
@@ -249,6 +259,7 @@ impl Http2 {
         let room = answer.capacity();
         let now = self.waiting.split_to(room.min(self.waiting.len()));
         let ends = self.ends && self.waiting.is_empty();
+        self.tally.sent();
         answer.send_data(now, ends).map_err(|error| gone(&error))?;
         self.is_ended |= ends;
         Poll::Ready(Ok(()))
@@ -274,7 +285,7 @@ impl Http2 {
 
     /// A WebSocket, if its answer has begun.
     pub fn into_tunnel(self) -> Option<StreamTunnel> {
-        self.answer.map(|answer| StreamTunnel::new(self.body, answer))
+        self.answer.map(|answer| StreamTunnel::new(self.body, answer, self.tally))
     }
 
     /// Gives the stream up, if its answer is not over.

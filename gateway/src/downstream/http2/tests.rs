@@ -34,7 +34,7 @@ async fn connected(window: u32) -> (SendRequest<Bytes>, Connection<tokio::io::Du
 async fn next(mut server: Connection<tokio::io::DuplexStream, Bytes>) -> (Http2, Option<Fault>) {
     let (request, respond) = server.accept().await.unwrap().unwrap();
     tokio::spawn(async move { while server.accept().await.is_some() {} });
-    Http2::new(request, respond, (IpAddr::V4(Ipv4Addr::LOCALHOST), LIMITS))
+    Http2::new(request, respond, (IpAddr::V4(Ipv4Addr::LOCALHOST), LIMITS, Arc::default()))
 }
 
 fn post() -> http::request::Builder {
@@ -77,6 +77,23 @@ async fn a_body_that_drips_is_cut_off() {
     };
     assert_eq!(fault, ClientFault::BodySlow);
     assert!((5..=6).contains(&start.elapsed().as_secs()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_streams_may_pause() {
+    let (mut client, server) = connected(65_535).await;
+    let (_answer, mut body) = client.send_request(post().body(()).unwrap(), false).unwrap();
+    let (mut stream, _) = next(server).await;
+    stream.may_pause();
+    tokio::spawn(async move {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            body.send_data(Bytes::from_static(b"0123456789"), false).unwrap();
+        }
+    });
+    for _ in 0..3 {
+        assert_eq!(stream.read_body().await.unwrap().unwrap().len(), 10);
+    }
 }
 
 #[tokio::test]

@@ -2,17 +2,21 @@
 
 use std::io::{Error, ErrorKind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::meter::Tally;
+
 /// Both directions. Dropped before both have ended, it resets the stream.
 #[derive(Debug)]
 pub struct StreamTunnel {
     from: RecvStream,
     to: SendStream<Bytes>,
+    tally: Arc<Tally>,
     /// What came and was not read.
     ahead: Bytes,
     is_ended: bool,
@@ -20,8 +24,8 @@ pub struct StreamTunnel {
 
 impl StreamTunnel {
     /// On a stream whose answer has begun.
-    pub(super) fn new(from: RecvStream, to: SendStream<Bytes>) -> Self {
-        StreamTunnel { from, to, ahead: Bytes::new(), is_ended: false }
+    pub(super) fn new(from: RecvStream, to: SendStream<Bytes>, tally: Arc<Tally>) -> Self {
+        StreamTunnel { from, to, tally, ahead: Bytes::new(), is_ended: false }
     }
 }
 
@@ -54,6 +58,7 @@ impl AsyncWrite for StreamTunnel {
         }
         let count = bytes.len().min(this.to.capacity());
         let part = Bytes::copy_from_slice(bytes.get(..count).unwrap_or_default());
+        this.tally.sent();
         Poll::Ready(this.to.send_data(part, false).map(|()| count).map_err(broken))
     }
 

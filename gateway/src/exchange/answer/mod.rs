@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 pub use self::links::OwnHosts;
 use super::failure::Failure;
 use crate::admit::answers::AnswerContext;
 use crate::admit::denial::DenialAnswer;
 use crate::base::answer::Answer;
-use crate::base::field_names::REQUEST_ID;
+use crate::base::field_names::{OF_CONNECTION, REQUEST_ID};
 use crate::base::field_sink::{FieldSink, FieldSource, Indexing};
 use crate::base::message::{Fields, ResponseHead};
 use crate::downstream::{AnswerHead, Delimited, Session};
@@ -39,6 +39,14 @@ const REPLACED: [&[u8]; 13] = [
 /// Whether a field of an upstream is one that ours replace.
 fn is_replaced(name: &[u8]) -> bool {
     matches!(name.first(), Some(b'a' | b'r' | b'x')) && REPLACED.binary_search(&name).is_ok()
+}
+
+/// Whether a field of an upstream may stand behind its answer: gRPC's calls have metadata of any name there. None of
+/// those that are ours, or that only a head can say (RFC 9110 section 6.5.1).
+pub fn is_trailer(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let is_of_head = matches!(name, "content-length" | "host" | "location" | "set-cookie" | "te" | "trailer");
+    !is_replaced(name.as_bytes()) && !is_of_head && !OF_CONNECTION.contains(&name)
 }
 
 /// Fields that hold links.
