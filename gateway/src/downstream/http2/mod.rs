@@ -1,7 +1,7 @@
 //! A client's connection over HTTP/2: each of its streams carries one request and its answer (RFC 9113).
 //!
 //! Every stream is judged, answered and recorded like a connection's request. The library (h2) has the frames, and the
-//! [meter] counts them. What always holds: a client has only so many streams under way, with those that it has
+//! `meter` counts them. What always holds: a client has only so many streams under way, with those that it has
 //! reset; frames that ask for nothing are paid for by requests, bodies and answers; a head that is too large is
 //! refused with 431, and forgotten at once.
 
