@@ -319,5 +319,5 @@ fn heads_that_grow_when_they_are_read_take_no_memory() {
     let _ = stream.shutdown(std::net::Shutdown::Both);
     let _ = reader.join();
     let grown = memory().saturating_sub(before);
-    assert!(grown < 24 * 1024, "{grown} KiB");
+    assert!(grown < 30 * 1024, "{grown} KiB; 41 MiB when all are read at once");
 }
