@@ -17,9 +17,6 @@ pub struct Answer {
     pub body: Bytes,
     /// How it ended, for metrics and the log: a word from a closed list.
     pub outcome: &'static str,
-    /// It goes to a gRPC client: on the wire stand 200 and no body, and the fields say the rest
-    /// (gRPC over HTTP/2, Trailers-Only). The status stands in the record.
-    pub is_trailers_only: bool,
 }
 
 fn field(fields: &mut HeaderMap, name: HeaderName, value: &str) {
@@ -32,7 +29,7 @@ fn field(fields: &mut HeaderMap, name: HeaderName, value: &str) {
 impl Answer {
     /// A status and nothing else.
     pub fn empty(status: StatusCode, outcome: &'static str) -> Self {
-        Answer { status, fields: HeaderMap::new(), body: Bytes::new(), outcome, is_trailers_only: false }
+        Answer { status, fields: HeaderMap::new(), body: Bytes::new(), outcome }
     }
 
     /// A fault of our own, of which nothing is said to the client: a value that is no field value.

@@ -1,9 +1,12 @@
 //! The slowest that a body may come. Only time spent waiting for the client counts, not time in which nobody wants
 //! more of it.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::base::timer::Timer;
 
 /// A body's rate is judged over this much time spent waiting for the client.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -24,8 +27,21 @@ pub(super) struct BodyRate {
 
 impl BodyRate {
     /// A read has to wait: until when, before the rate is judged.
-    pub(super) fn wait(&mut self, now: impl FnOnce() -> Instant) -> Instant {
+    fn wait(&mut self, now: impl FnOnce() -> Instant) -> Instant {
         *self.since.get_or_insert_with(now) + INTERVAL.saturating_sub(self.waited)
+    }
+
+    /// What a read gives; `None` when it had to wait until the rate is to be judged.
+    pub(super) async fn watch<T>(
+        &mut self,
+        timer: &mut Timer,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Option<T> {
+        let read = std::future::poll_fn(|cx| match poll(cx) {
+            Poll::Ready(read) => Poll::Ready(Some(read)),
+            Poll::Pending => timer.poll_until(cx, self.wait(Instant::now)).map(|()| None),
+        });
+        read.await
     }
 
     /// So many bytes have come, of a client that must send `least` bytes a second; none when the time of

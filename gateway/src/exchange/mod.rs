@@ -77,7 +77,7 @@ enum Then {
     /// Nothing: the session can carry another one, if its client wants that.
     Finish,
     /// Its connection is a WebSocket from here on.
-    Tunnel(Box<Backend>, Box<Exchange>),
+    Tunnel(Backend, Box<Exchange>),
 }
 
 impl Exchanges {
@@ -95,7 +95,7 @@ impl Exchanges {
         };
         match end {
             Ok(End::Answered) => {}
-            Ok(End::Upgraded(backend)) => return Then::Tunnel(Box::new(backend), Box::new(exchange)),
+            Ok(End::Upgraded(backend)) => return Then::Tunnel(backend, Box::new(exchange)),
             Err(failure) => Box::pin(self.fail(session, &failure, &mut exchange)).await,
         }
         self.record(&Facts::of(session), &exchange);

@@ -77,7 +77,7 @@ impl Exchanges {
     pub(super) async fn relay(&self, session: &mut Session, exchange: &mut Exchange) -> Result<End, Failure> {
         let pool = exchange.pool()?.cloned().ok_or(Failure::NoAddress)?;
         let mut body = RequestBody::of(session);
-        if exchange.place()?.1.protocols.grpc && exchange.known.is_grpc {
+        if is_streaming_call(exchange)? {
             session.may_pause();
         }
         let wish = match exchange.place()?.1.protocols.websocket && body.is_read() {
@@ -336,10 +336,14 @@ fn framing(session: &Session, body: &RequestBody) -> Framing {
     }
 }
 
+/// Whether it is a call of gRPC on a route that allows those: it may go on for as long as it likes.
+fn is_streaming_call(exchange: &Exchange) -> Result<bool, Failure> {
+    Ok(exchange.place()?.1.protocols.grpc && exchange.known.is_grpc)
+}
+
 /// Holds a body to its route's bound. A call of gRPC that streams has none.
 fn check_size(exchange: &Exchange, body: &RequestBody) -> Result<(), Failure> {
-    let route = exchange.place()?.1;
-    if body.bytes <= route.body_bytes_max || (route.protocols.grpc && exchange.known.is_grpc) {
+    if body.bytes <= exchange.place()?.1.body_bytes_max || is_streaming_call(exchange)? {
         return Ok(());
     }
     Err(Failure::Denied(Denial::BodyTooLarge))

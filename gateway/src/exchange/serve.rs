@@ -43,7 +43,7 @@ impl ServerApp for Exchanges {
                 match exchanges.exchange(&mut session, unread).await {
                     Then::Finish => {}
                     Then::Tunnel(backend, exchange) => {
-                        Box::pin(exchanges.run_tunnel(session, *backend, &exchange, &shutdown)).await;
+                        Box::pin(exchanges.run_tunnel(session, backend, &exchange, &shutdown)).await;
                     }
                 }
             }
@@ -90,7 +90,7 @@ impl Exchanges {
             match Box::pin(self.exchange(&mut session, unread)).await {
                 Then::Finish => {}
                 Then::Tunnel(backend, exchange) => {
-                    return Box::pin(self.run_tunnel(session, *backend, &exchange, shutdown)).await;
+                    return Box::pin(self.run_tunnel(session, backend, &exchange, shutdown)).await;
                 }
             }
             let Session::Http1(client) = &mut session else { return };

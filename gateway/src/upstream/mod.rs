@@ -40,6 +40,7 @@ use crate::base::clock::{Clock as _, System};
 pub const STREAM_SILENCE: Duration = Duration::from_secs(3_600);
 /// Time between two looks at idle connections.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
+
 /// The addresses of one upstream.
 #[derive(Debug)]
 pub struct Pool {

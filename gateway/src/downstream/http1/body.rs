@@ -1,7 +1,6 @@
 //! The body of a request, as it comes: in pieces, and not too slowly.
 
 use std::pin::pin;
-use std::task::Poll;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncReadExt as _;
@@ -52,12 +51,7 @@ impl Http1 {
         // One that has filled what it was given has more.
         self.input.reserve(if self.bytes_in >= SCRATCH_BYTES { BODY_ROOM } else { SCRATCH_BYTES });
         let mut read = pin!(self.stream.read_buf(&mut self.input));
-        let (timer, rate) = (&mut self.timer, &mut self.rate);
-        let read = std::future::poll_fn(|cx| match read.as_mut().poll(cx) {
-            Poll::Ready(read) => Poll::Ready(Some(read)),
-            Poll::Pending => timer.poll_until(cx, rate.wait(Instant::now)).map(|()| None),
-        });
-        let came = match read.await {
+        let came = match self.rate.watch(&mut self.timer, |cx| read.as_mut().poll(cx)).await {
             None => 0,
             Some(Ok(came @ 1..)) => came,
             Some(Ok(0) | Err(_)) => return Err(ClientFault::BodyCut),

@@ -3,8 +3,8 @@
 //!
 //! Three buffers live as long as the connection: what came and is not used up, the head of the request under way,
 //! and what waits to be sent. They are given back while the connection is idle, which reads into one that all of its
-//! thread share. The head of an answer and the
-//! first bytes of its body leave in one send. Each wait can be dropped and begun again without losing a byte.
+//! thread share. The head of an answer and the first bytes of its body leave in one send. Each wait can be dropped and
+//! begun again without losing a byte.
 
 mod body;
 
@@ -28,7 +28,7 @@ use super::rate::BodyRate;
 use super::{AnswerHead, ClientFault, Deadlines, Delimited, LEAVE, peer_address};
 use crate::base::field_sink::{BadValue, FieldSource};
 use crate::base::message::{Fields, RequestHead, Version};
-use crate::base::scratch::poll_append;
+use crate::base::scratch::append;
 use crate::base::timer::Timer;
 
 /// Most requests on one connection.
@@ -131,11 +131,9 @@ impl Http1 {
                 None if holds_buffers => idle_since + self.deadlines.idle.min(BUSY),
                 None => idle_since + self.deadlines.idle,
             };
-            let (stream, input) = (&mut self.stream, &mut self.input);
-            let mut receive = pin!(std::future::poll_fn(|cx| poll_append(Pin::new(&mut *stream), cx, input)));
             let read = tokio::select! {
                 biased;
-                read = self.timer.by(until, receive.as_mut()) => read,
+                read = async { self.timer.by(until, pin!(append(&mut self.stream, &mut self.input))).await } => read,
                 () = stop.as_mut(), if self.requests == 0 || is_between => return Incoming::End,
             };
             match read {
@@ -234,8 +232,7 @@ impl Http1 {
             if !self.body.is_done() || self.input.len() >= AHEAD_MAX {
                 return std::future::pending().await;
             }
-            let (stream, input) = (&mut self.stream, &mut self.input);
-            match std::future::poll_fn(|cx| poll_append(Pin::new(&mut *stream), cx, input)).await {
+            match append(&mut self.stream, &mut self.input).await {
                 Ok(0) => (self.half_closed, self.goes_on) = (Some(Instant::now()), false),
                 Ok(_) => {}
                 Err(_) => return ClientFault::Gone,

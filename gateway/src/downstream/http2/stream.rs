@@ -130,12 +130,8 @@ impl Http2 {
     /// The next piece of the body; `None` at its end.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>, ClientFault> {
         loop {
-            let (body, timer, rate) = (&mut self.body, &mut self.timer, &mut self.rate);
-            let data = std::future::poll_fn(|cx| match body.poll_data(cx) {
-                Poll::Ready(data) => Poll::Ready(Some(data)),
-                Poll::Pending => timer.poll_until(cx, rate.wait(Instant::now)).map(|()| None),
-            });
-            let data = match data.await {
+            let body = &mut self.body;
+            let data = match self.rate.watch(&mut self.timer, |cx| body.poll_data(cx)).await {
                 Some(data) => data.transpose().map_err(|error| gone(&error))?,
                 None => Some(Bytes::new()),
             };

@@ -146,13 +146,12 @@ pub(super) async fn write(
     answer: Answer,
     (request_id, now_ms): (&str, u64),
 ) -> Result<(), Failure> {
-    let status = if answer.is_trailers_only { StatusCode::OK } else { answer.status };
     // A status without content has no length either (RFC 9110 section 8.6).
     let has_length = !matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let length = (has_length && !answer.is_trailers_only).then_some(answer.body.len() as u64);
+    let length = has_length.then_some(answer.body.len() as u64);
     let fields = OfAnswer { fields: &answer.fields, request_id };
     let fields = WithLength { fields: &fields, length };
-    send(session, (status.as_u16(), &fields), (answer.body, now_ms)).await
+    send(session, (answer.status.as_u16(), &fields), (answer.body, now_ms)).await
 }
 
 /// Writes a refusal.
