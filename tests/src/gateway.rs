@@ -91,6 +91,13 @@ impl Gateway {
         self.child.as_ref().unwrap().id()
     }
 
+    /// What the system says of its memory, in KiB: `VmRSS` is what it has, `VmHWM` the most that it had.
+    pub fn memory_kib(&self, what: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     pub fn signal(&self, signal: &str) {
         assert!(Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap().success());
     }

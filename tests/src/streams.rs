@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
+use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Method, Request};
 use tokio::net::TcpStream;
+
+use crate::Key;
 
 /// One HTTP/2 connection, without TLS, to a trusted listener.
 #[derive(Clone)]
@@ -38,6 +41,36 @@ impl Http2 {
         let (client, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         Http2 { client }
+    }
+
+    /// The same, and asks once with a key: until the settings of the gateway have come, a client does not know that
+    /// it may ask for a WebSocket.
+    pub async fn greet(port: u16, url: &str, key: &Key) -> Self {
+        let client = Self::connect(port).await;
+        let request = Request::get(url).header("authorization", key.bearer()).body(()).unwrap();
+        assert_eq!(client.ask(request).await.unwrap().status, 200);
+        client
+    }
+
+    /// Asks for a WebSocket (RFC 8441); gives the answer's head, and both directions.
+    pub async fn websocket(
+        &self,
+        url: &str,
+        key: Option<&Key>,
+        fields: &[(&str, &str)],
+    ) -> Result<(http::Response<()>, RecvStream, SendStream<Bytes>), h2::Error> {
+        let mut request = Request::builder().method(Method::CONNECT).uri(url).header("sec-websocket-version", "13");
+        if let Some(key) = key {
+            request = request.header("authorization", key.bearer());
+        }
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(()).unwrap();
+        request.extensions_mut().insert(Protocol::from_static("websocket"));
+        let (answer, to) = self.begin(request, false).await;
+        let (head, from) = answer.await?.into_parts();
+        Ok((http::Response::from_parts(head, ()), from, to))
     }
 
     /// Begins a request; `is_whole` says that no body follows.

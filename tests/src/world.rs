@@ -23,6 +23,13 @@ pub struct Key {
     pub secret: String,
 }
 
+impl Key {
+    /// As `Authorization` wants it.
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.secret)
+    }
+}
+
 /// The folder with client libraries of other ecosystems and what drives a browser.
 pub fn clients() -> PathBuf {
     let test = std::env::current_exe().unwrap();

@@ -6,9 +6,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::ext::Protocol;
-use h2::{RecvStream, SendStream};
-use http::{Method, Request};
+use h2::RecvStream;
+use http::Request;
 use tests::{Http2, Key, Policies, StoreKind, World, send, until};
 
 const PACKS: &str = "https://api.iconflow.dev/v2/packs";
@@ -32,28 +31,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn request(key: &Key) -> http::request::Builder {
-    Request::get(PACKS).header("authorization", format!("Bearer {}", key.secret))
-}
-
-/// Asks for a WebSocket (RFC 8441); gives the status, and both directions.
-async fn websocket(
-    client: &Http2,
-    url: &str,
-    key: Option<&Key>,
-    fields: &[(&str, &str)],
-) -> Result<(http::Response<()>, RecvStream, SendStream<Bytes>), h2::Error> {
-    let mut request = Request::builder().method(Method::CONNECT).uri(url).header("sec-websocket-version", "13");
-    if let Some(key) = key {
-        request = request.header("authorization", format!("Bearer {}", key.secret));
-    }
-    for (name, value) in fields {
-        request = request.header(*name, *value);
-    }
-    let mut request = request.body(()).unwrap();
-    request.extensions_mut().insert(Protocol::from_static("websocket"));
-    let (answer, to) = client.begin(request, false).await;
-    let (head, from) = answer.await?.into_parts();
-    Ok((http::Response::from_parts(head, ()), from, to))
+    Request::get(PACKS).header("authorization", key.bearer())
 }
 
 async fn read(from: &mut RecvStream, count: usize) -> Vec<u8> {
@@ -70,14 +48,11 @@ async fn read(from: &mut RecvStream, count: usize) -> Vec<u8> {
 fn a_websocket_passes_on_a_stream_where_the_route_allows_it_and_only_with_a_key() {
     let (world, key, port) = world_with(with_websockets);
     block_on(async {
-        let client = Http2::connect(port).await;
-        // Until the settings of the gateway have come, the client does not know that it may.
-        let first = client.ask(request(&key).body(()).unwrap()).await.unwrap();
-        assert_eq!(first.status, 200);
-        let (answer, ..) = websocket(&client, PACKS, None, &[]).await.unwrap();
+        let client = Http2::greet(port, PACKS, &key).await;
+        let (answer, ..) = client.websocket(PACKS, None, &[]).await.unwrap();
         assert_eq!(answer.status(), 401);
         let fields = [("sec-websocket-protocol", "chat"), ("sec-websocket-key", "of-no-meaning-here")];
-        let (answer, mut from, mut to) = websocket(&client, PACKS, Some(&key), &fields).await.unwrap();
+        let (answer, mut from, mut to) = client.websocket(PACKS, Some(&key), &fields).await.unwrap();
         assert_eq!(answer.status(), 200);
         assert!(answer.headers().contains_key("x-ratelimit-limit"));
         for name in ["sec-websocket-accept", "upgrade", "connection", "content-length"] {
@@ -116,10 +91,9 @@ fn a_websocket_passes_on_a_stream_where_the_route_allows_it_and_only_with_a_key(
 fn no_answer_but_a_websocket_is_passed_on_as_one() {
     let (_world, key, port) = world_with(with_websockets);
     block_on(async {
-        let client = Http2::connect(port).await;
-        assert_eq!(client.ask(request(&key).body(()).unwrap()).await.unwrap().status, 200);
+        let client = Http2::greet(port, PACKS, &key).await;
         let wrong = [("x-behave", "wrong-accept")];
-        assert_eq!(websocket(&client, PACKS, Some(&key), &wrong).await.unwrap().0.status(), 502);
+        assert_eq!(client.websocket(PACKS, Some(&key), &wrong).await.unwrap().0.status(), 502);
     });
 }
 
@@ -127,9 +101,8 @@ fn no_answer_but_a_websocket_is_passed_on_as_one() {
 fn a_route_without_websockets_does_not_pass_one_on_as_a_get() {
     let (world, key, port) = world();
     block_on(async {
-        let client = Http2::connect(port).await;
-        assert_eq!(client.ask(request(&key).body(()).unwrap()).await.unwrap().status, 200);
-        let (answer, ..) = websocket(&client, PACKS, Some(&key), &[]).await.unwrap();
+        let client = Http2::greet(port, PACKS, &key).await;
+        let (answer, ..) = client.websocket(PACKS, Some(&key), &[]).await.unwrap();
         assert_eq!((answer.status().as_u16(), &answer.headers()["allow"]), (405, &"GET".parse().unwrap()));
     });
     assert_eq!(world.live.received().len(), 1);
@@ -139,9 +112,8 @@ fn a_route_without_websockets_does_not_pass_one_on_as_a_get() {
 fn a_websocket_on_a_stream_ends_with_its_key() {
     let (world, key, port) = world_with(with_websockets);
     block_on(async {
-        let client = Http2::connect(port).await;
-        assert_eq!(client.ask(request(&key).body(()).unwrap()).await.unwrap().status, 200);
-        let (answer, mut from, mut to) = websocket(&client, PACKS, Some(&key), &[]).await.unwrap();
+        let client = Http2::greet(port, PACKS, &key).await;
+        let (answer, mut from, mut to) = client.websocket(PACKS, Some(&key), &[]).await.unwrap();
         assert_eq!(answer.status(), 200);
         send(&mut to, b"\x81\x02hi").await.unwrap();
         assert_eq!(read(&mut from, 4).await, b"\x81\x02hi");
@@ -245,7 +217,7 @@ fn streams_that_are_reset_at_once_end_the_connection() {
     let reader = std::thread::spawn(move || to_the_end(&mut reads));
     let mut all = PREFACE.to_vec();
     all.extend(frame(4, 0, 0, &[]));
-    let bearer = format!("Bearer {}", key.secret);
+    let bearer = key.bearer();
     let fields = [
         (":method", "GET"),
         (":scheme", "https"),
@@ -290,13 +262,8 @@ fn a_head_that_is_too_large_is_a_431_and_the_connection_goes_on() {
 #[test]
 fn heads_that_grow_when_they_are_read_take_no_memory() {
     let (world, key, port) = world();
-    let memory = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", world.gateway().pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap().to_owned();
-        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
-    };
     assert_eq!(world.gateway().get(PACKS, &key).status, 200);
-    let before = memory();
+    let before = world.gateway().memory_kib("VmHWM");
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut reads = stream.try_clone().unwrap();
@@ -318,6 +285,6 @@ fn heads_that_grow_when_they_are_read_take_no_memory() {
     });
     let _ = stream.shutdown(std::net::Shutdown::Both);
     let _ = reader.join();
-    let grown = memory().saturating_sub(before);
+    let grown = world.gateway().memory_kib("VmHWM").saturating_sub(before);
     assert!(grown < 30 * 1024, "{grown} KiB; 41 MiB when all are read at once");
 }

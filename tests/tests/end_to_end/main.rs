@@ -4,6 +4,7 @@
 
 mod apart;
 mod backends;
+mod backends_http2;
 mod cli;
 mod clients;
 mod demo;

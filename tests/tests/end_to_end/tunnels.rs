@@ -5,23 +5,17 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 
 use bytes::Bytes;
-use h2::ext::Protocol;
-use http::{Method, Request};
+use http::Request;
 use tests::{Gateway, Http2, Key, StoreKind, World, send, until};
 
 const HOST: &str = "api.iconflow.dev";
+const PACKS: &str = "https://api.iconflow.dev/v2/packs";
 const HELLO: &[u8] = b"\x81\x05hello";
 /// The upstream ends a WebSocket on which this comes.
 const QUIT: &[u8] = b"quit";
 
 fn open_files(gateway: &Gateway) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count()
-}
-
-fn resident_kib(gateway: &Gateway) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 fn open(port: u16, key: &Key) -> TcpStream {
@@ -52,21 +46,12 @@ fn rest(socket: &mut TcpStream) {
 
 /// So many WebSockets on streams of one connection, which ends in the middle of them.
 async fn on_streams(port: u16, key: &Key, count: usize, resets: bool) {
-    let client = Http2::connect(port).await;
-    let url = format!("https://{HOST}/v2/packs");
-    let bearer = format!("Bearer {}", key.secret);
-    let first = Request::get(&url).header("authorization", &bearer).body(()).unwrap();
-    assert_eq!(client.ask(first).await.unwrap().status, 200);
+    let client = Http2::greet(port, PACKS, key).await;
     let mut open = Vec::new();
     for _ in 0..count {
-        let request = Request::builder().method(Method::CONNECT).uri(&url).header("authorization", &bearer);
-        let mut request = request.header("sec-websocket-version", "13").body(()).unwrap();
-        request.extensions_mut().insert(Protocol::from_static("websocket"));
-        let (answer, mut to) = client.begin(request, false).await;
-        let answer = answer.await.unwrap();
+        let (answer, mut from, mut to) = client.websocket(PACKS, Some(key), &[]).await.unwrap();
         assert_eq!(answer.status(), 200);
         send(&mut to, HELLO).await.unwrap();
-        let mut from = answer.into_body();
         assert_eq!(from.data().await.unwrap().unwrap(), Bytes::from_static(HELLO));
         open.push((to, from));
     }
@@ -75,7 +60,7 @@ async fn on_streams(port: u16, key: &Key, count: usize, resets: bool) {
             to.send_reset(h2::Reason::CANCEL);
         }
         // Its connection goes on.
-        let again = Request::get(&url).header("authorization", &bearer).body(()).unwrap();
+        let again = Request::get(PACKS).header("authorization", key.bearer()).body(()).unwrap();
         assert_eq!(client.ask(again).await.unwrap().status, 200);
     }
 }
@@ -133,12 +118,12 @@ fn two_thousand_websockets_dropped_in_every_way_leave_nothing_behind() {
         });
     };
     round(20);
-    let (files, memory) = (open_files(gateway), resident_kib(gateway));
+    let (files, memory) = (open_files(gateway), gateway.memory_kib("VmRSS"));
     for _ in 0..3 {
         round(100);
     }
     until("every connection is closed", || open_files(gateway) <= files + 4);
-    let grown = resident_kib(gateway).saturating_sub(memory);
+    let grown = gateway.memory_kib("VmRSS").saturating_sub(memory);
     assert!(grown < 16 * 1024, "{grown} KiB");
-    assert_eq!(gateway.get(&format!("https://{HOST}/v2/packs"), &key).status, 200);
+    assert_eq!(gateway.get(PACKS, &key).status, 200);
 }
