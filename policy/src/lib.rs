@@ -21,6 +21,7 @@ pub mod fields;
 pub mod file;
 pub mod form;
 pub mod head;
+pub mod hide;
 pub mod identity;
 pub mod jws;
 pub mod limit;

@@ -42,4 +42,9 @@ impl Policy {
             Some((api, &**prefix, *environment))
         })
     }
+
+    /// What keys of all APIs begin with.
+    pub fn key_prefixes(&self) -> impl Iterator<Item = &str> {
+        self.apis.iter().flat_map(|api| api.prefixes.iter().map(|(prefix, _)| &**prefix))
+    }
 }
