@@ -17,6 +17,7 @@ use policy::target::{Target, TargetFault};
 use crate::admit::denial::Denial;
 use crate::base::field_names::OF_CONNECTION;
 use crate::base::message::{Fields, RequestHead, Version};
+use crate::base::random::RequestId;
 
 /// The head of a request that has one reading.
 pub struct Head<'a> {
@@ -185,11 +186,11 @@ impl<'a> Head<'a> {
 }
 
 /// The request's id: the client's, if it is a plain one.
-pub fn request_id(fields: Fields<'_>) -> Option<&str> {
+pub fn request_id(fields: Fields<'_>) -> Option<RequestId> {
     let mut values = fields.all("x-request-id");
     let value = std::str::from_utf8(values.next().filter(|_| values.next().is_none())?).ok()?;
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    ((1..=64).contains(&value.len()) && value.bytes().all(fits)).then_some(value)
+    RequestId::of_client(value).filter(|_| !value.is_empty() && value.bytes().all(fits))
 }
 
 /// Most entries of `X-Forwarded-For` looked at.
@@ -295,7 +296,7 @@ mod tests {
         let id = |v: &str| {
             let mut map = HeaderMap::new();
             map.insert("x-request-id", HeaderValue::from_str(v).unwrap());
-            request_id(Fields::Map(&map)).map(str::to_owned)
+            request_id(Fields::Map(&map)).map(|id| id.as_str().to_owned())
         };
         assert_eq!(id("a-b.c_1").as_deref(), Some("a-b.c_1"));
         for bad in ["", "a b", "a\"b", &"x".repeat(65)] {

@@ -9,6 +9,7 @@ use policy::{Identity, Organization, Target};
 
 use super::answers::AnswerContext;
 use crate::base::clock::Moment;
+use crate::base::random::RequestId;
 use crate::identify::{Caller, Found};
 use crate::limit::{Certainty, Standing};
 use crate::snapshot::Snapshot;
@@ -40,7 +41,7 @@ pub struct Known {
     /// Scopes were missing and only shadowed.
     pub shadowed: bool,
     /// The request's id: the client's, or one of ours.
-    pub request_id: String,
+    pub request_id: RequestId,
     /// Whether it is a gRPC call, which is refused in a form of its own.
     pub is_grpc: bool,
     /// Whose key it was that exists and does not work: for the record alone.
@@ -72,7 +73,7 @@ impl Known {
             certainty: None,
             origin: None,
             shadowed: false,
-            request_id: String::new(),
+            request_id: RequestId::NONE,
             is_grpc: false,
             refused: None,
         }
@@ -116,7 +117,7 @@ impl Known {
         });
         AnswerContext {
             charges,
-            request_id: &self.request_id,
+            request_id: self.request_id.as_str(),
             api,
             origin: self.origin.as_deref(),
             standing: self.standing.as_ref().map(|(name, standing)| (&**name, *standing)),

@@ -4,6 +4,7 @@
 //! bound set. Only the second reaches the server. What the gateway decides is not here but in the
 //! policy files.
 
+mod audit;
 mod bounds;
 mod secrets;
 
@@ -21,6 +22,7 @@ use serde::Deserialize;
 use crate::base::digest::{Digest, Peppers};
 use crate::store::RedisSettings;
 
+pub use self::audit::AuditFile;
 pub use self::bounds::{Bounds, BoundsFile};
 
 type Text = Spanned<String>;
@@ -67,6 +69,9 @@ pub struct ConfigFile {
     pub bounds: BoundsFile,
     /// Whether a JSON line is written to standard output for each request. Absent: true.
     pub access_log: Option<bool>,
+    /// What is kept of requests.
+    #[serde(default)]
+    pub audit: AuditFile,
 }
 
 /// One listener.
@@ -170,6 +175,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// Whether the access log is written.
     pub access_log: bool,
+    /// What is kept of requests.
+    pub audit: crate::audit::settings::Settings,
 }
 
 impl Config {
@@ -310,6 +317,7 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
         problems.push(Problem::at(text.span, why));
     }
     let bounds = bounds::bounds(&file.bounds, problems);
+    let audit = audit::settings(&file.audit, (&state, folder), problems);
     Some(Config {
         listen,
         certificates,
@@ -327,6 +335,7 @@ fn ready(file: ConfigFile, folder: &Path, problems: &mut Vec<Problem>) -> Option
         threads: file.threads.as_ref().map_or_else(cores, |n| (**n).clamp(1, 256) as usize),
         bounds,
         access_log: file.access_log.unwrap_or(true),
+        audit,
     })
 }
 

@@ -50,7 +50,7 @@ impl Exchanges {
             address: exchange.known.address,
             host: permit.host(api),
             is_https: self.gate.listener != ListenKind::Plain,
-            request_id: &exchange.known.request_id,
+            request_id: exchange.known.request_id.as_str(),
         };
         Ok(ForwardedFields { head, identity: exchange.known.identity(), client, is_http2 })
     }

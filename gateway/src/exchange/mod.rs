@@ -31,11 +31,11 @@ use self::state::{Exchange, Outcome};
 use crate::admit::denial::{Denial, DenialAnswer};
 use crate::admit::head::Head;
 use crate::admit::{self, Decision, Gate};
+use crate::audit::Audit;
 use crate::base::answer::Answer;
 use crate::base::random::RequestIds;
 use crate::downstream::{Deadlines, Session};
 use crate::oauth::AuthorizationServer;
-use crate::observe::AccessLog;
 use crate::snapshot::PolicyKeeper;
 use crate::upstream::Connections;
 use crate::upstream::backend::Backend;
@@ -48,8 +48,8 @@ pub struct Shared {
     pub keeper: Arc<PolicyKeeper>,
     /// Issues tokens.
     pub authorization: Arc<AuthorizationServer>,
-    /// Access log.
-    pub access_log: AccessLog,
+    /// Requests on record.
+    pub audit: Audit,
     /// Ids of requests.
     pub request_ids: RequestIds,
     /// Believed proxies.
@@ -108,6 +108,7 @@ impl Exchanges {
         let received = session.head();
         let head = match unread {
             Some(denial) => Err(denial),
+            None if self.shared.audit.is_refusing() => Err(Denial::NotOnRecord),
             None => Head::check(&received, self.gate.shared.bounds),
         };
         let decision = match head {
@@ -124,7 +125,7 @@ impl Exchanges {
     /// Answers a request ourselves: the only place where such an answer goes on the wire and on record.
     async fn answer(&self, session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<End, Failure> {
         exchange.answered(answer.outcome, answer.status.as_u16());
-        answer::write(session, answer, (&exchange.known.request_id, exchange.known.now.wall_ms)).await?;
+        answer::write(session, answer, (exchange.known.request_id.as_str(), exchange.known.now.wall_ms)).await?;
         Ok(End::Answered)
     }
 

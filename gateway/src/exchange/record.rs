@@ -9,10 +9,11 @@ use super::Exchanges;
 use super::state::{Exchange, Outcome};
 use super::tunnel::Passed;
 use crate::admit::found_label;
+use crate::audit::{Labels, Record, RecordedId};
+use crate::base::clock::micros;
 use crate::base::message::Version;
 use crate::downstream::Session;
 use crate::limit::Certainty;
-use crate::observe::Record;
 
 /// What a record says of the messages themselves.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +71,7 @@ impl Exchanges {
             api_metrics.observe_upstream(metrics, api_name, upstream.as_secs_f64());
         }
         self.gate.note_use(known, route_id);
-        if self.shared.access_log.is_on() {
+        if self.shared.audit.is_on() {
             self.write_record(facts, exchange, (api_name, route_id), (decided, upstream));
         }
     }
@@ -83,7 +84,6 @@ impl Exchanges {
         (decided, upstream): (Duration, Duration),
     ) {
         let known = &exchange.known;
-        let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let (key, grant, client, user) = match known.identity() {
             Identity::Anonymous => ("", "", "", ""),
             Identity::Key(key, _) => (&*key.id, "", "", ""),
@@ -94,32 +94,36 @@ impl Exchanges {
             Some(refused) => (&*refused.id, &*refused.organization),
             None => (key, organization),
         };
-        self.shared.access_log.write(&Record {
-            time: crate::base::clock::rfc3339(exchange.known.now.wall_ms),
-            request_id: &exchange.known.request_id,
+        let environment = if known.caller.is_none() { "" } else { known.identity().environment().as_str() };
+        let id = known.request_id.number();
+        self.shared.audit.record(&Record {
+            began_ms: known.now.wall_ms,
+            id: id.map_or(RecordedId::Theirs(known.request_id.as_str()), |number| RecordedId::Ours(number.get())),
             api,
             route,
-            environment: if known.caller.is_none() { "" } else { known.identity().environment().as_str() },
             method: facts.method,
             path: known.path(),
-            protocol: facts.protocol,
-            address: known.address.to_string(),
+            address: Some(known.address),
             key,
             grant,
             client,
             user,
             organization,
-            outcome: label(exchange.outcome),
+            labels: Labels {
+                outcome: label(exchange.outcome),
+                protocol: facts.protocol,
+                environment,
+                limits: known.certainty.map_or("", Certainty::as_str),
+                found: known.found.map_or("", found_label),
+            },
             shadowed: known.shadowed,
-            limits: known.certainty.map_or("", Certainty::as_str),
             status: exchange.status,
-            bytes_in: facts.bytes_in,
-            bytes_out: facts.bytes_out,
-            found: known.found.map_or("", found_label),
+            bytes_in: facts.bytes_in as u64,
+            bytes_out: facts.bytes_out as u64,
             decision_us: micros(decided),
             upstream_us: micros(upstream),
-            total_us: micros(self.gate.shared.clock.since(exchange.known.now)),
-            upstream: exchange.chosen.as_ref().map(|endpoint| endpoint.address.to_string()).unwrap_or_default(),
+            total_us: micros(self.gate.shared.clock.since(known.now)),
+            upstream: exchange.chosen.as_ref().map(|endpoint| endpoint.address),
         });
     }
 }

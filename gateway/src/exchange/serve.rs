@@ -107,7 +107,7 @@ impl Exchanges {
         let (shared, head) = (&self.shared, session.head());
         let address = caller_address(session.peer(), head.fields, &shared.trusted_proxies);
         let mut exchange = Exchange::begin(shared, address);
-        exchange.known.request_id = request_id(head.fields).map_or_else(|| shared.request_ids.next(), str::to_owned);
+        exchange.known.request_id = request_id(head.fields).unwrap_or_else(|| shared.request_ids.next());
         exchange.known.is_grpc = is_grpc(&head);
         exchange.changes = shared.admit.identities.live.changes();
         exchange

@@ -15,6 +15,7 @@ use pingora::server::{ExecutionPhase, RunArgs, Server};
 use pingora::services::listening::Service;
 
 use crate::admit::{self, Gate};
+use crate::audit::{Audit, Keeper, KeyPrefixes};
 use crate::base::clock::{Clock, System};
 use crate::base::http_client::HttpClient;
 use crate::base::random::{RequestIds, base62};
@@ -28,7 +29,7 @@ use crate::limit::{Embedded, Leasing, Limiter};
 use crate::manage::Admin;
 use crate::manage::Management;
 use crate::oauth::{AuthorizationServer, Providers, Throttle};
-use crate::observe::{AccessLog, Health, Metrics};
+use crate::observe::{Health, Metrics};
 use crate::registry::access::Registry;
 use crate::registry::user::Passwords;
 use crate::server::reload::{CertificateKeeper, watch};
@@ -111,8 +112,9 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
     let keeper = PolicyKeeper::start(paths, state, connections.clone(), metrics.clone(), health.clone())?;
     let keeper = Arc::new(keeper);
     let (certificates, seen_certificates) = certificates(&config, &metrics, &health, &clock)?;
-    let shared = shared(&config, &keeper, &store, &metrics, &clock)?;
     let gateway_id = format!("gw_{}", base62(16)?);
+    let audit = audit(&config, (&gateway_id, &keeper), (&metrics, &health), &clock)?;
+    let shared = shared(&config, &keeper, &store, (&metrics, &clock), audit)?;
     let caps = Caps::new(config.bounds.connections, config.bounds.connections_per_address);
 
     threads.spawn(jobs::prepare(store.clone(), shared.clone(), health.clone(), gateway_id.clone()));
@@ -149,7 +151,7 @@ pub fn run(config: Config, start: Start) -> Result<(), StartError> {
         }
     });
     threads.shutdown_timeout(Duration::from_secs(2));
-    shared.access_log.flush();
+    shared.audit.stop(shared.admit.metrics.requests_counted());
     Ok(())
 }
 
@@ -184,12 +186,27 @@ fn check_listeners(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
+/// What keeps records of requests, and the ids that it knows them by.
+fn audit(
+    config: &Config,
+    (gateway, policies): (&str, &Arc<PolicyKeeper>),
+    told: (&Arc<Metrics>, &Arc<Health>),
+    clock: &Arc<dyn Clock>,
+) -> Result<(Audit, RequestIds), StartError> {
+    let ids = RequestIds::new()?;
+    let policies = policies.clone();
+    let key_prefixes: KeyPrefixes = Arc::new(move || policies.load().policy.key_prefixes().map(Into::into).collect());
+    let keeper = Keeper { boot: ids.prefix(), gateway, threads: config.threads, key_prefixes };
+    let audit = Audit::start(&config.audit, config.access_log, &keeper, told, clock);
+    Ok((audit.map_err(system("cannot start the threads of the audit"))?, ids))
+}
+
 fn shared(
     config: &Config,
     keeper: &Arc<PolicyKeeper>,
     store: &Arc<dyn Store>,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
+    (metrics, clock): (&Arc<Metrics>, &Arc<dyn Clock>),
+    (audit, request_ids): (Audit, RequestIds),
 ) -> Result<Arc<Shared>, StartError> {
     let issuer_ca = config.issuer_ca.as_ref();
     let http_client = HttpClient::new(issuer_ca, config.folder.clone()).map_err(system("cannot read `issuer_ca`"))?;
@@ -222,13 +239,12 @@ fn shared(
         store_kind: store.kind(),
         bounds: config.bounds.requests,
     };
-    let access_log = AccessLog::new(config.access_log, metrics.clone());
     Ok(Arc::new(Shared {
         admit: Arc::new(admit),
         keeper: keeper.clone(),
         authorization: Arc::new(authorization),
-        access_log: access_log.map_err(system("cannot start the access log"))?,
-        request_ids: RequestIds::new()?,
+        audit,
+        request_ids,
         trusted_proxies: config.trusted_proxies.clone(),
         drain: config.bounds.drain,
     }))

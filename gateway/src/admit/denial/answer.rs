@@ -116,6 +116,7 @@ impl Denial {
             | Denial::Target(_)
             | Denial::PathForm
             | Denial::BrokenBody
+            | Denial::NotOnRecord
             | Denial::HttpsRequired
             | Denial::AddressNotAllowed
             | Denial::OriginNotAllowed

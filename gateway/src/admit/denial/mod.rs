@@ -78,6 +78,8 @@ pub enum Denial {
     TemporarilyUnavailable,
     /// The limiter cannot say what is left.
     LimitsUnavailable,
+    /// What happens cannot be put on record, and must be.
+    NotOnRecord,
     /// No backend could be reached, or it broke off.
     UpstreamUnreachable,
     /// The backend was too slow.
@@ -127,7 +129,9 @@ impl Denial {
             Denial::MethodNotAllowed { .. } => RefusalCode::METHOD_NOT_ALLOWED,
             Denial::BodyTooLarge => RefusalCode::BODY_TOO_LARGE,
             Denial::LimitExceeded { .. } | Denial::TooManyFailures { .. } => RefusalCode::LIMIT_EXCEEDED,
-            Denial::TemporarilyUnavailable | Denial::LimitsUnavailable => RefusalCode::TEMPORARILY_UNAVAILABLE,
+            Denial::TemporarilyUnavailable | Denial::LimitsUnavailable | Denial::NotOnRecord => {
+                RefusalCode::TEMPORARILY_UNAVAILABLE
+            }
             Denial::UpstreamUnreachable => RefusalCode::UPSTREAM_UNREACHABLE,
             Denial::UpstreamTimeout => RefusalCode::UPSTREAM_TIMEOUT,
             Denial::NotPermitted => RefusalCode::INTERNAL_ERROR,
@@ -195,7 +199,9 @@ impl Denial {
             Denial::BodyTooLarge => "The request body is too large",
             Denial::LimitExceeded { .. } => "The limit is exceeded",
             Denial::TooManyFailures { .. } => "Too many failed attempts",
-            Denial::TemporarilyUnavailable | Denial::LimitsUnavailable => "Temporarily unavailable",
+            Denial::TemporarilyUnavailable | Denial::LimitsUnavailable | Denial::NotOnRecord => {
+                "Temporarily unavailable"
+            }
             Denial::UpstreamUnreachable => "The API's backend cannot be reached",
             Denial::UpstreamTimeout => "The API's backend did not answer in time",
             Denial::NotPermitted => "Internal error",
@@ -240,6 +246,7 @@ impl Denial {
             Denial::TooManyFailures { .. } => "Wait, as Retry-After says, and check the credential.",
             Denial::TemporarilyUnavailable => "The credential could not be checked. Try again.",
             Denial::LimitsUnavailable => "The limit could not be checked; the credential is not at fault. Try again.",
+            Denial::NotOnRecord => "Requests must be put on record here, and cannot be at the moment. Try again.",
             Denial::UpstreamUnreachable | Denial::UpstreamTimeout => "Try again later.",
             Denial::NotPermitted => "The request was not forwarded.",
         })
@@ -303,6 +310,7 @@ mod tests {
             Denial::TooManyFailures { retry_after_s: 30 },
             Denial::TemporarilyUnavailable,
             Denial::LimitsUnavailable,
+            Denial::NotOnRecord,
             Denial::UpstreamUnreachable,
             Denial::UpstreamTimeout,
             Denial::BrokenBody,

@@ -1,5 +1,6 @@
 //! Prometheus metrics. Every label value is from a closed list or from the policy.
 
+mod audit;
 mod limits;
 mod oauth;
 
@@ -12,6 +13,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+pub use self::audit::AuditMetrics;
 pub use self::limits::LimitMetrics;
 pub use self::oauth::OAuthMetrics;
 
@@ -58,6 +60,8 @@ pub struct Metrics {
     pub limits: LimitMetrics,
     /// The authorization server.
     pub oauth: OAuthMetrics,
+    /// Requests on record.
+    pub audit: AuditMetrics,
 }
 
 /// A metric's registration failed: two with one name. A bug, found by any test that starts.
@@ -162,8 +166,17 @@ impl Metrics {
             )?,
             limits: LimitMetrics::new(&make)?,
             oauth: OAuthMetrics::new(&make)?,
+            audit: AuditMetrics::new(&make)?,
             registry: make.0,
         })
+    }
+
+    /// How many requests were counted.
+    pub fn requests_counted(&self) -> u64 {
+        let families = self.requests.collect();
+        let counters = families.iter().flat_map(|family| family.get_metric());
+        // The library keeps counts as `f64`, exact up to 2^53.
+        counters.map(|counter| counter.get_counter().get_value() as u64).sum()
     }
 
     /// The exposition text.
