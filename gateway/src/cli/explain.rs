@@ -1,10 +1,8 @@
 //! `tollgate explain`: the whole decision for a request, from the functions that the gateway calls.
 
-use std::io::Read as _;
 use std::net::IpAddr;
 
 use clap::Args;
-use policy::credential::Secret;
 use policy::explain::{AnsweredBy, Explanation, Question, explain};
 use policy::{Circumstances, Identity, RefusalCode};
 
@@ -32,16 +30,13 @@ pub(super) struct Explain {
     url: String,
 }
 
-/// Longest key read from standard input.
-const KEY_BYTES_MAX: u64 = 4_096;
-
 impl Explain {
     pub(super) async fn run(&self, context: &Context) -> Result<(), Failure> {
         let policy = context.policy()?;
         let url = Url::split(&self.url)?;
         let key = match self.key.as_deref() {
             None => None,
-            Some("-") => self.read_key(context).await?,
+            Some("-") => context.key_on_stdin().await?,
             Some(id) => Some(context.store.key(id).await?),
         };
         let caller = match &key {
@@ -130,20 +125,6 @@ impl Explain {
             Err(why) => steps.for_each(|step| step.found += &format!("; what is left is not known: {why}")),
         }
         Ok(())
-    }
-
-    /// The record of the key that stands on standard input, if the store has it.
-    async fn read_key(&self, context: &Context) -> Result<Option<crate::store::KeyRecord>, Failure> {
-        let mut text = zeroize::Zeroizing::new(String::new());
-        std::io::stdin().take(KEY_BYTES_MAX).read_to_string(&mut text)?;
-        let secret = Secret::new(text.trim());
-        let (current, previous) = context.config.peppers.digests(secret);
-        for digest in [Some(current), previous].into_iter().flatten() {
-            if let Some(key) = context.store.find_key(&digest).await? {
-                return Ok(Some(key));
-            }
-        }
-        Ok(None)
     }
 }
 

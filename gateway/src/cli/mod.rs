@@ -4,6 +4,7 @@
 //! problems; 4 the store cannot answer.
 
 mod apps;
+mod audit;
 mod check;
 pub mod demo;
 mod demo_clients;
@@ -22,20 +23,21 @@ mod token;
 mod upstream;
 mod users;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use policy::credential::Secret;
 
 use crate::base::clock::{Clock as _, System};
 use crate::config::{Config, ConfigError};
 use crate::registry::keys::KeyChanges;
 use crate::registry::{Actor, By, ChangeError, Registry};
 use crate::server::{Start, StartError};
-use crate::store::{Store, StoreError};
+use crate::store::{KeyRecord, Store, StoreError};
 
 /// Tollgate: a reverse-proxy authentication gateway.
 ///
@@ -91,6 +93,9 @@ enum Command {
     /// Tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// What is on record: requests, and whether any record is missing.
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Limits of keys: what is left of them.
     #[command(subcommand)]
     Limits(limits::Limits),
@@ -205,6 +210,9 @@ impl From<crate::base::random::NoRandomness> for Failure {
     }
 }
 
+/// Longest key that is read from standard input.
+const KEY_BYTES_MAX: u64 = 4_096;
+
 /// Longest wait of a command for a Redis; a person waits longer than a request.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -238,6 +246,19 @@ impl Context {
     /// Whoever runs the command, by the clock that sessions and grants go by.
     async fn by(&self) -> Result<By, Failure> {
         Ok(By { actor: Context::actor(), now_ms: self.store.now_ms(System.now_ms()).await? })
+    }
+
+    /// The record of the key that stands on standard input, if the store has it.
+    async fn key_on_stdin(&self) -> Result<Option<KeyRecord>, Failure> {
+        let mut text = zeroize::Zeroizing::new(String::new());
+        std::io::stdin().take(KEY_BYTES_MAX).read_to_string(&mut text)?;
+        let (current, previous) = self.config.peppers.digests(Secret::new(text.trim()));
+        for digest in [Some(current), previous].into_iter().flatten() {
+            if let Some(key) = self.store.find_key(&digest).await? {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
     }
 
     fn registry(&self) -> Registry {
@@ -297,6 +318,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let folder = folder.display();
             print::line(&format!("the pages are in {folder}; read one with `man -l {folder}/tollgate.1`"))
         }
+        Command::Audit(audit) => audit.run(&config, json),
         Command::Explain(explain) => with_store(&config, json, async |context| explain.run(&context).await),
         Command::Keys(keys) => with_store(&config, json, async |context| keys.run(&context).await),
         Command::Orgs(orgs) => with_store(&config, json, async |context| orgs.run(&context).await),
