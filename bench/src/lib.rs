@@ -1,6 +1,8 @@
 //! Fixtures of the benches: policies of a size, and a gate with keys in its cache.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot be set up should stop")]
 
+pub mod traffic;
+
 use std::sync::Arc;
 
 use gateway::admit::{Decision, Gate, Permit, Shared};

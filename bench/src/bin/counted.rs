@@ -10,9 +10,11 @@
 use std::hint::black_box;
 use std::net::IpAddr;
 
+use bench::traffic::{Owned, Traffic};
 use bench::{Bench, NOW_MS, gate, now, policy, secret};
 use gateway::admit::Known;
 use gateway::admit::head::Head;
+use gateway::audit::lanes::{Gathered, Lanes};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http1::framing::of_request;
@@ -24,7 +26,7 @@ use policy::credential::Secret;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The steps, in the order of a request.
-const STEPS: [&str; 6] = ["head", "target", "route", "key", "admit", "admit-token"];
+const STEPS: [&str; 7] = ["head", "target", "route", "key", "admit", "admit-token", "record"];
 
 /// How many routes the step `route` looks up, one after the other.
 const ROUTES_ASKED: usize = 500;
@@ -71,6 +73,16 @@ fn main() {
                 scene.bench.gate.shared.identities.tokens.identify(&snapshot.policy.apis[0], Secret::new(&scene.token));
             scene.bench.runtime.block_on(found).unwrap();
             admit(&scene.bench, &scene.token, times);
+        }
+        "record" => {
+            let (lanes, traffic) = (Lanes::new(1), Traffic::new(1_000));
+            let records: Vec<Owned> = (1..=1_000).map(|number| traffic.record(number, NOW_MS)).collect();
+            let mut next = records.iter().cycle();
+            // The buffers have grown before: what comes later finds them as they are.
+            (0..times).for_each(|_| lanes.push(&next.next().unwrap().record()));
+            let full = lanes.take(0, Gathered::default());
+            lanes.take(0, full);
+            repeat(times, || lanes.push(black_box(&next.next().unwrap().record())));
         }
         other => println!("no step {other}: one of {}", STEPS.join(" ")),
     }

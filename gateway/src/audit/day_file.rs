@@ -5,7 +5,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, Row, Transaction, TransactionBehavior, params};
+
+use super::block::{Builder, Number};
+use super::names::names_of;
 
 /// Longest wait for another process that writes.
 const BUSY: Duration = Duration::from_secs(2);
@@ -73,6 +76,26 @@ pub struct BlockRow {
 }
 
 impl BlockRow {
+    /// Seals what a builder has gathered, whose first record has this number in its boot and lane; `None` when there
+    /// is nothing.
+    pub fn seal(builder: &mut Builder, (boot, lane, first_seq): (&str, u32, u64)) -> Option<(BlockRow, Vec<u8>)> {
+        let (first_ms, last_ms) = builder.range(Number::Ended)?;
+        let (first_id, last_id) = builder.range(Number::Id)?;
+        let row = BlockRow {
+            rowid: 0,
+            boot: boot.to_owned(),
+            lane,
+            first_seq,
+            last_seq: first_seq + builder.records() as u64 - 1,
+            first_ms,
+            last_ms,
+            first_id,
+            last_id,
+            names: names_of(builder),
+        };
+        Some((row, builder.seal()))
+    }
+
     /// How many records it must have.
     pub fn records(&self) -> u64 {
         (self.last_seq + 1).saturating_sub(self.first_seq)
@@ -115,7 +138,7 @@ pub struct Boot {
 
 /// A day file.
 #[derive(Debug)]
-pub struct DayFile(Connection);
+pub struct DayFile(pub(super) Connection);
 
 impl DayFile {
     /// Opens a file to write, and makes it if it is not there.
@@ -136,10 +159,11 @@ impl DayFile {
         Ok(DayFile(connection))
     }
 
-    /// Opens a file to read.
+    /// Opens a file to read: as it is now, whatever is written or put together later.
     pub fn open_to_read(path: &Path) -> rusqlite::Result<Self> {
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         connection.busy_timeout(BUSY)?;
+        connection.execute_batch("BEGIN")?;
         Ok(DayFile(connection))
     }
 
@@ -155,21 +179,8 @@ impl DayFile {
                 boot.ended_ms,
                 boot.counted
             ])?;
-            let mut insert =
-                transaction.prepare_cached("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
             for (row, data) in blocks {
-                insert.execute(params![
-                    row.boot,
-                    row.lane,
-                    row.first_seq,
-                    row.last_seq,
-                    row.first_ms,
-                    row.last_ms,
-                    row.first_id,
-                    row.last_id,
-                    row.names,
-                    data
-                ])?;
+                insert_block(&transaction, row, data)?;
             }
             let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO gaps VALUES (?, ?, ?, ?, ?, ?)")?;
             for gap in gaps {
@@ -186,7 +197,7 @@ impl DayFile {
              FROM blocks WHERE last_ms >= ? AND first_ms <= ? ORDER BY last_ms DESC, rowid DESC",
         )?;
         let until_ms = until_ms.min(i64::MAX.unsigned_abs());
-        query.query_map(params![since_ms, until_ms], block_row)?.collect()
+        query.query_map(params![since_ms, until_ms], read_block)?.collect()
     }
 
     /// The data of a block.
@@ -241,7 +252,18 @@ impl DayFile {
     }
 }
 
-fn block_row(row: &Row<'_>) -> rusqlite::Result<BlockRow> {
+/// Writes a block, unless it is there already.
+pub(super) fn insert_block(transaction: &Transaction<'_>, row: &BlockRow, data: &[u8]) -> rusqlite::Result<()> {
+    let mut insert =
+        transaction.prepare_cached("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
+    let BlockRow { rowid: _, boot, lane, first_seq, last_seq, first_ms, last_ms, first_id, last_id, names } = row;
+    insert
+        .execute(params![boot, lane, first_seq, last_seq, first_ms, last_ms, first_id, last_id, names, data])
+        .map(|_| ())
+}
+
+/// Reads what stands beside a block, its columns in the order of [`BlockRow`].
+pub(super) fn read_block(row: &Row<'_>) -> rusqlite::Result<BlockRow> {
     Ok(BlockRow {
         rowid: row.get(0)?,
         boot: row.get(1)?,

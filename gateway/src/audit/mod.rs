@@ -8,7 +8,8 @@
 pub mod block;
 pub mod day_file;
 pub mod files;
-mod lanes;
+pub mod lanes;
+mod merge;
 mod names;
 pub mod reader;
 mod record;

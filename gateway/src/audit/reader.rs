@@ -255,7 +255,6 @@ fn keep(
 #[cfg(test)]
 mod tests {
     use super::super::block::Builder;
-    use super::super::names::names_of;
     use super::super::record::tests::sample;
     use super::super::record::{Record, RecordedId};
     use super::super::tests::boot;
@@ -283,22 +282,10 @@ mod tests {
                     builder.push(&record);
                 }
                 let first_seq = index as u64 * 5 + 1;
-                let (first_ms, last_ms) = builder.range(Number::Ended).unwrap();
-                let (first_id, last_id) = builder.range(Number::Id).unwrap();
-                let row = BlockRow {
-                    rowid: 0,
-                    boot: boot().boot,
-                    lane: u32::try_from(lane).unwrap(),
-                    first_seq,
-                    last_seq: first_seq + numbers.len() as u64 - 1,
-                    first_ms,
-                    last_ms,
-                    first_id,
-                    last_id,
-                    names: names_of(&builder),
-                };
-                let file = usize::from(last_ms > START_MS + count / 2);
-                files[file].write(&boot(), &[(row, builder.seal())], &[]).unwrap();
+                let lane = u32::try_from(lane).unwrap();
+                let (row, data) = BlockRow::seal(&mut builder, (&boot().boot, lane, first_seq)).unwrap();
+                let file = usize::from(row.last_ms > START_MS + count / 2);
+                files[file].write(&boot(), &[(row, data)], &[]).unwrap();
             }
         }
         let files = Files::new(folder.path());

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 use policy::hide::hide_credentials;
 
 use super::KeyPrefixes;
-use super::block::{Builder, Number};
+use super::block::Builder;
 use super::day_file::{BlockRow, Gap};
 use super::lanes::{Gathered, Lanes};
-use super::names::names_of;
 use super::record::{Line, Record, RecordedId};
 use super::settings::{Addresses, WhenFull};
 use crate::base::clock::Clock;
@@ -198,7 +197,9 @@ impl Sealer {
             self.write_lines(log, lines, count);
         }
         let dropped: u64 = work.gathered.iter().map(|gathered| gathered.dropped).sum();
-        self.metrics.dropped.with_label_values(&["access_log"]).inc_by(dropped);
+        if dropped > 0 {
+            self.metrics.dropped.with_label_values(&["access_log"]).inc_by(dropped);
+        }
     }
 
     fn write_lines(&self, log: &LineWriter, lines: String, count: usize) {
@@ -228,25 +229,8 @@ impl Sealer {
 
     /// Seals what a lane has.
     fn seal_lane(&self, lane: usize, blocks: &mut LaneOfBlocks, batch: &mut Batch) {
-        let (Some((first_ms, last_ms)), Some((first_id, last_id))) =
-            (blocks.builder.range(Number::Ended), blocks.builder.range(Number::Id))
-        else {
-            return;
-        };
-        let records = blocks.builder.records() as u64;
-        let row = BlockRow {
-            rowid: 0,
-            boot: self.boot.to_string(),
-            lane: u32::try_from(lane).unwrap_or(u32::MAX),
-            first_seq: blocks.first_seq,
-            last_seq: blocks.first_seq + records - 1,
-            first_ms,
-            last_ms,
-            first_id,
-            last_id,
-            names: names_of(&blocks.builder),
-        };
-        batch.blocks.push((row, blocks.builder.seal()));
+        let lane = u32::try_from(lane).unwrap_or(u32::MAX);
+        batch.blocks.extend(BlockRow::seal(&mut blocks.builder, (&self.boot, lane, blocks.first_seq)));
     }
 
     fn seal(&self, work: &mut Work) {

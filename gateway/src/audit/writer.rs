@@ -21,6 +21,8 @@ use crate::observe::{Health, Metrics};
 const EVERY: Duration = Duration::from_secs(1);
 /// Time between two looks for what is too old or too much.
 const RETAIN_EVERY: Duration = Duration::from_secs(60);
+/// Time between two looks for small blocks that belong together.
+const MERGE_EVERY: Duration = Duration::from_secs(3_600);
 /// Of a disk's room this much must be free, in percent.
 const FREE_MIN_PERCENT: u64 = 5;
 /// The subject under which readiness speaks of it.
@@ -57,6 +59,7 @@ pub(super) struct Writer {
     day_file: Option<(PathBuf, DayFile)>,
     waiting: Batch,
     retained: Option<Instant>,
+    merged: Instant,
 }
 
 impl Writer {
@@ -81,6 +84,7 @@ impl Writer {
             day_file: None,
             waiting: Batch::default(),
             retained: None,
+            merged: Instant::now(),
         }
     }
 
@@ -157,6 +161,12 @@ impl Writer {
         let written = std::mem::take(&mut self.waiting);
         self.metrics.audit.count_written(&written);
         self.progress.waiting.fetch_sub(written.bytes(), Ordering::AcqRel);
+        let is_over = self.boot.ended_ms.is_some();
+        if is_over || self.merged.elapsed() >= MERGE_EVERY {
+            self.merged = Instant::now();
+            let gone = file.merge().map_err(|cause| WriteFault::File(path.clone(), cause))?;
+            tracing::debug!(target: "tollgate::audit", "{gone} small blocks were put together");
+        }
         Ok(())
     }
 

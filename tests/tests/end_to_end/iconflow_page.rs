@@ -250,6 +250,7 @@ fn your_key_is_displayed_once(kind: StoreKind) {
         assert!(text.contains(&key.id) && !text.contains(&key.secret), "{arguments:?}");
         assert!(text.contains(&format!("{}…", &key.secret.chars().take(13).collect::<String>())));
     }
+    tests::until("it is in the access log", || world.gateway().output().contains(&key.id));
     assert!(!world.gateway().output().contains(&key.secret), "nor in any log");
     // Nor on disk: neither store nor state holds the secret.
     for entry in walk(world.folder.path()) {

@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod apart;
+mod audit;
 mod backends;
 mod backends_http2;
 mod cli;

@@ -729,6 +729,7 @@ fn a_lost_post_forwards_no_password(kind: StoreKind) {
     let login = browser.visit(scene.gateway(), &scene.app.authorize_url(&[]));
     let consent = browser.log_in(scene.gateway(), &login, JO);
     assert_eq!(browser.decide(scene.gateway(), &consent, "allow").status, 303, "303, after which browsers use GET");
+    tests::until("it is on record", || scene.gateway().output().contains("\"status\":303"));
     let log = scene.gateway().output();
     for secret in [tests::PASSWORD, "code=", "xL8mQ2pR5tY9wN", CHALLENGE] {
         assert!(!log.contains(secret), "{secret} is in the log");

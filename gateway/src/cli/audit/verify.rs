@@ -75,7 +75,7 @@ fn said(boot: &BootReport) -> String {
         (missing, ..) if missing.iter().all(|missing| missing.reason == "unclean_end") => {
             "but for about its last second".to_owned()
         }
-        (_, ..) => "no".to_owned(),
+        (..) => "no".to_owned(),
     }
 }
 
