@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, Row, Transaction, TransactionBehavior, par
 
 use super::block::{Builder, Number};
 use super::names::names_of;
+use super::usage_file::{self, CountedUsage, write_usage};
 
 /// Longest wait for another process that writes.
 const BUSY: Duration = Duration::from_secs(2);
@@ -151,7 +152,10 @@ impl DayFile {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let form: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match form {
-            0 => transaction.execute_batch(SCHEMA)?,
+            0 => {
+                transaction.execute_batch(usage_file::SCHEMA)?;
+                transaction.execute_batch(SCHEMA)?;
+            }
             FORM => {}
             _ => return Err(rusqlite::Error::InvalidPath(path.to_owned())),
         }
@@ -169,6 +173,16 @@ impl DayFile {
 
     /// Writes blocks and gaps of a boot in one transaction. One that is there already is not written again.
     pub fn write(&mut self, boot: &Boot, blocks: &[(BlockRow, Vec<u8>)], gaps: &[Gap]) -> rusqlite::Result<()> {
+        self.write_with_usage(boot, (blocks, gaps), &CountedUsage::default())
+    }
+
+    /// The same, and counts with them.
+    pub fn write_with_usage(
+        &mut self,
+        boot: &Boot,
+        (blocks, gaps): (&[(BlockRow, Vec<u8>)], &[Gap]),
+        usage: &CountedUsage,
+    ) -> rusqlite::Result<()> {
         let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
         {
             transaction.prepare_cached("INSERT OR REPLACE INTO boots VALUES (?, ?, ?, ?, ?, ?)")?.execute(params![
@@ -186,6 +200,7 @@ impl DayFile {
             for gap in gaps {
                 insert.execute(params![gap.boot, gap.lane, gap.first_seq, gap.last_seq, gap.reason, gap.at_ms])?;
             }
+            write_usage(&transaction, usage)?;
         }
         transaction.commit()
     }

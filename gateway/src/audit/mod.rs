@@ -15,6 +15,8 @@ pub mod reader;
 mod record;
 mod sealer;
 pub mod settings;
+pub mod usage;
+pub mod usage_file;
 pub mod verify;
 mod writer;
 

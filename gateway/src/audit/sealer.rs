@@ -16,6 +16,8 @@ use super::day_file::{BlockRow, Gap};
 use super::lanes::{Gathered, Lanes};
 use super::record::{Line, Record, RecordedId};
 use super::settings::{Addresses, WhenFull};
+use super::usage::Counts;
+use super::usage_file::{Counted, CountedUsage};
 use crate::base::clock::Clock;
 use crate::base::line_writer::LineWriter;
 use crate::observe::{AuditMetrics, Metrics};
@@ -26,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOK_IDLE: Duration = Duration::from_millis(200);
 /// Time between two seals: what is lost when a gateway is killed.
 const SEAL_EVERY: Duration = Duration::from_secs(1);
+/// Time between two writes of counts.
+const USAGE_EVERY: Duration = Duration::from_secs(60);
 /// Batches that may wait for the writer.
 pub(super) const BATCHES_MAX: usize = 4_096;
 /// Bytes that may wait for the writer: some 16 full blocks.
@@ -46,11 +50,20 @@ pub(super) enum Message {
 pub(super) struct Batch {
     pub(super) blocks: Vec<(BlockRow, Vec<u8>)>,
     pub(super) gaps: Vec<Gap>,
+    pub(super) usage: CountedUsage,
 }
 
 impl Batch {
-    fn is_empty(&self) -> bool {
-        self.blocks.is_empty() && self.gaps.is_empty()
+    pub(super) fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.gaps.is_empty() && self.usage.counted.is_empty()
+    }
+
+    /// Puts another one behind it.
+    pub(super) fn extend(&mut self, later: Batch) {
+        self.blocks.extend(later.blocks);
+        self.gaps.extend(later.gaps);
+        self.usage.sums.extend(later.usage.sums);
+        self.usage.counted.extend(later.usage.counted);
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -80,6 +93,8 @@ pub(super) struct Progress {
 struct LaneOfBlocks {
     builder: Builder,
     first_seq: u64,
+    /// The last that was taken, or is lost.
+    last_seq: u64,
 }
 
 /// Where blocks go.
@@ -108,6 +123,7 @@ struct Work {
     gathered: Vec<Gathered>,
     batch: Batch,
     key_prefixes: Vec<Box<str>>,
+    counts: Counts,
 }
 
 impl Sealer {
@@ -115,14 +131,19 @@ impl Sealer {
     pub(super) fn run(&self) {
         let lanes = (0..self.lanes.count()).map(|_| LaneOfBlocks::default()).collect();
         let gathered = (0..self.lanes.count()).map(|_| Gathered::default()).collect();
-        let (mut work, mut sealed) =
-            (Work { lanes, gathered, batch: Batch::default(), key_prefixes: Vec::new() }, Instant::now());
+        let (batch, key_prefixes, counts) = (Batch::default(), Vec::new(), Counts::default());
+        let mut work = Work { lanes, gathered, batch, key_prefixes, counts };
+        let (mut sealed, mut counted) = (Instant::now(), Instant::now());
         loop {
             let is_last = self.progress.is_stopping.load(Ordering::Acquire);
             let has_found = self.look(&mut work);
             if is_last || sealed.elapsed() >= SEAL_EVERY {
                 sealed = Instant::now();
-                self.seal(&mut work);
+                let is_due = is_last || counted.elapsed() >= USAGE_EVERY;
+                if is_due {
+                    counted = sealed;
+                }
+                self.seal(&mut work, is_due);
             }
             if is_last {
                 return self.end(work);
@@ -145,7 +166,7 @@ impl Sealer {
             for lane in 0..work.lanes.len() {
                 self.gather(lane, work);
             }
-            self.send(&mut work.batch);
+            self.send(work);
         }
         true
     }
@@ -209,7 +230,7 @@ impl Sealer {
     }
 
     fn gather(&self, lane: usize, work: &mut Work) {
-        let Work { lanes, gathered, batch, key_prefixes } = work;
+        let Work { lanes, gathered, batch, key_prefixes, counts } = work;
         let (Some(blocks), Some(gathered)) = (lanes.get_mut(lane), gathered.get(lane)) else { return };
         for (record, seq) in gathered.records().zip(gathered.first_seq..) {
             if blocks.builder.is_full() {
@@ -218,8 +239,12 @@ impl Sealer {
             if blocks.builder.records() == 0 {
                 blocks.first_seq = seq;
             }
-            self.with_kept(record, key_prefixes, |record| blocks.builder.push(record));
+            self.with_kept(record, key_prefixes, |record| {
+                blocks.builder.push(record);
+                counts.count(record);
+            });
         }
+        blocks.last_seq = gathered.first_seq + gathered.len() as u64 + gathered.dropped - 1;
         if gathered.dropped > 0 {
             self.seal_lane(lane, blocks, batch);
             let first_seq = gathered.first_seq + gathered.len() as u64;
@@ -233,12 +258,22 @@ impl Sealer {
         batch.blocks.extend(BlockRow::seal(&mut blocks.builder, (&self.boot, lane, blocks.first_seq)));
     }
 
-    fn seal(&self, work: &mut Work) {
-        let Work { lanes, batch, .. } = work;
+    /// Seals every lane; `with_usage` puts the counts with it.
+    fn seal(&self, work: &mut Work, with_usage: bool) {
+        let Work { lanes, batch, counts, .. } = work;
         for (lane, blocks) in lanes.iter_mut().enumerate() {
             self.seal_lane(lane, blocks, batch);
         }
-        self.send(batch);
+        let sums = if with_usage { counts.take() } else { Vec::new() };
+        if !sums.is_empty() {
+            let counted = (0..).zip(lanes.iter()).map(|(lane, blocks)| Counted {
+                boot: self.boot.to_string(),
+                lane,
+                seq: blocks.last_seq,
+            });
+            batch.usage = CountedUsage { sums, counted: counted.collect() };
+        }
+        self.send(work);
     }
 
     /// Keeps a gap, together with the one before it if they touch.
@@ -260,7 +295,8 @@ impl Sealer {
     }
 
     /// Hands over what is sealed, or drops it and keeps the gaps.
-    fn send(&self, batch: &mut Batch) {
+    fn send(&self, work: &mut Work) {
+        let Work { batch, counts, .. } = work;
         let Some(writer) = &self.writer else { return };
         let waiting = self.progress.waiting.load(Ordering::Acquire);
         let is_failing = self.progress.is_failing.load(Ordering::Acquire);
@@ -285,6 +321,7 @@ impl Sealer {
             }
         };
         batch.gaps = refused.gaps;
+        refused.usage.sums.into_iter().for_each(|(group, sums)| counts.add(group, &sums));
         for (row, _) in refused.blocks {
             self.lost(batch, row.lane as usize, (row.first_seq, row.last_seq), "disk");
         }
@@ -297,7 +334,7 @@ impl Sealer {
         let (done, written) = std::sync::mpsc::sync_channel(1);
         // The writer may be at its limit: what is left then stands as lost, which is what it is.
         if !batch.is_empty() {
-            let _ = writer.messages.send(Message::Batch(Batch { blocks: Vec::new(), gaps: batch.gaps }));
+            let _ = writer.messages.send(Message::Batch(Batch { gaps: batch.gaps, ..Batch::default() }));
         }
         if writer.messages.send(Message::End(self.progress.counted.load(Ordering::Acquire), done)).is_ok() {
             let _ = written.recv_timeout(super::STOP_TIME);

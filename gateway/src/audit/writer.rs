@@ -14,6 +14,7 @@ use super::day_file::{Boot, DayFile, Gap};
 use super::files::{Files, day_of};
 use super::sealer::{Batch, Message, Progress};
 use super::settings::Settings;
+use super::usage_file::rest;
 use crate::base::clock::Clock;
 use crate::observe::{Health, Metrics};
 
@@ -56,6 +57,8 @@ pub(super) struct Writer {
     progress: Arc<Progress>,
     /// Locked as long as this process lives.
     mark: Option<File>,
+    /// Marks of boots that are gone, until that is on record.
+    gone: Vec<PathBuf>,
     day_file: Option<(PathBuf, DayFile)>,
     waiting: Batch,
     retained: Option<Instant>,
@@ -81,6 +84,7 @@ impl Writer {
             clock,
             progress,
             mark: None,
+            gone: Vec::new(),
             day_file: None,
             waiting: Batch::default(),
             retained: None,
@@ -100,10 +104,7 @@ impl Writer {
             let mut end = None;
             for message in first.into_iter().chain(messages.try_iter()) {
                 match message {
-                    Message::Batch(batch) => {
-                        self.waiting.blocks.extend(batch.blocks);
-                        self.waiting.gaps.extend(batch.gaps);
-                    }
+                    Message::Batch(batch) => self.waiting.extend(batch),
                     Message::End(counted, done) => end = Some((counted, done)),
                 }
             }
@@ -150,14 +151,18 @@ impl Writer {
         self.begin()?;
         self.retain()?;
         let is_first = self.day_file.is_none();
-        if !is_first && self.waiting.blocks.is_empty() && self.waiting.gaps.is_empty() && self.boot.ended_ms.is_none() {
+        if !is_first && self.waiting.is_empty() && self.boot.ended_ms.is_none() {
             return Ok(());
         }
         check_room(self.files.folder())?;
         self.open()?;
         let Some((path, file)) = &mut self.day_file else { return Ok(()) };
-        file.write(&self.boot, &self.waiting.blocks, &self.waiting.gaps)
+        let Batch { blocks, gaps, usage } = &self.waiting;
+        file.write_with_usage(&self.boot, (blocks, gaps), usage)
             .map_err(|cause| WriteFault::File(path.clone(), cause))?;
+        for mark in self.gone.drain(..) {
+            let _ = std::fs::remove_file(mark);
+        }
         let written = std::mem::take(&mut self.waiting);
         self.metrics.audit.count_written(&written);
         self.progress.waiting.fetch_sub(written.bytes(), Ordering::AcqRel);
@@ -178,7 +183,8 @@ impl Writer {
         let folder = self.settings.folder.clone();
         let at = |cause| WriteFault::Folder(folder.clone(), cause);
         make_folder(&folder).map_err(at)?;
-        self.waiting.gaps.extend(self.tails().map_err(at)?);
+        let tails = self.tails().map_err(at)?;
+        self.waiting.extend(tails);
         let path = mark_of(&folder, &self.boot.boot);
         let mark = File::create(&path).map_err(at)?;
         mark.lock().map_err(at)?;
@@ -187,9 +193,9 @@ impl Writer {
         Ok(())
     }
 
-    /// The tails that boots have lost whose process is gone.
-    fn tails(&self) -> std::io::Result<Vec<Gap>> {
-        let mut tails = Vec::new();
+    /// The tails that boots have lost whose process is gone, and the counts that they had not written.
+    fn tails(&mut self) -> std::io::Result<Batch> {
+        let (mut tails, mut gone) = (Batch::default(), Vec::new());
         for entry in std::fs::read_dir(self.files.folder())?.flatten() {
             let path = entry.path();
             let boot =
@@ -200,8 +206,12 @@ impl Writer {
                 continue;
             }
             let lanes = std::fs::read_to_string(&path).unwrap_or_default().trim().parse().unwrap_or(1u32);
-            tails.extend(self.tails_of(boot, lanes)?);
-            std::fs::remove_file(&path)?;
+            tails.gaps.extend(self.tails_of(boot, lanes)?);
+            gone.push(boot.to_owned());
+            self.gone.push(path);
+        }
+        if !gone.is_empty() {
+            tails.usage = rest(&self.files, |boot| gone.contains(&boot.boot))?;
         }
         Ok(tails)
     }

@@ -21,6 +21,7 @@ mod print;
 mod signing_keys;
 mod token;
 mod upstream;
+mod usage;
 mod users;
 
 use std::io::{Read as _, Write as _};
@@ -96,6 +97,8 @@ enum Command {
     /// What is on record: requests, and whether any record is missing.
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// How much is used: by key, organization, route, outcome, hour or day.
+    Usage(usage::Usage),
     /// Limits of keys: what is left of them.
     #[command(subcommand)]
     Limits(limits::Limits),
@@ -319,6 +322,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             print::line(&format!("the pages are in {folder}; read one with `man -l {folder}/tollgate.1`"))
         }
         Command::Audit(audit) => audit.run(&config, json),
+        Command::Usage(usage) => usage.run(&config, json),
         Command::Explain(explain) => with_store(&config, json, async |context| explain.run(&context).await),
         Command::Keys(keys) => with_store(&config, json, async |context| keys.run(&context).await),
         Command::Orgs(orgs) => with_store(&config, json, async |context| orgs.run(&context).await),

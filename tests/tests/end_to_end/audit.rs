@@ -15,6 +15,13 @@ fn records(world: &World, filter: &[&str]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// What `tollgate usage` sums, by name.
+fn used(world: &World, arguments: &[&str]) -> BTreeMap<String, u64> {
+    let rows = world.json(&[&["usage"], arguments].concat());
+    let row = |row: &Value| (row["name"].as_str().unwrap().to_owned(), row["requests"].as_u64().unwrap());
+    rows.as_array().unwrap().iter().map(row).collect()
+}
+
 fn wait_for(world: &World, count: usize) -> Vec<Value> {
     until(&format!("{count} records"), || records(world, &[]).len() >= count);
     let all = records(world, &[]);
@@ -77,6 +84,7 @@ fn each_request_has_one_record(kind: StoreKind) {
     assert!(of_revoked.iter().all(|record| record["organization"] == "acme"));
     assert_eq!(records(&world, &["--status", "4xx", "--org", "acme"]).len(), 4);
     assert_eq!(records(&world, &["--id", "order-7"]).len(), 1);
+    assert_eq!(used(&world, &["--by", "org"])["acme"], 8, "counts that are not written yet are there too");
     let id = all[0]["request_id"].as_str().unwrap();
     assert_eq!(records(&world, &["--id", id]), [all[0].clone()]);
 
@@ -97,6 +105,10 @@ fn each_request_has_one_record(kind: StoreKind) {
     let sums =
         |name: &str| report["boots"].as_array().unwrap().iter().map(|boot| boot[name].as_u64().unwrap()).sum::<u64>();
     assert_eq!((sums("records"), sums("counted"), sums("accounted")), (10, 10, 10));
+    let expected = [("denied", 6), ("ok", 4)].map(|(class, count)| (class.to_owned(), count));
+    assert_eq!(used(&world, &["--by", "outcome"]), expected.into());
+    assert_eq!(used(&world, &["--by", "key", "--org", "acme"])[&revoked.id], 2);
+    assert_eq!(used(&world, &["--by", "day"]).values().sum::<u64>(), 10);
 }
 
 #[test]
@@ -127,6 +139,7 @@ fn what_a_killed_gateway_has_lost_is_said_by_the_next_one() {
         holds && killed["state"] == "ended_uncleanly" && killed["missing"][0]["reason"] == "unclean_end"
     });
     assert!(world.gateway().output().contains("ended uncleanly"));
+    assert_eq!(used(&world, &["--by", "key"])[&key.id], 3, "what it had not counted is counted from its blocks");
 }
 
 fn in_the_way(world: &World) -> std::path::PathBuf {

@@ -1,7 +1,7 @@
 //! Bodies of denials, `application/problem+json` (RFC 9457).
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use foldhash::fast::RandomState;
 use papaya::HashMap;
@@ -39,23 +39,53 @@ struct Violated<'a> {
 }
 
 /// Stands for the request's id while a body is rendered beforehand. It is no id: a request's has no braces.
-const PLACEHOLDER: &str = "{request_id}";
+const ID_PLACEHOLDER: &str = "{request_id}";
+/// Stands for the seconds of `retry_after`: far beyond every number that a limit or a status has.
+const SECONDS_PLACEHOLDER: u64 = u64::MAX;
+/// Bodies of exceeded limits that are kept: keys may have limits of their own.
+const LIMITS_MAX: usize = 4_096;
 
-/// A body that was rendered beforehand, in pieces between which the request's id belongs.
+/// A body that was rendered beforehand: pieces, and what belongs behind each.
 #[derive(Debug)]
-struct Rendered(Vec<Vec<u8>>);
+struct Rendered(Vec<(Box<[u8]>, Behind)>);
+
+/// What belongs behind a piece of a body.
+#[derive(Clone, Copy, Debug)]
+enum Behind {
+    RequestId,
+    RetryAfter,
+    Nothing,
+}
 
 impl Rendered {
     fn of(problem: &Problem<'_>) -> Self {
         let text = serde_json::to_string(problem).unwrap_or_default();
-        Rendered(text.split(PLACEHOLDER).map(|piece| piece.as_bytes().to_vec()).collect())
+        let seconds = SECONDS_PLACEHOLDER.to_string();
+        let (mut pieces, mut rest) = (Vec::new(), text.as_str());
+        let next = |rest: &str| {
+            let id = rest.find(ID_PLACEHOLDER).map(|at| (at, ID_PLACEHOLDER.len(), Behind::RequestId));
+            let seconds = rest.find(&seconds).map(|at| (at, seconds.len(), Behind::RetryAfter));
+            id.into_iter().chain(seconds).min_by_key(|(at, ..)| *at)
+        };
+        while let Some((at, length, behind)) = next(rest) {
+            let (piece, more) = rest.split_at_checked(at).unwrap_or_default();
+            pieces.push((piece.as_bytes().into(), behind));
+            rest = more.get(length..).unwrap_or_default();
+        }
+        pieces.push((rest.as_bytes().into(), Behind::Nothing));
+        Rendered(pieces)
     }
 
-    fn with(&self, request_id: &str) -> Vec<u8> {
+    fn with(&self, request_id: &str, retry_after_s: Option<u64>) -> Vec<u8> {
         let mut body = Vec::with_capacity(BODY_BYTES);
-        for (i, piece) in self.0.iter().enumerate() {
-            body.extend_from_slice(if i > 0 { request_id.as_bytes() } else { b"" });
+        let mut digits = itoa::Buffer::new();
+        for (piece, behind) in &self.0 {
             body.extend_from_slice(piece);
+            body.extend_from_slice(match (behind, retry_after_s) {
+                (Behind::RequestId, _) => request_id.as_bytes(),
+                (Behind::RetryAfter, Some(seconds)) => digits.format(seconds).as_bytes(),
+                (Behind::RetryAfter, None) | (Behind::Nothing, _) => b"",
+            });
         }
         body
     }
@@ -66,18 +96,45 @@ impl Rendered {
 static RENDERED: LazyLock<HashMap<(&'static str, &'static str), Rendered, RandomState>> =
     LazyLock::new(HashMap::default);
 
+/// A limit as a body names it: its name, its number, its window in seconds.
+type Limit = (Arc<str>, u32, u64);
+
+/// Those of exceeded limits: at most [`LIMITS_MAX`].
+static LIMITS: LazyLock<HashMap<Limit, Rendered, RandomState>> = LazyLock::new(HashMap::default);
+
 impl Denial {
     /// The body, as JSON. A request's id needs no escapes.
     pub fn problem(&self, request_id: &str) -> Vec<u8> {
         let detail = self.detail();
-        if let (Cow::Borrowed(detail), None) = (&detail, self.limit()) {
-            let rendered = RENDERED.pin();
-            let made = || Rendered::of(&self.as_problem(detail, PLACEHOLDER));
-            return rendered.get_or_insert_with((self.code(), *detail), made).with(request_id);
+        match (self, &detail) {
+            (Denial::LimitExceeded { limit, standing, retry_after_s }, Cow::Borrowed(detail)) => {
+                let limits = LIMITS.pin();
+                let key = (limit.clone(), standing.limit, standing.window.seconds());
+                if let Some(rendered) = limits.get(&key) {
+                    return rendered.with(request_id, Some(*retry_after_s));
+                }
+                let mut problem = self.as_problem(detail, ID_PLACEHOLDER);
+                problem.retry_after = Some(SECONDS_PLACEHOLDER);
+                let rendered = Rendered::of(&problem);
+                let body = rendered.with(request_id, Some(*retry_after_s));
+                if limits.len() < LIMITS_MAX {
+                    limits.insert(key, rendered);
+                }
+                body
+            }
+            (_, Cow::Borrowed(detail)) if self.limit().is_none() => {
+                let rendered = RENDERED.pin();
+                let made = || Rendered::of(&self.as_problem(detail, ID_PLACEHOLDER));
+                rendered.get_or_insert_with((self.code(), *detail), made).with(request_id, None)
+            }
+            (_, Cow::Borrowed(_) | Cow::Owned(_)) => self.rendered_now(&detail, request_id),
         }
+    }
+
+    fn rendered_now(&self, detail: &str, request_id: &str) -> Vec<u8> {
         let mut body = Vec::with_capacity(BODY_BYTES);
         // Text and numbers into memory: nothing here can fail.
-        let _ = serde_json::to_writer(&mut body, &self.as_problem(&detail, request_id));
+        let _ = serde_json::to_writer(&mut body, &self.as_problem(detail, request_id));
         body
     }
 
@@ -117,13 +174,23 @@ impl Denial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::Standing;
 
     #[test]
     fn what_was_rendered_beforehand_says_what_is_rendered_now() {
-        for denial in [Denial::MissingCredential, Denial::InvalidCredential, Denial::NoSuchRoute] {
+        let window = policy::window::Period::Minute.window(1_790_000_000_000, 0);
+        let exceeded = |limit, retry_after_s| Denial::LimitExceeded {
+            limit: "minute".into(),
+            standing: Standing { limit, remaining: 0, window, now_ms: window.start_ms },
+            retry_after_s,
+        };
+        let limits = [exceeded(200, 17), exceeded(200, 3), exceeded(u32::MAX, 0)];
+        let others = [Denial::MissingCredential, Denial::InvalidCredential, Denial::NoSuchRoute];
+        for denial in others.into_iter().chain(limits) {
             for id in ["req-1", "another.one_2"] {
-                let now = serde_json::to_vec(&denial.as_problem(&denial.detail(), id)).unwrap();
+                let now = denial.rendered_now(&denial.detail(), id);
                 assert_eq!(denial.problem(id), now);
+                assert_eq!(denial.problem(id), now, "the second time too");
             }
         }
     }

@@ -5,6 +5,8 @@ mod format;
 mod requests;
 mod verify;
 
+pub(super) use self::requests::since;
+
 use std::path::Path;
 
 use clap::Subcommand;

@@ -104,7 +104,8 @@ fn network(text: &str) -> Result<IpNet, String> {
     })
 }
 
-fn since(text: &str) -> Result<u64, String> {
+/// An instant, or how long ago it was, in Unix milliseconds.
+pub(in crate::cli) fn since(text: &str) -> Result<u64, String> {
     let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()).map(|days| days.saturating_mul(DAY_MS));
     let ago = days.or_else(|| policy::units::duration(text).ok().and_then(|ago| u64::try_from(ago.as_millis()).ok()));
     match ago {
