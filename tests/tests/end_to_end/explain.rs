@@ -134,13 +134,12 @@ struct Keys {
 impl Keys {
     fn of(world: &World) -> Self {
         let read = |rest: &[&str]| world.key("iconflow", "read", &[&["--scopes", "packs:read"], rest].concat());
-        let soon = rfc3339(System.now_ms() + 2_000);
         let keys = Keys {
             good: read(&[]),
             write: world.key("iconflow", "write", &["--scopes", "packs:write"]),
             revoked: read(&[]),
             suspended: read(&[]),
-            expired: read(&["--expires", &soon]),
+            expired: read(&["--expires", &rfc3339(System.now_ms() + 2_000)]),
             elsewhere: read(&["--allow-address", "10.0.0.0/8"]),
             other_origin: read(&["--allow-origin", "https://app.example"]),
             spent: read(&["--limit", "1/day"]),
