@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
 use super::block::{Builder, Number};
 use super::names::names_of;
@@ -207,12 +207,9 @@ impl DayFile {
 
     /// The blocks with records that ended between two instants, both included; the latest first.
     pub fn blocks(&self, since_ms: u64, until_ms: u64) -> rusqlite::Result<Vec<BlockRow>> {
-        let mut query = self.0.prepare_cached(
-            "SELECT rowid, boot, lane, first_seq, last_seq, first_ms, last_ms, first_id, last_id, names
-             FROM blocks WHERE last_ms >= ? AND first_ms <= ? ORDER BY last_ms DESC, rowid DESC",
-        )?;
         let until_ms = until_ms.min(i64::MAX.unsigned_abs());
-        query.query_map(params![since_ms, until_ms], read_block)?.collect()
+        let which = "last_ms >= ? AND first_ms <= ? ORDER BY last_ms DESC, rowid DESC";
+        read_blocks(&self.0, which, params![since_ms, until_ms])
     }
 
     /// The data of a block.
@@ -277,18 +274,27 @@ pub(super) fn insert_block(transaction: &Transaction<'_>, row: &BlockRow, data: 
         .map(|_| ())
 }
 
-/// Reads what stands beside a block, its columns in the order of [`BlockRow`].
-pub(super) fn read_block(row: &Row<'_>) -> rusqlite::Result<BlockRow> {
-    Ok(BlockRow {
-        rowid: row.get(0)?,
-        boot: row.get(1)?,
-        lane: row.get(2)?,
-        first_seq: row.get(3)?,
-        last_seq: row.get(4)?,
-        first_ms: row.get(5)?,
-        last_ms: row.get(6)?,
-        first_id: row.get(7)?,
-        last_id: row.get(8)?,
-        names: row.get(9)?,
-    })
+/// Reads what stands beside the blocks that a condition (and an order) name.
+pub(super) fn read_blocks(
+    connection: &Connection,
+    which: &str,
+    values: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<BlockRow>> {
+    let columns = "rowid, boot, lane, first_seq, last_seq, first_ms, last_ms, first_id, last_id, names";
+    let mut query = connection.prepare_cached(&format!("SELECT {columns} FROM blocks WHERE {which}"))?;
+    let rows = query.query_map(values, |row| {
+        Ok(BlockRow {
+            rowid: row.get(0)?,
+            boot: row.get(1)?,
+            lane: row.get(2)?,
+            first_seq: row.get(3)?,
+            last_seq: row.get(4)?,
+            first_ms: row.get(5)?,
+            last_ms: row.get(6)?,
+            first_id: row.get(7)?,
+            last_id: row.get(8)?,
+            names: row.get(9)?,
+        })
+    })?;
+    rows.collect()
 }

@@ -84,6 +84,11 @@ impl Files {
         Ok(self.folder.join(place.name()))
     }
 
+    /// Whether a day file comes before another one; names alone do not say it: `.10` stands before `.9` there.
+    pub fn is_earlier(&self, path: &Path, other: &Path) -> bool {
+        Place::of(path) < Place::of(other)
+    }
+
     /// The file behind one that can no longer be used.
     pub fn next(&self, path: &Path) -> PathBuf {
         let next = Place::of(path).map(|place| Place { number: place.number + 1, ..place });
@@ -165,6 +170,20 @@ mod tests {
             ("abc.running", 1),
         ]);
         assert_eq!(names(&files), ["2026-09-20.db", "2026-09-20.2.db", "2026-09-20.10.db", "2026-09-21.db"]);
+    }
+
+    #[test]
+    fn a_file_comes_before_another_by_day_and_number() {
+        let files = Files::new(Path::new("audit"));
+        let inside = |name: &str| files.folder().join(name);
+        for (earlier, later) in [
+            ("2026-09-21.db", "2026-09-21.1.db"),
+            ("2026-09-21.9.db", "2026-09-21.10.db"),
+            ("2026-09-21.10.db", "2026-09-22.db"),
+        ] {
+            assert!(files.is_earlier(&inside(earlier), &inside(later)), "{earlier} {later}");
+            assert!(!files.is_earlier(&inside(later), &inside(earlier)), "{later} {earlier}");
+        }
     }
 
     #[test]

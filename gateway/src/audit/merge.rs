@@ -4,7 +4,7 @@
 use rusqlite::{Transaction, TransactionBehavior};
 
 use super::block::{Block, BlockFault, Builder, RECORDS_MAX};
-use super::day_file::{BlockRow, DayFile, insert_block, read_block};
+use super::day_file::{BlockRow, DayFile, insert_block, read_blocks};
 
 /// Blocks with fewer records than this are small.
 const SMALL: u64 = 2_048;
@@ -16,21 +16,13 @@ impl DayFile {
     pub fn merge(&mut self) -> rusqlite::Result<usize> {
         let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut gone = 0;
-        for run in runs(small_blocks(&transaction)?) {
+        let small = "last_seq - first_seq + 1 < ? ORDER BY boot, lane, first_seq";
+        for run in runs(read_blocks(&transaction, small, [SMALL])?) {
             gone += merge_run(&transaction, &run)?;
         }
         transaction.commit()?;
         Ok(gone)
     }
-}
-
-/// Small blocks, by boot and lane and in their order.
-fn small_blocks(transaction: &Transaction<'_>) -> rusqlite::Result<Vec<BlockRow>> {
-    let mut query = transaction.prepare(
-        "SELECT rowid, boot, lane, first_seq, last_seq, first_ms, last_ms, first_id, last_id, names
-         FROM blocks WHERE last_seq - first_seq + 1 < ? ORDER BY boot, lane, first_seq",
-    )?;
-    query.query_map([SMALL], read_block)?.collect()
 }
 
 /// Runs of blocks that follow each other without a hole and fit into one.

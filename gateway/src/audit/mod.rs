@@ -9,6 +9,7 @@ pub mod block;
 pub mod day_file;
 pub mod files;
 pub mod lanes;
+mod mark;
 mod merge;
 mod names;
 pub mod reader;

@@ -15,9 +15,7 @@ use super::day_file::{BlockRow, DayFile};
 use super::files::Files;
 use super::names::may_have;
 use super::record::Line;
-
-/// Digits of a request's number in its id.
-const NUMBER_DIGITS: usize = 12;
+use crate::base::random::request_number;
 
 /// What is looked for; everything that is given must fit.
 #[derive(Clone, Debug, Default)]
@@ -180,8 +178,7 @@ fn drain(waiting: &mut BinaryHeap<Hit>, before_ms: Option<u64>, limit: usize, pa
 
 /// The number in the id that is looked for, if it can be one of the block's boot.
 fn number_of(filter: &Filter, row: &BlockRow) -> Option<u64> {
-    let digits = filter.request_id.as_ref()?.strip_prefix(row.boot.as_str())?;
-    (digits.len() == NUMBER_DIGITS).then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+    request_number(&row.boot, filter.request_id.as_ref()?)
 }
 
 fn may_match(filter: &Filter, row: &BlockRow, ours: Option<u64>) -> bool {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use crate::base::clock::rfc3339;
+use crate::base::random::request_id;
 
 /// The id of a request on record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ impl Line<'_> {
     /// The request's id in words.
     pub fn request_id(&self) -> String {
         match self.record.id {
-            RecordedId::Ours(number) => format!("{}{number:012x}", self.boot),
+            RecordedId::Ours(number) => request_id(self.boot, number),
             RecordedId::Theirs(id) => id.to_owned(),
         }
     }

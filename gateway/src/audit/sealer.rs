@@ -264,16 +264,21 @@ impl Sealer {
         for (lane, blocks) in lanes.iter_mut().enumerate() {
             self.seal_lane(lane, blocks, batch);
         }
-        let sums = if with_usage { counts.take() } else { Vec::new() };
-        if !sums.is_empty() {
-            let counted = (0..).zip(lanes.iter()).map(|(lane, blocks)| Counted {
-                boot: self.boot.to_string(),
-                lane,
-                seq: blocks.last_seq,
-            });
-            batch.usage = CountedUsage { sums, counted: counted.collect() };
+        if with_usage {
+            batch.usage = self.usage(lanes, counts);
         }
         self.send(work);
+    }
+
+    /// What was counted, and how far that goes.
+    fn usage(&self, lanes: &[LaneOfBlocks], counts: &mut Counts) -> CountedUsage {
+        let sums = counts.take();
+        if sums.is_empty() {
+            return CountedUsage::default();
+        }
+        let counted =
+            |(lane, blocks): (u32, &LaneOfBlocks)| Counted { boot: self.boot.to_string(), lane, seq: blocks.last_seq };
+        CountedUsage { sums, counted: (0..).zip(lanes).map(counted).collect() }
     }
 
     /// Keeps a gap, together with the one before it if they touch.
@@ -328,14 +333,15 @@ impl Sealer {
     }
 
     /// The last of it, and the end.
-    fn end(&self, work: Work) {
+    fn end(&self, mut work: Work) {
         let Some(writer) = &self.writer else { return };
-        let Work { batch, .. } = work;
-        let (done, written) = std::sync::mpsc::sync_channel(1);
-        // The writer may be at its limit: what is left then stands as lost, which is what it is.
-        if !batch.is_empty() {
-            let _ = writer.messages.send(Message::Batch(Batch { gaps: batch.gaps, ..Batch::default() }));
+        // The writer may be at its limit: blocks that it did not take stand as lost, which is what they are.
+        let usage = self.usage(&work.lanes, &mut work.counts);
+        let last = Batch { blocks: Vec::new(), gaps: work.batch.gaps, usage };
+        if !last.is_empty() {
+            let _ = writer.messages.send(Message::Batch(last));
         }
+        let (done, written) = std::sync::mpsc::sync_channel(1);
         if writer.messages.send(Message::End(self.progress.counted.load(Ordering::Acquire), done)).is_ok() {
             let _ = written.recv_timeout(super::STOP_TIME);
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{Transaction, params};
 
 use super::block::Block;
-use super::day_file::{DayFile, read_block};
+use super::day_file::{DayFile, read_blocks};
 use super::files::Files;
 use super::usage::{Class, Counts, Group, Sums};
 
@@ -128,13 +128,8 @@ impl DayFile {
         counted: &HashMap<(String, u32), u64>,
         counts: &mut Counts,
     ) -> rusqlite::Result<Vec<Counted>> {
-        let mut query = self.0.prepare_cached(
-            "SELECT rowid, boot, lane, first_seq, last_seq, first_ms, last_ms, first_id, last_id, names
-             FROM blocks WHERE boot = ? ORDER BY lane, first_seq",
-        )?;
         let mut now = Vec::new();
-        for row in query.query_map([boot], read_block)? {
-            let row = row?;
+        for row in read_blocks(&self.0, "boot = ? ORDER BY lane, first_seq", [boot])? {
             let before = counted.get(&(row.boot.clone(), row.lane)).copied().unwrap_or_default();
             if row.last_seq <= before {
                 continue;

@@ -2,12 +2,11 @@
 //! hole, every block can be read, and at a boot's end as many requests are accounted for as its metrics had counted.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::Path;
 
 use super::block::{Block, BlockFault};
 use super::day_file::{Boot, DayFile, Gap};
 use super::files::{Files, day_of};
+use super::mark::is_running;
 
 /// How a boot stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -161,10 +160,6 @@ fn look(file: &DayFile, boots: &mut BTreeMap<String, Seen>) -> rusqlite::Result<
         boots.entry(boot).or_default().lanes.entry(lane).or_default().push(span);
     }
     Ok(())
-}
-
-fn is_running(folder: &Path, boot: &str) -> bool {
-    File::open(folder.join(format!("{boot}.running"))).is_ok_and(|mark| mark.try_lock().is_err())
 }
 
 fn report_of(

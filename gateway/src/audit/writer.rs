@@ -3,7 +3,6 @@
 //! What cannot be written stays and is tried again each second, as long as there is room for it. The audit stops
 //! before the disk is full, so that the keys' database never meets a full disk because of it.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::day_file::{Boot, DayFile, Gap};
 use super::files::{Files, day_of};
+use super::mark::{self, Gone, Mark};
 use super::sealer::{Batch, Message, Progress};
 use super::settings::Settings;
 use super::usage_file::rest;
@@ -28,8 +28,6 @@ const MERGE_EVERY: Duration = Duration::from_secs(3_600);
 const FREE_MIN_PERCENT: u64 = 5;
 /// The subject under which readiness speaks of it.
 const SUBJECT: &str = "audit";
-/// What the name of a running boot's mark ends in. The mark is locked by its process for as long as that lives.
-const MARK: &str = "running";
 
 /// Why nothing can be written.
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +53,9 @@ pub(super) struct Writer {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     progress: Arc<Progress>,
-    /// Locked as long as this process lives.
-    mark: Option<File>,
-    /// Marks of boots that are gone, until that is on record.
-    gone: Vec<PathBuf>,
+    mark: Option<Mark>,
+    /// Boots that are gone, until that is on record.
+    gone: Vec<Gone>,
     day_file: Option<(PathBuf, DayFile)>,
     waiting: Batch,
     retained: Option<Instant>,
@@ -111,8 +108,8 @@ impl Writer {
             if let Some((counted, done)) = end {
                 (self.boot.ended_ms, self.boot.counted) = (Some(self.clock.now_ms()), Some(counted));
                 self.attempt();
-                if !self.progress.is_failing.load(Ordering::Acquire) {
-                    let _ = std::fs::remove_file(mark_of(&self.settings.folder, &self.boot.boot));
+                if let (false, Some(mark)) = (self.progress.is_failing.load(Ordering::Acquire), &self.mark) {
+                    let _ = mark.remove();
                 }
                 let _ = done.try_send(());
                 return;
@@ -160,8 +157,8 @@ impl Writer {
         let Batch { blocks, gaps, usage } = &self.waiting;
         file.write_with_usage(&self.boot, (blocks, gaps), usage)
             .map_err(|cause| WriteFault::File(path.clone(), cause))?;
-        for mark in self.gone.drain(..) {
-            let _ = std::fs::remove_file(mark);
+        for gone in self.gone.drain(..) {
+            let _ = std::fs::remove_file(gone.mark);
         }
         let written = std::mem::take(&mut self.waiting);
         self.metrics.audit.count_written(&written);
@@ -180,47 +177,36 @@ impl Writer {
         if self.mark.is_some() {
             return Ok(());
         }
-        let folder = self.settings.folder.clone();
-        let at = |cause| WriteFault::Folder(folder.clone(), cause);
-        make_folder(&folder).map_err(at)?;
-        let tails = self.tails().map_err(at)?;
+        let folder = self.files.folder();
+        let at = |cause| WriteFault::Folder(folder.to_owned(), cause);
+        make_folder(folder).map_err(at)?;
+        let mark = Mark::make(folder, &self.boot.boot, self.lanes).map_err(at)?;
+        let gone = mark::gone(folder).map_err(at)?;
+        // Only what cannot fail any more is kept: this is tried again until it succeeds.
+        let tails = self.tails(&gone).map_err(at)?;
         self.waiting.extend(tails);
-        let path = mark_of(&folder, &self.boot.boot);
-        let mark = File::create(&path).map_err(at)?;
-        mark.lock().map_err(at)?;
-        std::fs::write(&path, self.lanes.to_string()).map_err(at)?;
+        self.gone = gone;
         self.mark = Some(mark);
         Ok(())
     }
 
     /// The tails that boots have lost whose process is gone, and the counts that they had not written.
-    fn tails(&mut self) -> std::io::Result<Batch> {
-        let (mut tails, mut gone) = (Batch::default(), Vec::new());
-        for entry in std::fs::read_dir(self.files.folder())?.flatten() {
-            let path = entry.path();
-            let boot =
-                path.file_stem().and_then(|boot| boot.to_str()).filter(|_| path.extension().is_some_and(|e| e == MARK));
-            let Some(boot) = boot else { continue };
-            let is_gone = File::open(&path).is_ok_and(|mark| mark.try_lock().is_ok());
-            if !is_gone || *boot == *self.boot.boot {
-                continue;
-            }
-            let lanes = std::fs::read_to_string(&path).unwrap_or_default().trim().parse().unwrap_or(1u32);
-            tails.gaps.extend(self.tails_of(boot, lanes)?);
-            gone.push(boot.to_owned());
-            self.gone.push(path);
+    fn tails(&self, gone: &[Gone]) -> std::io::Result<Batch> {
+        let mut tails = Batch::default();
+        for gone in gone {
+            tails.gaps.extend(self.tail_of(gone)?);
         }
         if !gone.is_empty() {
-            tails.usage = rest(&self.files, |boot| gone.contains(&boot.boot))?;
+            tails.usage = rest(&self.files, |boot| gone.iter().any(|gone| gone.boot == boot.boot))?;
         }
         Ok(tails)
     }
 
-    fn tails_of(&self, boot: &str, lanes: u32) -> std::io::Result<Vec<Gap>> {
-        let mut last = vec![0u64; lanes.min(1_024) as usize];
+    fn tail_of(&self, gone: &Gone) -> std::io::Result<Vec<Gap>> {
+        let mut last = vec![0u64; gone.lanes as usize];
         for path in self.files.list()? {
             // A file that cannot be read says nothing; `audit verify` names it.
-            let seqs = DayFile::open_to_read(&path).and_then(|file| file.last_seqs(boot)).unwrap_or_default();
+            let seqs = DayFile::open_to_read(&path).and_then(|file| file.last_seqs(&gone.boot)).unwrap_or_default();
             for (lane, seq) in seqs {
                 if let Some(last) = last.get_mut(lane as usize) {
                     *last = seq.max(*last);
@@ -229,10 +215,10 @@ impl Writer {
         }
         tracing::warn!(
             target: "tollgate::audit",
-            "boot {boot} ended uncleanly: what happened in about its last second is not on record"
+            "boot {} ended uncleanly: what happened in about its last second is not on record", gone.boot
         );
         let gap = |(lane, last): (u32, u64)| Gap {
-            boot: boot.to_owned(),
+            boot: gone.boot.clone(),
             lane,
             first_seq: last + 1,
             last_seq: None,
@@ -260,7 +246,7 @@ impl Writer {
         let current = self.files.current(&day, self.settings.bytes);
         let current = current.map_err(|cause| WriteFault::Folder(self.settings.folder.clone(), cause))?;
         // A clock that was set back must not lead into yesterday's file.
-        if self.day_file.as_ref().is_some_and(|(path, _)| *path >= current) {
+        if self.day_file.as_ref().is_some_and(|(path, _)| !self.files.is_earlier(path, &current)) {
             return Ok(());
         }
         let opened = match DayFile::open(&current) {
@@ -277,10 +263,6 @@ impl Writer {
         self.day_file = Some(opened.map_err(|cause| WriteFault::File(current, cause))?);
         Ok(())
     }
-}
-
-fn mark_of(folder: &Path, boot: &str) -> PathBuf {
-    folder.join(format!("{boot}.{MARK}"))
 }
 
 /// A folder that only its owner may read: it says who did what.

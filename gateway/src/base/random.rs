@@ -102,6 +102,17 @@ impl RequestIds {
     }
 }
 
+/// The id that request number `number` of a process has, whose ids begin with `prefix`.
+pub fn request_id(prefix: &str, number: u64) -> String {
+    format!("{prefix}{number:0NUMBER_DIGITS$x}")
+}
+
+/// The number in an id of a process, whose ids begin with `prefix`.
+pub fn request_number(prefix: &str, id: &str) -> Option<u64> {
+    let digits = id.strip_prefix(prefix).filter(|digits| digits.len() == NUMBER_DIGITS)?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
 fn id_of(prefix: &[u8; PREFIX_CHARS], number: u64) -> RequestId {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut id = RequestId { len: (PREFIX_CHARS + NUMBER_DIGITS) as u8, number, ..RequestId::NONE };
@@ -126,6 +137,9 @@ mod tests {
         assert!(a.as_str().len() == 24 && a.as_str().bytes().all(|c| c.is_ascii_alphanumeric()));
         assert!(a.as_str().starts_with(ids.prefix()) && a.as_str().ends_with("000001"));
         assert_eq!((a.number(), b.number()), (NonZeroU64::new(1), NonZeroU64::new(2)));
+        assert_eq!(request_id(ids.prefix(), 2), b.as_str());
+        assert_eq!(request_number(ids.prefix(), b.as_str()), Some(2));
+        assert_eq!(request_number(ids.prefix(), "order-7"), None);
     }
 
     #[test]

@@ -42,8 +42,8 @@ struct Violated<'a> {
 const ID_PLACEHOLDER: &str = "{request_id}";
 /// Stands for the seconds of `retry_after`: far beyond every number that a limit or a status has.
 const SECONDS_PLACEHOLDER: u64 = u64::MAX;
-/// Bodies of exceeded limits that are kept: keys may have limits of their own.
-const LIMITS_MAX: usize = 4_096;
+/// Bodies that are kept: keys may have limits of their own.
+const RENDERED_MAX: usize = 4_096;
 
 /// A body that was rendered beforehand: pieces, and what belongs behind each.
 #[derive(Debug)]
@@ -91,44 +91,39 @@ impl Rendered {
     }
 }
 
-/// Bodies of which only the request's id differs, by code and detail: both are constants, so there is one for each
-/// cause of a denial and no more.
-static RENDERED: LazyLock<HashMap<(&'static str, &'static str), Rendered, RandomState>> =
-    LazyLock::new(HashMap::default);
-
 /// A limit as a body names it: its name, its number, its window in seconds.
 type Limit = (Arc<str>, u32, u64);
 
-/// Those of exceeded limits: at most [`LIMITS_MAX`].
-static LIMITS: LazyLock<HashMap<Limit, Rendered, RandomState>> = LazyLock::new(HashMap::default);
+/// What a body is about: code and detail, which are constants, and a limit where one was exceeded.
+type Cause = (&'static str, &'static str, Option<Limit>);
+
+/// Bodies that were rendered beforehand, at most [`RENDERED_MAX`].
+static RENDERED: LazyLock<HashMap<Cause, Rendered, RandomState>> = LazyLock::new(HashMap::default);
 
 impl Denial {
     /// The body, as JSON. A request's id needs no escapes.
     pub fn problem(&self, request_id: &str) -> Vec<u8> {
-        let detail = self.detail();
-        match (self, &detail) {
-            (Denial::LimitExceeded { limit, standing, retry_after_s }, Cow::Borrowed(detail)) => {
-                let limits = LIMITS.pin();
-                let key = (limit.clone(), standing.limit, standing.window.seconds());
-                if let Some(rendered) = limits.get(&key) {
-                    return rendered.with(request_id, Some(*retry_after_s));
-                }
-                let mut problem = self.as_problem(detail, ID_PLACEHOLDER);
-                problem.retry_after = Some(SECONDS_PLACEHOLDER);
-                let rendered = Rendered::of(&problem);
-                let body = rendered.with(request_id, Some(*retry_after_s));
-                if limits.len() < LIMITS_MAX {
-                    limits.insert(key, rendered);
-                }
-                body
-            }
-            (_, Cow::Borrowed(detail)) if self.limit().is_none() => {
-                let rendered = RENDERED.pin();
-                let made = || Rendered::of(&self.as_problem(detail, ID_PLACEHOLDER));
-                rendered.get_or_insert_with((self.code(), *detail), made).with(request_id, None)
-            }
-            (_, Cow::Borrowed(_) | Cow::Owned(_)) => self.rendered_now(&detail, request_id),
+        let detail = match self.detail() {
+            Cow::Borrowed(detail) => detail,
+            Cow::Owned(detail) => return self.rendered_now(&detail, request_id),
+        };
+        let (limit, retry_after_s) = if let Denial::LimitExceeded { limit, standing, retry_after_s } = self {
+            (Some((limit.clone(), standing.limit, standing.window.seconds())), Some(*retry_after_s))
+        } else {
+            (None, None)
+        };
+        let (rendered, key) = (RENDERED.pin(), (self.code(), detail, limit));
+        if let Some(rendered) = rendered.get(&key) {
+            return rendered.with(request_id, retry_after_s);
         }
+        let mut problem = self.as_problem(detail, ID_PLACEHOLDER);
+        problem.retry_after = problem.retry_after.map(|_| SECONDS_PLACEHOLDER);
+        let made = Rendered::of(&problem);
+        let body = made.with(request_id, retry_after_s);
+        if rendered.len() < RENDERED_MAX {
+            rendered.insert(key, made);
+        }
+        body
     }
 
     fn rendered_now(&self, detail: &str, request_id: &str) -> Vec<u8> {

@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use serde_json::Value;
+
 use crate::audit::Line;
 use crate::base::clock::rfc3339;
 use crate::cli::{Failure, print};
@@ -59,49 +61,53 @@ fn cells_of_table(line: &Line<'_>) -> Vec<String> {
     ]
 }
 
-/// What a record says, by name, in the order of the access log.
-fn cells(line: &Line<'_>) -> [(&'static str, String); 25] {
-    let (record, labels) = (&line.record, &line.record.labels);
-    [
-        ("time", rfc3339(record.began_ms)),
-        ("request_id", line.request_id()),
-        ("api", record.api.to_owned()),
-        ("route", record.route.to_owned()),
-        ("environment", labels.environment.to_owned()),
-        ("method", record.method.to_owned()),
-        ("path", record.path.to_owned()),
-        ("protocol", labels.protocol.to_owned()),
-        ("address", record.address.map(|address| address.to_string()).unwrap_or_default()),
-        ("key", record.key.to_owned()),
-        ("grant", record.grant.to_owned()),
-        ("client", record.client.to_owned()),
-        ("user", record.user.to_owned()),
-        ("organization", record.organization.to_owned()),
-        ("outcome", labels.outcome.to_owned()),
-        ("shadowed", record.shadowed.to_string()),
-        ("limits", labels.limits.to_owned()),
-        ("status", record.status.to_string()),
-        ("bytes_in", record.bytes_in.to_string()),
-        ("bytes_out", record.bytes_out.to_string()),
-        ("found", labels.found.to_owned()),
-        ("decision_us", record.decision_us.to_string()),
-        ("upstream_us", record.upstream_us.to_string()),
-        ("total_us", record.total_us.to_string()),
-        ("upstream", record.upstream.map(|address| address.to_string()).unwrap_or_default()),
-    ]
-}
+/// The columns of CSV, in the order of the access log.
+const COLUMNS: [&str; 25] = [
+    "time",
+    "request_id",
+    "api",
+    "route",
+    "environment",
+    "method",
+    "path",
+    "protocol",
+    "address",
+    "key",
+    "grant",
+    "client",
+    "user",
+    "organization",
+    "outcome",
+    "shadowed",
+    "limits",
+    "status",
+    "bytes_in",
+    "bytes_out",
+    "found",
+    "decision_us",
+    "upstream_us",
+    "total_us",
+    "upstream",
+];
 
 fn csv(lines: &[Line<'_>], has_head: bool) -> Result<(), Failure> {
     let mut out = csv::Writer::from_writer(std::io::stdout().lock());
-    let mut is_first = has_head;
+    if has_head && !lines.is_empty() {
+        out.write_record(COLUMNS).map_err(std::io::Error::from)?;
+    }
     for line in lines {
-        let cells = cells(line);
-        if std::mem::take(&mut is_first) {
-            out.write_record(cells.iter().map(|(name, _)| *name)).map_err(std::io::Error::from)?;
-        }
-        out.write_record(cells.iter().map(|(_, cell)| harmless(cell))).map_err(std::io::Error::from)?;
+        let line = serde_json::to_value(line).map_err(std::io::Error::from)?;
+        let cells = COLUMNS.map(|column| line.get(column).map(cell).unwrap_or_default());
+        out.write_record(cells).map_err(std::io::Error::from)?;
     }
     Ok(out.flush()?)
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::String(text) => harmless(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
 }
 
 /// A cell that no spreadsheet takes for a formula.
