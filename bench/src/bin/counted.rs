@@ -30,6 +30,8 @@ const STEPS: [&str; 7] = ["head", "target", "route", "key", "admit", "admit-toke
 
 /// How many routes the step `route` looks up, one after the other.
 const ROUTES_ASKED: usize = 500;
+/// And how many keys the step `key`.
+const KEYS_ASKED: u64 = 500;
 
 const RAW: &[u8] = b"GET /v2/packs?page=2 HTTP/1.1\r\nHost: api.iconflow.dev\r\nAccept: application/json\r\nAccept-Encoding: gzip, br\r\nUser-Agent: an-sdk/1.4.0\r\nAuthorization: Bearer ifk_live_0123456789abcdefghijklmnopqrstuvwxyz\r\n\r\n";
 
@@ -58,9 +60,14 @@ fn main() {
         }
         "key" => {
             let bench = gate(policy(10), 1_000);
-            let text = secret(432);
             let identities = &bench.gate.shared.identities;
-            repeat(times, || identities.identify_cached(Secret::new(black_box(&text)), NOW_MS).unwrap().unwrap());
+            // Many keys, for the reason that there are many routes.
+            let texts: Vec<String> = (0..KEYS_ASKED).map(secret).collect();
+            let mut next = texts.iter().cycle();
+            repeat(times, || {
+                let text = black_box(next.next().unwrap());
+                identities.identify_cached(Secret::new(text), NOW_MS).unwrap().unwrap()
+            });
         }
         "admit" => {
             let bench = gate(policy(10_000), 1_000);
